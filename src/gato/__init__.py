@@ -1,0 +1,1 @@
+"""Gato: one transformer, one set of weights, that acts, captions and talks."""

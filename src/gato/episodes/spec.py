@@ -1,0 +1,264 @@
+"""Spec: what one observation or action is. A Gymnasium space turns into a flat, ordered dict of specs.
+
+    Dict(image=Box(0, 255, (64, 80, 3), uint8), state=Dict(q=Box(-1, 1, (2,))))
+    → {"image": image 64×80×3, "state/q": continuous (2,)}
+
+Keys are sorted lexicographically on the flattened path, as the paper orders them (section 2.1). A space that is not a
+Dict or Tuple gets the path `observation` or `action`. Discrete kinds (Discrete with a start, MultiDiscrete,
+MultiBinary, integer Boxes) are stored as they come and tokenised as index minus minimum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+
+from gato.errors import ObservationError, SpecError
+
+Kind = Literal["text", "image", "discrete", "continuous"]
+UNBOUNDED = 1e9  # bounds of this size and more count as none (paper: nothing; ours, so that lqr's 1e10 is no scale)
+MAX_DISCRETE = 1024
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One leaf. `low`/`high` are flat tuples over the elements (row-major); one entry serves all of them.
+
+    image: shape is (height, width, channels), uint8, channels last whatever the world delivers (`channels_first` says
+    that it must be transposed); discrete: integer bounds, both inclusive; continuous: ±inf where unbounded;
+    text: shape ().
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    dtype: str
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    channels_first: bool = False
+
+    @property
+    def size(self) -> int:
+        return int(math.prod(self.shape))
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds as float64 arrays of length `size`."""
+        low, high = (np.broadcast_to(np.asarray(b, np.float64), (self.size,)) for b in (self.low, self.high))
+        return low, high
+
+    def num_values(self) -> np.ndarray:
+        """How many values each element of a discrete spec can take, int64 (size,)."""
+        low, high = self.bounds()
+        return (high - low + 1).astype(np.int64)
+
+    def __str__(self) -> str:
+        shape = "×".join(map(str, self.shape)) or "scalar"
+        if self.kind == "discrete":
+            return f"discrete {shape} of {int(self.num_values().max())}"
+        return "text" if self.kind == "text" else f"{self.kind} {shape}"
+
+    def to_json(self) -> dict[str, Any]:
+        def bound(values):  # JSON has no infinity
+            return [v if math.isfinite(v) else ("inf" if v > 0 else "-inf") for v in values]
+
+        return {
+            "kind": self.kind, "shape": list(self.shape), "dtype": self.dtype,
+            "low": bound(self.low), "high": bound(self.high), "channels_first": self.channels_first,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Spec:
+        return cls(
+            record["kind"], tuple(record["shape"]), record["dtype"], tuple(map(float, record["low"])),
+            tuple(map(float, record["high"])), bool(record.get("channels_first", False)),
+        )  # fmt: skip
+
+
+Specs = dict[str, Spec]  # flattened path → leaf, in lexicographic order
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What goes in and out of one task. Both are flat and ordered."""
+
+    observation: Specs
+    action: Specs
+
+    def to_json(self) -> dict[str, Any]:
+        return {side: {path: s.to_json() for path, s in getattr(self, side).items()} for side in ("observation", "action")}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> TaskSpec:
+        sides = [{path: Spec.from_json(s) for path, s in sorted(record[side].items())} for side in ("observation", "action")]
+        return cls(*sides)
+
+
+def specs_from_space(space: gymnasium.Space, root: str, where: str = "") -> Specs:
+    """Flatten a Gymnasium space. Raises SpecError for what cannot become tokens, naming the path."""
+    leaves = {path: _leaf(sub, path, where) for path, sub in _walk(space, root, top=True)}
+    return dict(sorted(leaves.items()))
+
+
+def task_spec(env: gymnasium.Env, where: str = "") -> TaskSpec:
+    """The spec of an environment. An action space without bounds is a SpecError that says what to pass."""
+    spec = TaskSpec(
+        specs_from_space(env.observation_space, "observation", where), specs_from_space(env.action_space, "action", where)
+    )
+    for path, leaf in spec.action.items():
+        if leaf.kind in ("image", "text"):
+            raise SpecError(f"an action of kind {leaf.kind} is not supported", where=f"{where} {path}".strip())
+        if leaf.kind == "continuous" and not np.isfinite([*leaf.low, *leaf.high]).all():
+            raise SpecError(
+                f"the action space has no bounds: {leaf.low} … {leaf.high}",
+                where=f"{where} {path}".strip(),
+                fix="wrap the environment with gymnasium.wrappers.RescaleAction, or give its action_space finite bounds",
+            )
+    return spec
+
+
+def _walk(space: gymnasium.Space, path: str, top: bool = False):
+    if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
+        items = space.spaces.items() if isinstance(space, gymnasium.spaces.Dict) else enumerate(space.spaces)
+        for key, sub in items:
+            yield from _walk(sub, str(key) if top else f"{path}/{key}")
+    else:
+        yield path, space
+
+
+def _leaf(space: gymnasium.Space, path: str, where: str) -> Spec:
+    place = f"{where} {path}".strip()
+    s = gymnasium.spaces
+    if isinstance(space, s.Text):
+        return Spec("text", (), "str")
+    if isinstance(space, s.Discrete):
+        return _discrete((), "int64", [int(space.start)], [int(space.start) + int(space.n) - 1], place)
+    if isinstance(space, s.MultiDiscrete):
+        start = np.asarray(space.start).ravel()
+        return _discrete(space.shape, str(space.dtype), start, start + np.asarray(space.nvec).ravel() - 1, place)
+    if isinstance(space, s.MultiBinary):
+        return _discrete(space.shape, "int8", [0], [1], place)
+    if isinstance(space, s.Box):
+        if _is_image(space):
+            first = space.shape[0] in (1, 3, 4) and space.shape[-1] not in (1, 3, 4)
+            h, w, c = (*space.shape[1:], space.shape[0]) if first else space.shape
+            return Spec("image", (h, w, c), "uint8", (0.0,), (255.0,), first)
+        low, high = np.asarray(space.low).ravel(), np.asarray(space.high).ravel()
+        if np.issubdtype(space.dtype, np.integer) or space.dtype == np.bool_:
+            return _discrete(space.shape, str(space.dtype), low.astype(np.int64), high.astype(np.int64), place)
+        low, high = low.astype(np.float64), high.astype(np.float64)
+        low, high = np.where(low <= -UNBOUNDED, -np.inf, low), np.where(high >= UNBOUNDED, np.inf, high)
+        return Spec("continuous", tuple(space.shape), str(space.dtype), tuple(low.tolist()), tuple(high.tolist()))
+    raise SpecError(
+        f"a {type(space).__name__} space cannot become tokens", where=place,
+        fix="use Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict or Tuple",
+    )  # fmt: skip
+
+
+def _is_image(space: gymnasium.spaces.Box) -> bool:
+    """A uint8 Box of rank 3, 1, 3 or 4 channels first or last, at least 16 pixels a side."""
+    if space.dtype != np.uint8 or len(space.shape) != 3:
+        return False
+    for channels, sides in ((space.shape[-1], space.shape[:2]), (space.shape[0], space.shape[1:])):
+        if channels in (1, 3, 4) and min(sides) >= 16:
+            return True
+    return False
+
+
+def _discrete(shape, dtype: str, low, high, place: str) -> Spec:
+    low, high = np.asarray(low, np.int64), np.asarray(high, np.int64)
+    values = int((high - low + 1).max(initial=0))
+    if values > MAX_DISCRETE:
+        raise SpecError(
+            f"a discrete value with {values:,} possibilities (at most {MAX_DISCRETE:,})", where=place,
+            fix="declare it as a float Box, split it into digits, or narrow its bounds",
+        )  # fmt: skip
+    return Spec("discrete", tuple(shape), dtype, tuple(low.astype(float).tolist()), tuple(high.astype(float).tolist()))
+
+
+# -- nested values ↔ flat dicts ---------------------------------------------------------------------------------------
+
+
+def flatten(value: Any, root: str) -> dict[str, Any]:
+    """A nested observation as {path: leaf}, paths as in `specs_from_space`."""
+    out: dict[str, Any] = {}
+
+    def walk(v, path, top=False):
+        if isinstance(v, Mapping | tuple):
+            for key, sub in v.items() if isinstance(v, Mapping) else enumerate(v):
+                walk(sub, str(key) if top else f"{path}/{key}")
+        else:
+            out[path] = v
+
+    walk(value, root, top=True)
+    return out
+
+
+def unflatten(flat: Mapping[str, Any], space: gymnasium.Space, root: str) -> Any:
+    """The nested value that a Gymnasium space expects, from {path: leaf}."""
+
+    def build(space, path, top=False):
+        def child(key):
+            return str(key) if top else f"{path}/{key}"
+
+        if isinstance(space, gymnasium.spaces.Dict):
+            return {key: build(sub, child(key)) for key, sub in space.spaces.items()}
+        if isinstance(space, gymnasium.spaces.Tuple):
+            return tuple(build(sub, child(i)) for i, sub in enumerate(space.spaces))
+        value = flat[path]
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return int(value)
+        return np.asarray(value, space.dtype).reshape(space.shape)
+
+    return build(space, root, top=True)
+
+
+def check_value(spec: Spec, value: Any, where: str) -> np.ndarray | str:
+    """One leaf of one timestep, checked and in canonical form (images channels last, contiguous, own memory).
+
+    Raises ObservationError naming `where` for a wrong type, shape, range, NaN or infinity. Floats outside declared
+    bounds pass: simulators step over them by rounding, and mu-law saturates.
+    """
+    if spec.kind == "text":
+        if not isinstance(value, str):
+            raise ObservationError(f"expected text, got {type(value).__name__}", where=where)
+        return value
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise ObservationError("an array of Python objects", where=where, fix="return plain numpy arrays")
+    if spec.channels_first and array.ndim == 3 and array.shape != spec.shape:  # not transposed yet
+        array = np.moveaxis(array, 0, -1)
+    if array.shape != spec.shape:
+        raise ObservationError(f"shape {array.shape}, expected {spec.shape}", where=where)
+    if spec.kind == "continuous":
+        if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+            raise ObservationError(f"type {array.dtype}, expected {spec.dtype}", where=where)
+        if not np.isfinite(array).all():
+            bad = "NaN" if np.isnan(array).any() else "infinity"
+            raise ObservationError(f"{bad} at element {int(np.argmin(np.isfinite(array).ravel()))}", where=where)
+    else:
+        if not (np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_):
+            raise ObservationError(f"type {array.dtype}, expected {spec.dtype}", where=where)
+        if spec.kind == "image":
+            if array.dtype != np.uint8:
+                raise ObservationError(f"type {array.dtype}, expected uint8", where=where)
+        elif spec.size:
+            low, high = spec.bounds()
+            flat = array.ravel().astype(np.int64)
+            outside = (flat < low) | (flat > high)
+            if outside.any():
+                i = int(np.argmax(outside))
+                raise ObservationError(f"value {flat[i]} at element {i}, outside {low[i]:.0f}…{high[i]:.0f}", where=where)
+    return np.array(array, dtype=spec.dtype, order="C")  # a copy: worlds may reuse their buffers
+
+
+def check_values(specs: Specs, values: Mapping[str, Any], where: str) -> dict[str, np.ndarray | str]:
+    """All leaves of one timestep, in the order of the specs. A missing or unexpected key is an ObservationError."""
+    missing, extra = [k for k in specs if k not in values], [k for k in values if k not in specs]
+    if missing or extra:
+        said = [f"missing {missing}"] * bool(missing) + [f"unexpected {extra}"] * bool(extra)
+        raise ObservationError("; ".join(said), where=where, fix=f"expected keys: {list(specs)}")
+    return {path: check_value(spec, values[path], f"{where} {path}") for path, spec in specs.items()}

@@ -1,0 +1,1 @@
+"""Evaluation: a bundle and its tasks become scores, a report and pictures."""

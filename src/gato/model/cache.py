@@ -1,0 +1,79 @@
+"""A ring of keys and values for a fixed number of slots, allocated once.
+
+What a token sees is what one pass over the whole history would show it through a band: keys at most `window` tokens
+back and, where `timesteps` is set, of the last so many timesteps only. Distances are relative, so an entry is written
+once and never touched until it is overwritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gato.model.config import GatoConfig
+
+
+@dataclass
+class View:
+    """Where one pass reads and writes: rows R, new tokens n, W ring entries (the last is a bin for padding)."""
+
+    slots: torch.Tensor  # (R,)
+    entries: torch.Tensor  # (R, n) ring entry of each new token
+    positions: torch.Tensor  # (R, n) position since the slot was cleared
+    distances: torch.Tensor  # (R, n, W) query position minus key position
+    bias: torch.Tensor  # (R, n, W) 0 where seen, -inf elsewhere
+
+
+class RingCache:
+    """`window` keys are kept per slot; a pass may bring at most `most_new` tokens, which get entries of their own."""
+
+    def __init__(
+        self, config: GatoConfig, slots: int, window: int, timesteps: int | None = None, *, most_new: int | None = None,
+        dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+    ):  # fmt: skip
+        self.window, self.timesteps = window, timesteps
+        self.most_new = most_new or window
+        size = window + self.most_new
+        shape = (config.num_transformer_blocks, slots, config.num_attention_heads, size + 1, config.key_value_size)
+        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        self.reach = size + 1  # distances run from 0 to size
+        self.position = torch.full((slots, size + 1), -1, dtype=torch.long, device=device)
+        self.time = torch.full((slots, size + 1), -1, dtype=torch.long, device=device)
+        self.count = torch.zeros(slots, dtype=torch.long, device=device)
+        self._size = size
+
+    @property
+    def num_bytes(self) -> int:
+        return 2 * self.keys.numel() * self.keys.element_size()
+
+    def clear(self, slots: list[int]) -> None:
+        """Forget everything of these slots."""
+        self.position[slots] = -1
+        self.time[slots] = -1
+        self.count[slots] = 0
+
+    def extend(self, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor) -> View:
+        """Take entries for new tokens. valid, times: (R, n)."""
+        n = valid.shape[1]
+        assert n <= self.most_new, f"{n} new tokens, room for {self.most_new}"
+        positions = self.count[slots][:, None] + torch.arange(n, device=valid.device)
+        entries = torch.where(valid, positions % self._size, self._size)
+        self.position[slots[:, None], entries] = torch.where(valid, positions, -1)
+        self.time[slots[:, None], entries] = torch.where(valid, times, -1)
+        self.count[slots] += valid.sum(1)
+        key_position, key_time = self.position[slots][:, None], self.time[slots][:, None]  # (R, 1, W)
+        distances = positions[..., None] - key_position
+        seen = (key_position >= 0) & (distances >= 0) & (distances < self.window)
+        if self.timesteps is not None:
+            seen &= key_time > times[..., None] - self.timesteps
+        seen[..., self._size] = ~valid  # a padding token sees the bin alone, so that its softmax stays finite
+        bias = torch.zeros(seen.shape, dtype=self.keys.dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+        return View(slots, entries, positions, distances, bias)
+
+    def write(self, layer: int, view: View, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store k, v (R, H, n, d) and return all keys and values of the rows, (R, H, W, d)."""
+        rows = view.slots[:, None]
+        self.keys[layer][rows, :, view.entries] = k.transpose(1, 2)
+        self.values[layer][rows, :, view.entries] = v.transpose(1, 2)
+        return self.keys[layer][view.slots], self.values[layer][view.slots]

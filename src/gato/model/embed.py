@@ -1,0 +1,103 @@
+"""Embedding (paper section 2.2, appendix C.2, C.3): tokens by a look-up table, patches by a ResNet block.
+
+    token  = table[id] + local position
+    patch  = ResNet(pixels) + row position + column position + local position
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gato.model.config import GatoConfig
+from gato.sequences.batch import Batch
+from gato.tokens.values import NUM_BINS
+
+
+class ResidualBlock(nn.Module):
+    """v2 (pre-activation) residual block: GroupNorm in place of batch norm, GELU in place of ReLU (figure 16)."""
+
+    def __init__(self, width: int, groups: int):
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(groups, width), nn.Conv2d(width, width, 3, padding=1)
+        self.norm2, self.conv2 = nn.GroupNorm(groups, width), nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.conv1(F.gelu(self.norm1(x)))
+        return x + self.conv2(F.gelu(self.norm2(h)))
+
+
+class PatchEmbedder(nn.Module):
+    """uint8 (U, 768) patches → (U, D). Pixels to [-1, 1], divided by √16 = 4; a strided stem, residual blocks, and a
+    linear map of all that is left, so that spatial detail survives."""
+
+    def __init__(self, config: GatoConfig):
+        super().__init__()
+        width, stride = config.patch_stem_width, config.patch_stem_stride
+        self.stem = nn.Conv2d(3, width, stride, stride)
+        self.blocks = nn.Sequential(*(ResidualBlock(width, config.num_group_norm_groups) for _ in range(config.num_residual_blocks)))
+        self.out = nn.Linear(width * (16 // stride) ** 2, config.layer_width)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        pixels = patches.view(-1, 16, 16, 3).permute(0, 3, 1, 2).to(self.stem.weight.dtype)
+        x = self.stem((pixels / 127.5 - 1.0) / 4.0)
+        return self.out(F.gelu(self.blocks(x)).flatten(1))
+
+
+class Embedding(nn.Module):
+    def __init__(self, config: GatoConfig):
+        super().__init__()
+        d = config.layer_width
+        vocabulary = config.vocabulary
+        self.table = nn.Parameter(torch.empty(vocabulary.size, d))
+        self.local = nn.Parameter(torch.empty(config.local_position_encoding_size + 1, d))  # last: the actions' shared one
+        self.row = nn.Parameter(torch.empty(config.discretize_depth, d))
+        self.column = nn.Parameter(torch.empty(config.discretize_depth, d))
+        self.patch = PatchEmbedder(config)
+        self._continuous = vocabulary.continuous
+        if config.smooth_bin_rows:
+            self.register_buffer("hats", hats(), persistent=False)
+            self.smooth = nn.Parameter(torch.zeros(self.hats.shape[1], d))
+
+    def reset(self) -> None:
+        for p in (self.table, self.local, self.row, self.column):
+            nn.init.normal_(p, std=0.02)
+
+    def vocabulary(self) -> torch.Tensor:
+        """The table (V, D) that embeds and, tied, predicts. With `smooth_bin_rows` neighbouring bins share most of a row."""
+        if not hasattr(self, "smooth"):
+            return self.table
+        c = self._continuous
+        rows = self.hats.to(self.smooth.dtype) @ self.smooth
+        return torch.cat([self.table[:c], self.table[c : c + NUM_BINS] + rows, self.table[c + NUM_BINS :]])
+
+    def forward(self, batch: Batch, table: torch.Tensor) -> torch.Tensor:
+        """(N,) tokens → (N, D)."""
+        ids = batch.ids
+        x = F.embedding(ids, table)
+        if batch.blank is not None:
+            x = x.masked_fill(batch.blank[:, None], 0.0)
+        last = len(self.local) - 1
+        index = torch.where(batch.positions < -1, last, batch.positions)
+        local = F.embedding(index.clamp(min=0), self.local)
+        x = x + torch.where((batch.positions == -1)[:, None], 0.0, local)
+        if len(batch.image_rows):
+            patches = self.patch(batch.patches).to(x.dtype)
+            places = F.embedding(batch.image_places[:, 0], self.row) + F.embedding(batch.image_places[:, 1], self.column)
+            image = F.embedding(batch.image_index, patches) + places
+            # An image row has no id: what the table gave it (id 0) is taken out again.
+            x = x.index_add(0, batch.image_rows, image.to(x.dtype) - F.embedding(ids[batch.image_rows], table))
+        return x
+
+
+def hats() -> torch.Tensor:
+    """Triangular features of the 1,024 bins at four resolutions, (1024, K): linear interpolation between coarse knots."""
+    centre = (torch.arange(NUM_BINS) + 0.5) / NUM_BINS
+    scales = []
+    for knots in (5, 17, 65, 129):
+        at = torch.linspace(0, 1, knots)
+        scales.append((1 - (centre[:, None] - at[None]).abs() * (knots - 1)).clamp(min=0) / math.sqrt(4))
+    return torch.cat(scales, dim=1)

@@ -1,0 +1,232 @@
+"""The network: decoder-only, pre-norm, GEGLU, tied embeddings (paper section 2.3, appendix C.1). A pure function.
+
+    B segments of a group, L their length, H heads, d head width, D = H·d, N all tokens of the batch, V vocabulary
+
+Global order comes from `position`: "xl", Transformer-XL's relative attention, the reading that matches the published
+parameter counts, or "rope". Both depend on distances alone, so keys and values can be cached for ever.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gato.model.cache import RingCache
+from gato.model.config import GatoConfig
+from gato.model.embed import Embedding
+from gato.sequences.batch import Batch
+
+Groups = tuple[tuple[int, int, int], ...]
+
+
+class Gato(nn.Module):
+    """`forward` for training: logits where targets are. `decode` for acting: new tokens against a ring cache."""
+
+    def __init__(self, config: GatoConfig):
+        super().__init__()
+        self.config = config
+        self.embed = Embedding(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_transformer_blocks))
+        self.norm = nn.LayerNorm(config.layer_width)
+        self.reset()
+
+    def reset(self) -> None:
+        """Normal(0, 0.02); the two maps that write into the residual stream are scaled down by its depth."""
+        depth = math.sqrt(2 * self.config.num_transformer_blocks)
+        for name, p in self.named_parameters():
+            if p.ndim == 2 and name.startswith("blocks."):
+                nn.init.normal_(p, std=0.02 if self.config.layer_width >= 512 else p.shape[1] ** -0.5)
+                if name.endswith((".attention.out", ".feedforward.out")):
+                    p.data.div_(depth)
+        self.embed.reset()
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits (M, V) of the rows that predict a target."""
+        table = self.embed.vocabulary()
+        x = self.embed(batch, table)
+        if self.config.dropout_rate:
+            x = F.dropout(x, self.config.dropout_rate, self.training)
+        for i, block in enumerate(self.blocks):
+            x = block(x, batch.groups, last=i == len(self.blocks) - 1)
+        return F.linear(self.norm(x[batch.queries]), table)
+
+    def hidden_states(self, batch: Batch) -> torch.Tensor:
+        """The normed last layer at every token, (N, D)."""
+        x = self.embed(batch, self.embed.vocabulary())
+        for block in self.blocks:
+            x = block(x, batch.groups, last=False)
+        return self.norm(x)
+
+    @torch.no_grad()
+    def decode(self, batch: Batch, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor, cache: RingCache) -> torch.Tensor:
+        """Feed R rows of n new tokens (one group, padded right; `valid` (R, n)) and return hidden states (R, n, D).
+
+        Row r belongs to cache slot slots[r]; `times` (R, n) are timestep numbers, for memories counted in timesteps.
+        """
+        rows, n = valid.shape
+        x = self.embed(batch, self.embed.vocabulary()).view(rows, n, -1)
+        view = cache.extend(slots, valid, times)
+        for layer, block in enumerate(self.blocks):
+            x = block.decode(x, cache, layer, view)
+        return self.norm(x)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden, self.embed.vocabulary())
+
+
+class Block(nn.Module):
+    def __init__(self, config: GatoConfig):
+        super().__init__()
+        self.config = config
+        self.norm1, self.attention = nn.LayerNorm(config.layer_width), Attention(config)
+        self.norm2, self.feedforward = nn.LayerNorm(config.layer_width), FeedForward(config)
+
+    def forward(self, x: torch.Tensor, groups: Groups, last: bool) -> torch.Tensor:
+        """(N, D) → (N, D), or, for the last block, only the rows from each group's first query on."""
+        attended = self.attention(self.norm1(x), groups, last)
+        if last:
+            x = torch.cat([g[:, s:].reshape(-1, x.shape[-1]) for g, s in _split(x, groups)])
+            groups = tuple((n, length - s, 0) for n, length, s in groups)
+        x = x + self._drop(attended, groups)
+        return x + self._drop(self.feedforward(self.norm2(x)), groups)
+
+    def _drop(self, y: torch.Tensor, groups: Groups) -> torch.Tensor:
+        """Dropout, and stochastic depth: a sub-layer is left out, segment by segment, with probability p."""
+        if not self.training:
+            return y
+        if self.config.dropout_rate:
+            y = F.dropout(y, self.config.dropout_rate)
+        p = self.config.stochastic_depth
+        if p:
+            keep = [(torch.rand(n, 1, device=y.device) >= p).expand(n, length).reshape(-1) for n, length, _ in groups]
+            y = y * (torch.cat(keep)[:, None] / (1 - p)).to(y.dtype)
+        return y
+
+    def decode(self, x: torch.Tensor, cache: RingCache, layer: int, view) -> torch.Tensor:
+        x = x + self.attention.decode(self.norm1(x), cache, layer, view)
+        return x + self.feedforward(self.norm2(x))
+
+
+class FeedForward(nn.Module):
+    """GEGLU: the listed hidden size is before the gate."""
+
+    def __init__(self, config: GatoConfig):
+        super().__init__()
+        self.hidden = nn.Parameter(torch.empty(config.feedforward_hidden_size, config.layer_width))
+        self.out = nn.Parameter(torch.empty(config.layer_width, config.feedforward_hidden_size // 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, value = F.linear(x, self.hidden).chunk(2, dim=-1)
+        return F.linear(F.gelu(gate, approximate="tanh") * value, self.out)
+
+
+class Projected(NamedTuple):
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+
+
+class Attention(nn.Module):
+    def __init__(self, config: GatoConfig):
+        super().__init__()
+        d = config.layer_width
+        self.heads, self.size, self.kind = config.num_attention_heads, config.key_value_size, config.position
+        self.query, self.key, self.value = (nn.Parameter(torch.empty(d, d)) for _ in range(3))
+        self.out = nn.Parameter(torch.empty(d, d))
+        if self.kind == "xl":
+            self.relative = nn.Parameter(torch.empty(d, d))
+            self.content_bias = nn.Parameter(torch.zeros(self.heads, self.size))  # u of Transformer-XL
+            self.distance_bias = nn.Parameter(torch.zeros(self.heads, self.size))  # v
+
+    def _project(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, D) → (…, 3, H, d)."""
+        weight = torch.cat([self.query, self.key, self.value])
+        return F.linear(x, weight).unflatten(-1, (3, self.heads, self.size))
+
+    def forward(self, x: torch.Tensor, groups: Groups, last: bool = False) -> torch.Tensor:
+        """(N, D) → (N, D), each segment of each group attending causally to itself; see Block.forward for `last`."""
+        qkv = self._project(x)
+        outputs = []
+        for g, s in _split(qkv, groups):
+            first = s if last else 0
+            q, k, v = g.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, L, d)
+            q = q[:, :, first:]
+            outputs.append(self._attend(q, k, v, first).transpose(1, 2).reshape(-1, self.heads * self.size))
+        return F.linear(torch.cat(outputs), self.out)
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int) -> torch.Tensor:
+        """Queries at positions first … L - 1 over keys 0 … L - 1. (B, H, L - first, d)."""
+        length = k.shape[2]
+        at = torch.arange(length, device=q.device)
+        distance = at[first:, None] - at[None]
+        scale = self.size**-0.5
+        if self.kind == "rope":
+            q, k = _rotate(q, at[first:]), _rotate(k, at)
+            bias = torch.zeros(distance.shape, dtype=q.dtype, device=q.device).masked_fill_(distance < 0, -torch.inf)
+        else:
+            # (q + v)·r for every distance, then row i is read off from distance i - j
+            scores = torch.matmul(q + self.distance_bias[:, None].to(q.dtype), self._distances(length, q).transpose(-1, -2))
+            index = distance.clamp(min=0).expand(*scores.shape[:2], -1, -1)
+            bias = scores.gather(-1, index).mul(scale).masked_fill(distance < 0, -torch.inf)
+            q = q + self.content_bias[:, None].to(q.dtype)
+        if q.device.type == "cpu" and not (self.kind == "rope" and length > 192):
+            # Two batched products: the CPU backward of scaled_dot_product_attention is far slower at these lengths.
+            weights = torch.baddbmm(
+                bias.expand(q.shape[0], q.shape[1], -1, -1).flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=scale
+            ).softmax(-1)
+            return torch.bmm(weights.to(v.dtype), v.flatten(0, 1)).view(q.shape)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
+
+    def _distances(self, length: int, like: torch.Tensor) -> torch.Tensor:
+        """W_r applied to the sinusoids of distances 0 … length - 1, (H, length, d)."""
+        sinusoids = _sinusoids(length, self.heads * self.size, like.device).to(like.dtype)
+        return F.linear(sinusoids, self.relative.to(like.dtype)).view(length, self.heads, self.size).transpose(0, 1)
+
+    def decode(self, x: torch.Tensor, cache: RingCache, layer: int, view) -> torch.Tensor:
+        """New tokens (R, n, D) over the cache, into which their keys and values are written first."""
+        q, k, v = self._project(x).permute(2, 0, 3, 1, 4).unbind(0)  # (R, H, n, d)
+        if self.kind == "rope":
+            q, k = _rotate(q, view.positions[:, None]), _rotate(k, view.positions[:, None])
+        keys, values = cache.write(layer, view, k, v)
+        bias = view.bias[:, None]  # (R, 1, n, W): 0 or -inf
+        scale = self.size**-0.5
+        if self.kind == "xl":
+            scores = torch.matmul(q + self.distance_bias[:, None], self._distances(cache.reach, q).transpose(-1, -2))
+            index = view.distances.clamp(0, cache.reach - 1)[:, None].expand(-1, self.heads, -1, -1)
+            bias = scores.gather(-1, index) * scale + bias
+            q = q + self.content_bias[:, None]
+        weights = (torch.matmul(q, keys.transpose(-1, -2)) * scale + bias).softmax(-1)
+        return F.linear(torch.matmul(weights, values).transpose(1, 2).flatten(2), self.out)
+
+
+def _split(x: torch.Tensor, groups: Groups):
+    """(N, …) → for each group its (B, L, …) and the first query."""
+    at = 0
+    for n, length, first in groups:
+        yield x[at : at + n * length].unflatten(0, (n, length)), first
+        at += n * length
+
+
+def _rotate(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of (…, L, d) at positions (…, L) (Su et al. 2021), halves rotated against each other."""
+    half = x.shape[-1] // 2
+    inverse = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = positions[..., None].float() * inverse
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+def _sinusoids(length: int, width: int, device) -> torch.Tensor:
+    """Sines and cosines of distances 0 … length - 1, (length, width) (Dai et al. 2019)."""
+    inverse = 10000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
+    angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * inverse
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

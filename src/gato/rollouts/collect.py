@@ -1,0 +1,387 @@
+"""Tasks become datasets: experts (or random play) in worker processes, topped up to the number asked for.
+
+Episode i of a task has the seed `episode_seed(task, i)`; whether it starts wide and how much noise is mixed into its
+actions is drawn from that seed. So the dataset depends on the arguments alone, not on the number of workers, on their
+speed, or on how often the collector was killed and started again. An episode that its expert cannot play is noted with
+its reason, and the next index takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato.episodes import Episode
+from gato.episodes.manifest import MANIFEST
+from gato.episodes.store import Dataset, DatasetWriter, encode_chunk
+from gato.errors import ExpertError, GatoError, UnknownNameError, UsageError, WorldCrashError, nearest
+from gato.rollouts.loop import (
+    CLEAN,
+    BatchPolicy,
+    ExpertPolicy,
+    LocalSlot,
+    Noise,
+    RandomPolicy,
+    Unit,
+    episode_seed,
+    rollout,
+)
+from gato.rollouts.pool import Beat, Play, WorkerPool
+from gato.worlds import MakeExpert, Task, find
+
+MAX_CRASHES = 3  # seeds on which a world crashes again and again, before the task is given up
+MAX_FAILED_SHARE = 0.8  # of the first FAILED_TRIAL episodes and more: an expert that fails this often is broken
+FAILED_TRIAL = 50
+
+
+@dataclass
+class Collected:
+    """What one call of `collect` did to one task's dataset."""
+
+    task: str
+    folder: Path
+    held: int = 0  # episodes there before
+    added: int = 0
+    failed: int = 0
+    timesteps: int = 0  # added
+    seconds: float = 0.0
+    reasons: dict[str, int] = field(default_factory=dict)  # why episodes failed, and how often
+
+    @property
+    def episodes(self) -> int:
+        return self.held + self.added
+
+
+def dataset_folder(out: Path | str, task_id: str) -> Path:
+    """out/<domain>/<name>; further slashes (and what a file system dislikes) in a name become dashes."""
+    domain, name = task_id.split("/", 1)
+    return Path(out) / domain / name.replace("/", "-").replace(":", "-")
+
+
+def collect(
+    tasks: Sequence[Task],
+    episodes: int,
+    out: Path | str,
+    workers: int = 2,
+    policy: str | MakeExpert = "expert",
+    noise: Noise | Sequence[Noise] | None = None,
+    wide_share: float = 0.0,
+    max_steps: int | None = None,
+    seconds: float | None = None,
+    progress: bool = True,
+    from_traces: bool = False,
+    deadline: float = 60.0,
+) -> list[Collected]:
+    """Top every task's dataset at out/<domain>/<name> up to `episodes`; a complete one costs nothing.
+
+    policy: "expert" (the task's own), "random", "module:function" or a function like `Task.make_expert`.
+    noise: mixed into the executed actions; of several, each episode draws one (put CLEAN among them for clean ones).
+    wide_share: the share of episodes that start wide. max_steps: cut recordings here. seconds: stop after this long, over
+    all tasks, keeping what is there. from_traces: replay the traces that ship with the package instead of the expert.
+
+    Raises OutputExistsError (the folder holds another task, spec or policy, or somebody is writing there),
+    WorldCrashError, ExpertError (an expert that nearly always fails), DiskFullError. What was finished stays.
+    """
+    if episodes < 1:
+        raise UsageError(f"{episodes} episodes", fix="pass at least 1")
+    source, make_policy = _policy(policy)
+    levels = (CLEAN,) if noise is None else (noise,) if isinstance(noise, Noise) else tuple(noise)
+    settings = functools.partial(_unit, levels=levels, wide_share=wide_share, max_steps=max_steps)
+    jobs = [_Job(task, dataset_folder(out, task.id), episodes, source, settings, from_traces) for task in tasks]
+    with contextlib.ExitStack() as stack:
+        waiting = {job.task.id: stack.enter_context(job) for job in jobs if not job.is_complete()}
+        if waiting:
+            shown = stack.enter_context(_Progress(progress, sum(len(job.units) for job in waiting.values())))
+            play = functools.partial(play_chunk, make_policy)
+            _play_all(waiting, workers, deadline, play, seconds, shown)
+    return [job.result for job in jobs]
+
+
+def _play_all(
+    jobs: Mapping[str, _Job], workers: int, deadline: float, play: Play, seconds: float | None, shown: _Progress
+) -> None:
+    """Play the units of all tasks in one stream, so that no worker waits for the slow end of a task."""
+    units: list[Unit] = [unit for job in jobs.values() for unit in job.units]
+    ends = math.inf if seconds is None else time.monotonic() + seconds
+    with WorkerPool(min(workers, len(units)), deadline) as pool:
+        for chunk, result in pool.map_units(units, play, give_up=_give_up):
+            job = jobs[chunk[0].task]
+            units += job.receive(result)
+            shown.advance(job, len(result.numbers), len(result.failed))
+            if job.done:
+                job.close()
+                shown.finished(job)
+            if time.monotonic() > ends:
+                units.clear()  # what has begun is finished and kept
+
+
+class _Job:
+    """One task being topped up: its writer, what is still to be played, what came of it. A context manager."""
+
+    def __init__(
+        self, task: Task, folder: Path, episodes: int, source: str, settings: Callable[..., Unit], from_traces: bool
+    ):
+        self.task, self.folder, self.wanted = task, folder, episodes
+        self.available = _num_traces(task.id) if from_traces else 0  # 0: the expert plays, without end
+        self.source = source
+        self._settings = functools.partial(settings, task.id, traced=bool(self.available))
+        self._writer: DatasetWriter | None = None
+        self._crashes = 0
+        self.result = Collected(task.id, folder)
+
+    def is_complete(self) -> bool:
+        """Whether there is nothing to do; asked without importing a simulator."""
+        if not (self.folder / MANIFEST).exists():
+            return False
+        held = Dataset(self.folder)
+        self.result.held = len(held)
+        return (held.task, held.meta.get("source")) == (self.task.id, self.source) and len(held) >= self._target
+
+    @property
+    def _target(self) -> int:
+        return min(self.wanted, self.available) if self.available else self.wanted
+
+    def __enter__(self) -> _Job:
+        self._writer = writer = DatasetWriter(self.folder, self.task.id, self.task.spec, _facts(self.task, self.source))
+        self.result.held = len(writer.numbers)
+        past = {*writer.numbers, *writer.failed}
+        numbers = range(self.available) if self.available else itertools.count()
+        self._open = (number for number in numbers if number not in past)
+        self.units = [
+            self._settings(n) for n in itertools.islice(self._open, max(0, self._target - len(writer.numbers)))
+        ]
+        self._began = time.monotonic()
+        return self
+
+    def receive(self, chunk: Chunk) -> list[Unit]:
+        """Write what was played. Returns what to play in place of what failed."""
+        assert self._writer is not None
+        self._writer.add_chunk(chunk.data, chunk.numbers, chunk.failed)
+        result = self.result
+        result.added += len(chunk.numbers)
+        result.timesteps += chunk.timesteps
+        result.failed += len(chunk.failed)
+        result.seconds = time.monotonic() - self._began
+        for number, reason in chunk.failed.items():
+            result.reasons[reason] = result.reasons.get(reason, 0) + 1
+            self._crashes += reason.startswith(WorldCrashError.code)
+            if self._crashes >= MAX_CRASHES:
+                where = f"{self.task.id} seed {episode_seed(self.task.id, number)}"
+                raise WorldCrashError(f"{self._crashes} episodes crashed: {reason}", where=where, fix="mend the world")
+        tried = result.added + result.failed
+        if tried >= FAILED_TRIAL and result.failed > MAX_FAILED_SHARE * tried:
+            often = max(result.reasons, key=lambda reason: result.reasons[reason])
+            raise ExpertError(
+                f"the expert failed in {result.failed} of {tried} episodes, mostly so: {often}",
+                where=self.task.id, fix="choose another task, or another expert with --expert module:function",
+            )  # fmt: skip
+        return [self._settings(number) for number in itertools.islice(self._open, len(chunk.failed))]
+
+    @property
+    def done(self) -> bool:
+        return self.result.episodes >= self._target
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def __exit__(self, *error: Any) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(*error)
+
+
+@dataclass(frozen=True)
+class NumberedUnit(Unit):
+    """A unit with its place in the task's seeds. `traced`: replay the package's trace of that number."""
+
+    number: int = 0
+    traced: bool = False
+
+
+def _unit(
+    task_id: str, number: int, *, levels: Sequence[Noise], wide_share: float, max_steps: int | None, traced: bool
+) -> NumberedUnit:
+    """Episode `number`: everything about it follows from its seed."""
+    seed = episode_seed(task_id, number, "train")
+    rng = np.random.default_rng([seed, 0x5E77])  # a stream of its own: the noise itself is drawn from the bare seed
+    wide = bool(rng.random() < wide_share)
+    noise = levels[int(rng.integers(len(levels)))]
+    return NumberedUnit(task_id, seed, noise, wide, max_steps, number, traced)
+
+
+def _give_up(unit: Unit, error: GatoError) -> Chunk:
+    assert isinstance(unit, NumberedUnit)
+    failed = {unit.number: f"{error.code}: {error.what}"}
+    return Chunk(encode_chunk(find(unit.task).spec, [], [], failed), [], 0, failed)
+
+
+def _facts(task: Task, source: str) -> dict[str, Any]:
+    """What meta.json says beside the task and its spec."""
+    distributions = importlib.metadata.packages_distributions()
+    modules = {"gato": "gato-agent", "gymnasium": "gymnasium"}
+    modules |= {m: distributions[m.split(".")[0]][0] for m in task.requires if m.split(".")[0] in distributions}
+    return {
+        "source": source,
+        "simulators": {name: importlib.metadata.version(name) for name in sorted(set(modules.values()))},
+        "references": {kind: asdict(reference) for kind, reference in task.references.items()},
+    }
+
+
+def _num_traces(task_id: str) -> int:
+    from gato.worlds import traces
+
+    return len(traces.read_traces(task_id)) if traces.has_traces(task_id) else 0
+
+
+def _policy(policy: str | MakeExpert) -> tuple[str, Callable[[], BatchPolicy]]:
+    """Its name in the dataset, and what makes it in a worker."""
+    if not isinstance(policy, str):
+        name = f"{policy.__module__}:{policy.__qualname__}"
+        return name, functools.partial(ExpertPolicy, policy, name)
+    if policy == "expert":
+        return "expert", ExpertPolicy
+    if policy == "random":
+        return "random", RandomPolicy
+    if ":" in policy:
+        return policy, functools.partial(ExpertPolicy, load_expert(policy), policy)
+    raise UnknownNameError(
+        f"no policy {policy!r}", fix=nearest(policy, ["expert", "random"]) or "expert, random, or module:function"
+    )
+
+
+def load_expert(name: str) -> MakeExpert:
+    """`module:function`, importable from here. Raises UnknownNameError."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UnknownNameError(
+            f"no expert {name!r}: {error}", fix="name it module:function, importable from here"
+        ) from error
+
+
+# -- inside a worker --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Chunk:
+    """Some finished episodes on their way home: the bytes of one pending file, and what the collector wants to know."""
+
+    data: bytes
+    numbers: list[int]
+    timesteps: int
+    failed: dict[int, str]
+
+
+class _Watched:
+    """A policy that says after every step that it lives, and whose crashes are its own, not the world's."""
+
+    def __init__(self, policy: BatchPolicy, beat: Beat):
+        self._policy, self._beat, self.name = policy, beat, policy.name
+
+    def begin(self, index: int, unit: Unit, slot: Any) -> None:
+        self._beat()
+        self._guard(unit, lambda: self._policy.begin(index, unit, slot))
+        self._unit = unit
+
+    def act(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> Mapping[int, Any]:
+        self._beat()
+        return self._guard(self._unit, lambda: self._policy.act(observations, infos))
+
+    def _guard(self, unit: Unit, do: Callable[[], Any]) -> Any:
+        try:
+            return do()
+        except GatoError:
+            raise
+        except Exception as error:
+            what = f"the expert failed: {type(error).__name__}: {error}"
+            raise ExpertError(what, where=f"{unit.task} seed {unit.seed}") from error
+
+
+def play_chunk(make_policy: Callable[[], BatchPolicy], units: list[NumberedUnit], slot: LocalSlot, beat: Beat) -> Chunk:
+    """Play the units one after another, and encode what came of them."""
+    policy = _Watched(make_policy(), beat)
+    played: list[tuple[int, Episode]] = []
+    failed: dict[int, str] = {}
+    for unit in units:
+        try:
+            [episode] = [_replay(unit, beat)] if unit.traced else rollout([unit], [slot], policy)
+            played.append((unit.number, episode))
+        except ExpertError as error:
+            failed[unit.number] = f"{error.code}: {error.what}"
+    numbers, episodes = [number for number, _ in played], [episode for _, episode in played]
+    data = encode_chunk(find(units[0].task).spec, episodes, numbers, failed)
+    return Chunk(data, numbers, sum(map(len, episodes)), failed)
+
+
+def _replay(unit: NumberedUnit, beat: Beat) -> Episode:
+    from gato.worlds import traces
+
+    beat()
+    return traces.replay(unit.task, _traces(unit.task)[unit.number])
+
+
+@functools.cache
+def _traces(task_id: str) -> list[Any]:
+    from gato.worlds import traces
+
+    return traces.read_traces(task_id)
+
+
+# -- what the user sees -----------------------------------------------------------------------------------------------
+
+
+class _Progress:
+    """A bar with rate and time left on a terminal, a line now and then elsewhere. Always on standard error."""
+
+    LINE_SECONDS = 10.0
+
+    def __init__(self, wanted: bool, total: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True, highlight=False)
+        self._wanted, self._total, self._done, self._failed = wanted, total, 0, 0
+        self._began = self._said = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(), console=self._console, disable=not (wanted and self._console.is_terminal),
+        )  # fmt: skip
+        self._line = self._bar.add_task("collecting", total=total, rate="")
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, job: _Job, added: int, failed: int) -> None:
+        self._done, self._failed = self._done + added, self._failed + failed
+        elapsed = time.monotonic() - self._began
+        rate = f"{self._done / elapsed:.1f} episodes/s" + (f", {self._failed} failed" if self._failed else "")
+        self._bar.update(self._line, completed=self._done, description=job.task.id, rate=rate)
+        if self._wanted and not self._console.is_terminal and time.monotonic() - self._said > self.LINE_SECONDS:
+            self._said = time.monotonic()
+            left = elapsed / max(self._done, 1) * (self._total - self._done)
+            self._console.print(f"{job.task.id}: {self._done} of {self._total} episodes, {rate}, {left:.0f} s left")
+
+    def finished(self, job: _Job) -> None:
+        if self._wanted:
+            r = job.result
+            failed = f", {r.failed} failed" if r.failed else ""
+            self._console.print(
+                f"{r.task}: {r.episodes} episodes (+{r.added}, {r.timesteps:,} timesteps{failed}) in {r.folder}"
+            )

@@ -1,0 +1,576 @@
+"""Worker processes that hold environments, watched over: a worker that dies or hangs is replaced and its work redone.
+
+    with WorkerPool(2) as pool:
+        for units, result in pool.map_units(units, play): ...      # whole episodes inside the workers
+        episodes = rollout(units, pool.slots(8), policy)           # environments there, the policy here
+
+What a unit yields depends on the unit alone, so redoing it from its seed gives what an undisturbed run would have
+given. A slot does so by playing back the actions of the episode so far, and checks that the rewards come out the same.
+
+Workers are fresh interpreters (no fork: torch and OpenMP threads do not survive one), import no torch, use one thread,
+and end with this process however it ends: they hang on a pipe that only it holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from multiprocessing import spawn
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler  # between our own processes only; nothing on disk
+from typing import Any
+
+from gato.errors import ExpertError, GatoError, SimulatorMissingError, UsageError, WorldCrashError, WorldError
+from gato.rollouts.loop import LocalSlot, Transition, Unit
+from gato.worlds import Task, find, register, registry
+
+Beat = Callable[[], None]
+Play = Callable[[list[Unit], LocalSlot, Beat], Any]  # must be picklable; calls `beat` at least once per step
+
+BEAT_SECONDS = 1.0  # how often a busy worker says that it lives
+CHUNK_SECONDS = 0.3  # a message to a worker is worth about this much work
+MAX_CHUNK = 256
+START_SECONDS = 60.0  # for an interpreter and numpy, on a machine that is busy
+IN_WORKER = "GATO_WORKER"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+# -- inside a worker --------------------------------------------------------------------------------------------------
+
+
+def serve(descriptor: int) -> None:
+    """A worker's whole life: answer messages until the connection closes."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    connection = Connection(descriptor)
+    slots: dict[Any, LocalSlot] = {}
+    connection.send(("ready", None))
+    while True:
+        try:
+            verb, payload = connection.recv()
+        except EOFError:
+            break
+        if verb == "main":  # the user's script defines a task or an expert that we need
+            spawn.prepare(payload)
+        elif verb == "task":
+            if payload.id not in registry():
+                register(payload)
+        elif verb == "play":
+            connection.send(("done", _play(connection, slots, *payload)))
+        elif verb == "slots":
+            beat = _beating(connection)
+            connection.send(("done", [(index, _answer(slots, beat, index, *command)) for index, *command in payload]))
+    for index in list(slots):
+        _discard(slots, index)
+
+
+def _end_with_parent() -> None:
+    with contextlib.suppress(OSError):
+        os.read(0, 1)  # nothing is ever written: this returns when the parent is gone
+    os._exit(1)
+
+
+def _beating(connection: Connection) -> Beat:
+    """Tell the parent now and then that the work goes on."""
+    last = time.monotonic()
+
+    def beat() -> None:
+        nonlocal last
+        if time.monotonic() - last > BEAT_SECONDS:
+            last = time.monotonic()
+            connection.send(("beat", None))
+
+    return beat
+
+
+def _play(connection: Connection, slots: dict[Any, LocalSlot], play: Play, units: list[Unit]) -> Any:
+    try:
+        return play(units, slots.setdefault("play", LocalSlot()), _beating(connection))
+    except Exception as error:
+        _discard(slots, "play")
+        return _as_gato_error(error, units[0])
+
+
+def _answer(slots: dict[Any, LocalSlot], beat: Beat, index: int, verb: str, argument: Any) -> Transition | GatoError:
+    slot = slots.setdefault(index, LocalSlot())
+    beat()
+    try:
+        if verb == "reset":
+            slot.reset(argument)
+        else:
+            slot.step(argument)
+        return slot.receive()
+    except Exception as error:
+        _discard(slots, index)
+        return _as_gato_error(error, argument if verb == "reset" else None)
+
+
+def _discard(slots: dict[Any, LocalSlot], index: Any) -> None:
+    """Whatever state these environments are in, nobody shall meet them again."""
+    with contextlib.suppress(Exception):
+        slots.pop(index).close()
+
+
+def _as_gato_error(error: Exception, unit: Unit | None) -> GatoError:
+    where = f"{unit.task} seed {unit.seed}" if unit else ""
+    return error if isinstance(error, GatoError) else WorldError(f"{type(error).__name__}: {error}", where=where)
+
+
+# -- a worker seen from outside ---------------------------------------------------------------------------------------
+
+
+class _Died(Exception):
+    """A worker ended, or said nothing for too long."""
+
+
+class _Worker:
+    """One process, started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+        self._connection: Connection | None = None
+        self.ready = False
+        self.heard = 0.0
+        self._known: set[str] = set()
+        self._has_main = False
+
+    @property
+    def process_id(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def connection(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._start()
+        return self._connection
+
+    def _start(self) -> Connection:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            line = f"import sys; sys.path[:] = {sys.path!r}\nfrom gato.rollouts.pool import serve; serve({theirs.fileno()})"
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", line],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for this process, which then closes the pool
+                env={**os.environ, IN_WORKER: "1", **dict.fromkeys(THREADS, "1")},
+            )
+            self.heard = time.monotonic()
+            return Connection(ours.detach())
+
+    def send(self, verb: str, payload: Any) -> None:
+        message = ForkingPickler.dumps((verb, payload))
+        if verb != "slots" and not self._has_main and b"__main__" in bytes(message):
+            self._has_main = True
+            data = spawn.get_preparation_data("worker")
+            kept = ("sys_path", "sys_argv", "orig_dir", "dir", "init_main_from_name", "init_main_from_path")
+            self._put(ForkingPickler.dumps(("main", {name: data[name] for name in kept if name in data})))
+        self._put(message)
+        self.heard = time.monotonic()
+
+    def tell(self, task_id: str) -> None:
+        """Let the worker know a task that only this process has registered."""
+        if task_id in self._known:
+            return
+        self._known.add(task_id)
+        task = find(task_id)
+        bare = Task(**{name: getattr(task, name) for name in Task.__dataclass_fields__})
+        with contextlib.suppress(AttributeError, TypeError, ValueError):  # cannot be sent: then it must find it itself
+            ForkingPickler.dumps(bare)
+            self.send("task", bare)
+
+    def _put(self, message: Any) -> None:
+        try:
+            self.connection.send_bytes(message)
+        except OSError as error:
+            raise _Died(self.last_words()) from error
+
+    def receive(self, deadline: float) -> tuple[str, Any]:
+        """The next message. Raises _Died when the worker ends or is silent for `deadline` seconds."""
+        patience = deadline if self.ready else max(deadline, START_SECONDS)
+        try:
+            if not self.connection.poll(max(0.0, self.heard + patience - time.monotonic())):
+                raise _Died(f"did not answer for {patience:g} seconds")
+            verb, payload = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise _Died(self.last_words()) from error
+        self.heard, self.ready = time.monotonic(), True
+        return verb, payload
+
+    def result(self, deadline: float) -> Any:
+        while True:
+            verb, payload = self.receive(deadline)
+            if verb == "done":
+                return payload
+
+    def overdue(self, deadline: float) -> bool:
+        return time.monotonic() - self.heard > (deadline if self.ready else max(deadline, START_SECONDS))
+
+    def last_words(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(timeout=5) if self._process else 0
+            return f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+        return "closed its connection"
+
+    def ask_to_end(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def end(self, patience: float = 0.0) -> None:
+        """Wait `patience` seconds for the process to end by itself, then kill it. Nothing of it stays."""
+        if self._process is None:
+            return
+        self.ask_to_end()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if patience:
+                self._process.wait(timeout=patience)
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
+        self._process = None
+
+
+@dataclass
+class _Job:
+    units: list[Unit]
+    attempts: int = 0  # how often it was redone alone
+    began: float = 0.0
+
+
+class WorkerPool:
+    """`workers` processes (0: everything in this one). A context manager; `close` leaves no process and no file open.
+
+    `deadline`: seconds a worker may stay silent within one step of one environment before it is killed. `retries`: how
+    often a unit that crashes its worker (or its world) is redone before it is a WorldCrashError naming task and seed.
+    """
+
+    def __init__(self, workers: int, deadline: float = 60.0, retries: int = 3):
+        if workers < 0:
+            raise UsageError(f"{workers} workers", fix="pass 0 or more")
+        if os.environ.get(IN_WORKER):
+            raise UsageError(
+                "a worker process was asked to start workers: your script runs again in each of them",
+                fix='put what it does under `if __name__ == "__main__":`',
+            )
+        self.deadline, self.retries = deadline, retries
+        self.restarts = 0  # workers replaced so far
+        self._workers = [_Worker() for _ in range(workers)]
+        self._local = LocalSlot() if not workers else None
+        self._local_slots: list[LocalSlot] = []
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.ask_to_end()  # all of them at once
+        for worker in self._workers:
+            worker.end(patience=2.0)
+        self._workers = []
+        for slot in [*self._local_slots, *([self._local] if self._local else [])]:
+            slot.close()
+        self._local_slots, self._local = [], None
+
+    @property
+    def process_ids(self) -> list[int]:
+        return [w.process_id for w in self._workers if w.process_id]
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.end()
+        self.restarts += 1
+        self._workers[self._workers.index(worker)] = _Worker()
+
+    # -- whole episodes in the workers --------------------------------------------------------------------------------
+
+    def map_units(
+        self,
+        units: Iterable[Unit],
+        play: Play,
+        give_up: Callable[[Unit, GatoError], Any] | None = None,
+    ) -> Iterator[tuple[list[Unit], Any]]:
+        """`play(chunk, slot, beat)` in the workers for chunks of the units; yields (chunk, result) as they finish.
+
+        `units` may grow while this runs (it is asked again after every result). A unit that keeps crashing is a
+        WorldCrashError, or whatever `give_up(unit, error)` returns. Other GatoErrors are raised here.
+        """
+        if self._local is not None:
+            for unit in _Growing(units) if isinstance(units, list) else units:
+                yield [unit], play([unit], self._local, lambda: None)
+            return
+        chunks, again = _Chunks(units), deque[_Job]()
+        busy: dict[_Worker, _Job] = {}
+        try:
+            while True:
+                for worker in self._workers:
+                    job = None if worker in busy else again.popleft() if again else chunks.next_job()
+                    if job is not None:
+                        busy[worker] = self._begin(worker, job, play)
+                if not busy:
+                    return
+                wait([w.connection for w in busy], timeout=1.0)
+                for worker, job in list(busy.items()):
+                    if not (worker.connection.poll() or worker.overdue(self.deadline)):
+                        continue
+                    try:
+                        verb, result = worker.receive(self.deadline)
+                    except _Died as reason:
+                        del busy[worker]
+                        self._replace(worker)
+                        verb, result = "died", WorldCrashError(f"the worker {reason}")
+                    if verb == "done":
+                        del busy[worker]
+                    if verb in ("beat", "ready"):
+                        continue
+                    if _worth_redoing(result):
+                        yield from self._retry(job, result, again, give_up)
+                    elif isinstance(result, GatoError):
+                        raise result
+                    else:
+                        chunks.took(job, time.monotonic() - job.began)
+                        yield job.units, result
+        finally:
+            for worker in busy:  # nobody asks any more, or something went wrong: what still runs concerns no one
+                self._replace(worker)
+
+    def _begin(self, worker: _Worker, job: _Job, play: Play) -> _Job:
+        with contextlib.suppress(_Died):  # seen again, and dealt with, when the answer is awaited
+            for task_id in {unit.task for unit in job.units}:
+                worker.tell(task_id)
+            worker.send("play", (play, job.units))
+        job.began = time.monotonic()
+        return job
+
+    def _retry(
+        self, job: _Job, error: GatoError, again: deque[_Job], give_up: Callable[[Unit, GatoError], Any] | None
+    ) -> Iterator[tuple[list[Unit], Any]]:
+        """Redo the units of a failed chunk one by one, so that a bad one is known; give up on one that failed often."""
+        if len(job.units) > 1:
+            again.extend(_Job([unit]) for unit in job.units)
+        elif job.attempts < self.retries:
+            again.append(replace(job, attempts=job.attempts + 1))
+        else:
+            unit = job.units[0]
+            crash = _crash(unit, error, self.retries + 1)
+            if give_up is None:
+                raise crash from error
+            yield [unit], give_up(unit, crash)
+
+    # -- environments in the workers, the policy here -----------------------------------------------------------------
+
+    def slots(self, num_slots: int) -> list[Any]:
+        """Slots for `rollout`, spread over the workers. Steps of one worker's slots travel in one message."""
+        if not self._workers:
+            self._local_slots += (made := [LocalSlot() for _ in range(num_slots)])
+            return list(made)
+        hubs = [_Hub(self, k) for k in range(min(num_slots, len(self._workers)))]
+        return [RemoteSlot(hubs, hubs[i % len(hubs)], i) for i in range(num_slots)]
+
+
+def _worth_redoing(result: Any) -> bool:
+    """Whether a world crashed, by an exception or with its process."""
+    return isinstance(result, WorldError) and not isinstance(result, ExpertError | SimulatorMissingError)
+
+
+def _crash(unit: Unit, error: GatoError, times: int) -> WorldCrashError:
+    place = f"{unit.task} seed {unit.seed}"
+    return WorldCrashError(
+        f"failed {times} times: {error.what}",
+        where=place if error.where in ("", place) else f"{place}; {error.where}",
+        fix="mend the world; if it is merely slow, give the pool a longer deadline",
+    )
+
+
+class _Chunks:
+    """Units of one task at a time, as many as are worth about CHUNK_SECONDS. A list may grow meanwhile."""
+
+    def __init__(self, units: Iterable[Unit]):
+        self._units: Iterator[Unit] = _Growing(units) if isinstance(units, list) else iter(units)
+        self._held: Unit | None = None  # drawn already, but of another task than the chunk before
+        self._seconds: dict[str, float] = {}  # per unit of a task
+
+    def next_job(self) -> _Job | None:
+        first = self._held or next(self._units, None)
+        self._held = None
+        if first is None:
+            return None
+        chunk, limit = [first], 1
+        if first.task in self._seconds:
+            limit = min(MAX_CHUNK, int(CHUNK_SECONDS / max(self._seconds[first.task], 1e-6)))
+        while len(chunk) < limit and (unit := next(self._units, None)) is not None:
+            if unit.task != first.task:
+                self._held = unit
+                break
+            chunk.append(unit)
+        return _Job(chunk)
+
+    def took(self, job: _Job, seconds: float) -> None:
+        task, each = job.units[0].task, seconds / len(job.units)
+        old = self._seconds.get(task, each)
+        self._seconds[task] = min(each, (old + each) / 2)  # quick to forget how long the simulator took to start
+
+
+class _Growing(Iterator[Unit]):
+    """Over a list that may grow after its end was reached."""
+
+    def __init__(self, units: list[Unit]):
+        self._units, self._next = units, 0
+
+    def __next__(self) -> Unit:
+        if self._next >= len(self._units):
+            raise StopIteration
+        self._next += 1
+        return self._units[self._next - 1]
+
+
+@dataclass
+class _History:
+    """One slot's episode so far: enough to play it again in another process."""
+
+    unit: Unit
+    actions: list[Any] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+
+
+class _Hub:
+    """The slots of one worker: gathers their commands into one message, and hands out the answers."""
+
+    def __init__(self, pool: WorkerPool, place: int):
+        self._pool, self._place = pool, place
+        self._outbox: dict[int, tuple[str, Any]] = {}
+        self._asked: dict[int, tuple[str, Any]] = {}
+        self._answers: dict[int, Transition] = {}
+        self._histories: dict[int, _History] = {}
+        self._lost: set[int] = set()  # slots whose episode is gone from the worker, to be played back first
+
+    @property
+    def _worker(self) -> _Worker:
+        return self._pool._workers[self._place]
+
+    def put(self, index: int, verb: str, argument: Any) -> None:
+        self._outbox[index] = (verb, argument)
+
+    def flush(self) -> None:
+        """Send what has gathered, if the worker is not at work already."""
+        if self._asked or not self._outbox:
+            return
+        self._asked, self._outbox = self._outbox, {}
+        if not self._lost:
+            with contextlib.suppress(_Died):  # seen again, and dealt with, when the answer is awaited
+                self._send([(index, *command) for index, command in self._asked.items()])
+
+    def take(self, index: int) -> Transition:
+        while index not in self._answers:
+            self.flush()
+            self._collect()
+        return self._answers.pop(index)
+
+    def _collect(self) -> None:
+        """Wait for the answers to what was asked; what crashed is redone slot by slot, so that a bad one is known."""
+        commands, self._asked = self._asked, {}
+        errors: dict[int, WorldError] = {}
+        if not self._lost:
+            try:
+                for index, answer in self._worker.result(self._pool.deadline):
+                    if _worth_redoing(answer):
+                        errors[index] = answer
+                        self._lost.add(index)
+                    else:
+                        self._note(index, *commands.pop(index), answer)
+            except _Died as reason:
+                errors = dict.fromkeys(commands, self._bury(reason))
+        for index, (verb, argument) in commands.items():
+            self._redo(index, verb, argument, errors.get(index))
+
+    def _redo(self, index: int, verb: str, argument: Any, error: WorldError | None) -> None:
+        for _ in range(self._pool.retries + (error is None)):
+            try:
+                if verb == "step" and index in self._lost:
+                    self._play_back(index)
+                self._lost.discard(index)
+                self._send([(index, verb, argument)])
+                [(_, answer)] = self._worker.result(self._pool.deadline)
+            except _Died as reason:
+                error = self._bury(reason)
+                continue
+            except WorldError as failure:  # while playing back
+                if not _worth_redoing(failure):
+                    raise
+                answer = failure
+            if not _worth_redoing(answer):
+                return self._note(index, verb, argument, answer)
+            error = answer
+            self._lost.add(index)
+        unit = argument if verb == "reset" else self._histories[index].unit
+        assert error is not None
+        raise _crash(unit, error, self._pool.retries + 1) from error
+
+    def _bury(self, reason: _Died) -> WorldError:
+        self._pool._replace(self._worker)
+        self._lost = set(self._histories)
+        return WorldCrashError(f"the worker {reason}")
+
+    def _play_back(self, index: int) -> None:
+        """Bring a slot to where it was. Raises WorldError if the episode comes out differently."""
+        history = self._histories[index]
+        commands = [(index, "reset", history.unit), *((index, "step", action) for action in history.actions)]
+        rewards = [0.0, *history.rewards]
+        for k in range(0, len(commands), 64):
+            self._send(commands[k : k + 64])
+            for step, (_, answer) in enumerate(self._worker.result(self._pool.deadline), start=k):
+                if isinstance(answer, GatoError):
+                    raise answer
+                if float(answer.reward) != rewards[step]:
+                    raise WorldError(
+                        f"it does not play back: reward {answer.reward} at step {step - 1}, it was {rewards[step]}",
+                        where=f"{history.unit.task} seed {history.unit.seed}",
+                    )
+
+    def _send(self, commands: list[tuple[int, str, Any]]) -> None:
+        for _, verb, argument in commands:
+            if verb == "reset":
+                self._worker.tell(argument.task)
+        self._worker.send("slots", commands)
+
+    def _note(self, index: int, verb: str, argument: Any, answer: Transition | GatoError) -> None:
+        if isinstance(answer, GatoError):
+            raise answer
+        if verb == "reset":
+            self._histories[index] = _History(argument)
+            self._lost.discard(index)
+        else:
+            self._histories[index].actions.append(argument)
+            self._histories[index].rewards.append(float(answer.reward))
+        self._answers[index] = answer
+
+
+class RemoteSlot:
+    """One environment in a worker. `reset` and `step` only note what to do; the first `receive` sends for everybody."""
+
+    def __init__(self, hubs: list[_Hub], hub: _Hub, index: int):
+        self._hubs, self._hub, self.index = hubs, hub, index
+
+    def reset(self, unit: Unit) -> None:
+        self._hub.put(self.index, "reset", unit)
+
+    def step(self, action: Any) -> None:
+        self._hub.put(self.index, "step", action)
+
+    def receive(self) -> Transition:
+        for hub in self._hubs:
+            hub.flush()
+        return self._hub.take(self.index)

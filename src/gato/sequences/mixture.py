@@ -1,0 +1,126 @@
+"""The weighted mixture: which windows make up which batch.
+
+Slot i of step s is a pure function of (seed, s, i), so the loader's state is one integer and any number of workers or
+ranks sees the same global batch. A slot draws windows and packs them until it is full.
+
+Weights are over domains, uniform over tasks inside a domain, uniform over windows inside a task. A domain's weight is
+its share of the *tokens*: windows differ in length by a factor of fifty between domains, so they are drawn in
+inverse proportion to their mean length.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gato.errors import RecipeError
+from gato.sequences.batch import Batch, Segment, collate
+from gato.sequences.store import TokenStore
+
+
+@dataclass
+class Mixture:
+    """Batches of `slots` × `slot_tokens` tokens from many stores."""
+
+    stores: Sequence[TokenStore]
+    weights: Mapping[str, float]  # domain (or a glob of task ids) → share of tokens
+    slots: int
+    slot_tokens: int
+    window_tokens: int
+    window_timesteps: Mapping[str, int | None] = field(default_factory=dict)  # glob of task ids → most timesteps in a window
+    prompt_share: float = 0.0
+    prompt_loss: bool = True
+    parallel_actions: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prompt_share <= 1:
+            raise RecipeError(f"prompt_share {self.prompt_share} is not a share", fix="between 0 and 1")
+        if any(w < 0 for w in self.weights.values()):
+            raise RecipeError(f"negative weights: {dict(self.weights)}", fix="every weight at least 0")
+        for store in self.stores:
+            if store.codec.acts and store.codec.fixed_tokens > self.window_tokens:
+                raise RecipeError(
+                    f"a window of {self.window_tokens} tokens is shorter than one timestep ({store.codec.fixed_tokens} tokens)",
+                    where=store.task, fix="a larger window_tokens",
+                )  # fmt: skip
+        self._most = [pattern_value(self.window_timesteps, s.task, None) for s in self.stores]
+        share = np.array([self._share(s) for s in self.stores], np.float64)
+        if not share.sum() > 0:
+            raise RecipeError(f"the weights sum to nothing over {len(self.stores)} datasets: {dict(self.weights)}")
+        self.shares = share / share.sum()  # of tokens, per store
+        probe = np.random.default_rng(0)
+        self.mean_tokens = np.array([np.mean([e - b for b, e in (self._window(k, probe, self.window_tokens) for _ in range(64))]) for k in range(len(self.stores))])
+        draw = self.shares / self.mean_tokens
+        self._cumulative = np.cumsum(draw / draw.sum())
+
+    def _share(self, store: TokenStore) -> float:
+        """A task's weight: its pattern's, divided among the tasks that the same pattern governs."""
+        pattern = _pattern(self.weights, store.task)
+        if pattern is None:
+            return 0.0
+        return self.weights[pattern] / sum(_pattern(self.weights, s.task) == pattern for s in self.stores)
+
+    def _window(self, k: int, rng: np.random.Generator, max_tokens: int) -> tuple[int, int]:
+        return self.stores[k].window(rng, max_tokens, self._most[k])
+
+    def slot(self, step: int, i: int) -> list[Segment]:
+        """The segments of slot i at a step."""
+        rng = np.random.default_rng((self.seed, step, i))
+        left, segments = self.slot_tokens, []
+        while True:
+            k = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.stores) - 1)
+            store = self.stores[k]
+            begin, end = self._window(k, rng, self.window_tokens)
+            if end - begin > left:
+                if not store.codec.acts and left >= 32:  # a document fills what is left
+                    segments.append(Segment(k, ((begin, begin + left),)))
+                break
+            spans: tuple[tuple[int, int], ...] = ((begin, end),)
+            masked = 0
+            if self.prompt_share and store.codec.acts and rng.random() < self.prompt_share:
+                room = min(self.window_tokens // 2, self.window_tokens - (end - begin), left - (end - begin))
+                from_end = bool(rng.random() < 0.5)
+                prompt = store.prompt(rng, store.episode_at(begin), room, from_end)
+                if prompt is not None:
+                    spans = (prompt, *spans)
+                    masked = 0 if self.prompt_loss else prompt[1] - prompt[0]
+            segments.append(Segment(k, spans, masked))
+            left -= len(segments[-1])
+            if left < 4:
+                break
+        return segments
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """Step `step` of rank `rank`: its slots i ≡ rank (mod world), collated."""
+        mine = range(rank, self.slots, world)
+        segments = [segment for i in mine for segment in self.slot(step, i)]
+        rng = np.random.default_rng((self.seed, step, self.slots + rank))
+        return collate(segments, self.stores, rng, parallel_actions=self.parallel_actions)
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = 0
+        while True:
+            yield self.batch(step)
+            step += 1
+
+
+def _pattern(table: Mapping[str, object], task: str) -> str | None:
+    """The most specific key that governs a task: its id, the longest matching glob, or its domain."""
+    if task in table:
+        return task
+    globs = [k for k in table if "/" in k and fnmatch.fnmatch(task, k)]
+    if globs:
+        return max(globs, key=len)
+    domain = task.split("/", 1)[0]
+    if domain in table:
+        return domain
+    return "*" if "*" in table else None
+
+
+def pattern_value(table: Mapping[str, int | None], task: str, default: int | None) -> int | None:
+    pattern = _pattern(table, task)
+    return default if pattern is None else table[pattern]

@@ -1,0 +1,247 @@
+"""One timestep becomes token rows, and an action's ids become an action again (paper section 2.1, appendix B).
+
+    observation leaves in lexicographic order of their paths, each by its own rule
+        text        SentencePiece ids
+        image       16×16 patches in raster order (no ids: pixels)
+        discrete    value minus minimum
+        continuous  mu-law, 1,024 bins
+    '|'             the separator, its own id, never a target
+    action leaves   discrete as above; continuous scaled from the bounds, 1,024 bins; targets
+
+An episode of T steps is T of these one after another, L = T (k + m + n + 1 + A) tokens, and all T are kept. A document
+or a caption is a timestep without actions: no separator, no local positions, an end mark after each text, its text the
+target; the image comes first since "image" < "text".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gato.episodes import Episode, Spec, TaskSpec
+from gato.errors import SpecError
+from gato.tokens import patches as images
+from gato.tokens.text import TextTokenizer
+from gato.tokens.values import Vocabulary, mu_law, scale_action, unscale_action
+
+TEXT, IMAGE, DISCRETE, CONTINUOUS, SEPARATOR = range(5)
+KINDS = ("text", "image", "discrete", "continuous", "separator")
+NO_POSITION, ACTION_POSITION = -1, -2  # otherwise 0 … n_obs: the index inside the observation (appendix C.3)
+
+
+@dataclass
+class Tokens:
+    """A flat table, one row per token (N rows), and the patches its image rows point to."""
+
+    ids: np.ndarray  # int32 (N,); 0 in image rows, which have no id
+    kinds: np.ndarray  # uint8 (N,)
+    positions: np.ndarray  # int16 (N,) local position, NO_POSITION or ACTION_POSITION
+    targets: np.ndarray  # bool (N,)
+    steps: np.ndarray  # int32 (N,) timestep inside the episode
+    patches: np.ndarray  # int32 (N,) row of `table`, -1 where not an image
+    boxes: np.ndarray  # uint8 (N, 4) quantised rows and columns of the patch
+    table: images.PatchTable = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def starts(self) -> np.ndarray:
+        """Where each timestep begins, int64 (T + 1,), the last entry N."""
+        return np.searchsorted(self.steps, np.arange(self.steps[-1] + 2)) if len(self) else np.zeros(1, np.int64)
+
+
+@dataclass(frozen=True)
+class Legal:
+    """The ids that one action token may take: [low, high)."""
+
+    low: int
+    high: int
+
+
+class TimestepCodec:
+    """Tokens of one task: encodes whole episodes (vectorised over time), single observations, and decodes actions.
+
+    Raises SpecError for an observation longer than the local position table (512 tokens).
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        vocabulary: Vocabulary,
+        text: TextTokenizer | None,
+        *,
+        task: str = "",
+        max_positions: int = 512,
+        action_position: bool = True,
+        text_targets: bool = True,
+        linear: bool = False,
+    ):
+        self.spec, self.vocabulary, self.text, self.task = spec, vocabulary, text, task
+        self._max_positions, self._action_position, self._linear = max_positions, action_position, linear
+        self.acts = bool(spec.action)
+        self._text_targets = text_targets or not self.acts
+        self._texts: dict[str, np.ndarray] = {}
+        fixed = sum(_num_tokens(s) for s in spec.observation.values())
+        if self.acts and fixed + 1 > max_positions:
+            raise SpecError(
+                f"an observation of {fixed} tokens; local positions end at {max_positions}", where=task,
+                fix="smaller images, fewer values, or a larger local_position_encoding_size",
+            )  # fmt: skip
+
+    # -- sizes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def action_tokens(self) -> int:
+        return sum(s.size for s in self.spec.action.values())
+
+    @property
+    def fixed_tokens(self) -> int:
+        """Tokens of a timestep without its texts, whose length varies."""
+        return sum(_num_tokens(s) for s in self.spec.observation.values()) + self.acts + self.action_tokens
+
+    def legal(self) -> list[Legal]:
+        """For each action token the block of ids it may take."""
+        v = self.vocabulary
+        out: list[Legal] = []
+        for spec in self.spec.action.values():
+            if spec.kind == "discrete":
+                out += [Legal(v.discrete, v.discrete + int(n)) for n in spec.num_values()]
+            else:
+                out += [Legal(v.continuous, v.separator)] * spec.size
+        return out
+
+    # -- encode -------------------------------------------------------------------------------------------------------
+
+    def encode(self, episode: Episode, table: images.PatchTable | None = None) -> Tokens:
+        """All timesteps of an episode."""
+        return self._assemble(episode.observations, episode.actions, len(episode), table)
+
+    def encode_observation(self, observation: Mapping[str, Any], table: images.PatchTable | None = None) -> Tokens:
+        """Observation and separator of one timestep, from checked flat leaves: what the agent reads before it acts."""
+        leaves = {k: [v] if self.spec.observation[k].kind == "text" else np.asarray(v)[None] for k, v in observation.items()}
+        return self._assemble(leaves, None, 1, table)
+
+    def _assemble(self, observations, actions, steps: int, table: images.PatchTable | None) -> Tokens:
+        table = images.PatchTable() if table is None else table
+        columns: list[_Column] = [self._observation(path, s, observations[path], steps, table) for path, s in self.spec.observation.items()]
+        if self.acts:
+            columns.append(_Column(SEPARATOR, np.full((steps, 1), self.vocabulary.separator)))
+            if actions is not None:
+                columns += [self._action(s, actions[path], steps) for path, s in self.spec.action.items()]
+        lengths = np.stack([c.lengths(steps) for c in columns])  # (columns, T)
+        offsets = np.cumsum(lengths, axis=0) - lengths
+        total = lengths.sum(axis=0)
+        starts = np.concatenate([[0], np.cumsum(total)])
+        n = int(starts[-1])
+        out = Tokens(
+            np.zeros(n, np.int32), np.zeros(n, np.uint8), np.full(n, NO_POSITION, np.int16), np.zeros(n, bool),
+            np.repeat(np.arange(steps, dtype=np.int32), total), np.full(n, -1, np.int32), np.zeros((n, 4), np.uint8), table,
+        )  # fmt: skip
+        for column, length, offset in zip(columns, lengths, offsets, strict=True):
+            inside = _ragged_arange(length)
+            where = np.repeat(starts[:-1] + offset, length) + inside
+            out.kinds[where] = column.kind
+            if column.kind == IMAGE:
+                out.patches[where] = column.values.ravel()
+                out.boxes[where] = np.tile(column.boxes, (steps, 1))
+            else:
+                out.ids[where] = column.values.ravel()
+            out.targets[where] = column.target
+            if column.action:
+                out.positions[where] = ACTION_POSITION if self._action_position else NO_POSITION
+            elif self.acts:
+                out.positions[where] = np.repeat(offset, length) + inside
+        if self.acts and n and out.positions.max() >= self._max_positions:
+            raise SpecError(
+                f"an observation of {int(out.positions.max()) + 1} tokens; local positions end at {self._max_positions}",
+                where=self.task, fix="shorten the text, or a larger local_position_encoding_size",
+            )  # fmt: skip
+        return out
+
+    def _observation(self, path: str, spec: Spec, values: Any, steps: int, table: images.PatchTable) -> _Column:
+        v = self.vocabulary
+        if spec.kind == "text":
+            encoded = [self._encode_text(text, path) for text in values]
+            flat = np.concatenate(encoded) if encoded else np.zeros(0, np.int32)
+            return _Column(TEXT, flat, np.array([len(e) for e in encoded]), target=self._text_targets)
+        if spec.kind == "image":
+            frames = np.asarray(values)
+            return _Column(IMAGE, table.add(images.cut(frames)), boxes=images.boxes(*spec.shape[:2]))
+        flat = np.asarray(values).reshape(steps, spec.size)
+        if spec.kind == "discrete":
+            return _Column(DISCRETE, v.encode_discrete(flat.astype(np.int64) - spec.bounds()[0].astype(np.int64)))
+        y = np.asarray(flat, np.float64) if self._linear else mu_law(flat)
+        return _Column(CONTINUOUS, v.encode_continuous(y))
+
+    def _action(self, spec: Spec, values: Any, steps: int) -> _Column:
+        flat = np.asarray(values).reshape(steps, spec.size)
+        low, high = spec.bounds()
+        if spec.kind == "discrete":
+            return _Column(DISCRETE, self.vocabulary.encode_discrete(flat.astype(np.int64) - low.astype(np.int64)), target=True, action=True)
+        return _Column(CONTINUOUS, self.vocabulary.encode_continuous(scale_action(flat, low, high)), target=True, action=True)
+
+    def _encode_text(self, text: str, path: str) -> np.ndarray:
+        if self.text is None:
+            raise SpecError("a text needs a tokenizer", where=f"{self.task} {path}", fix="gato tokenizer train FILES")
+        if text not in self._texts:
+            if len(self._texts) > 100_000:
+                self._texts.clear()
+            ids = self.text.encode(text)
+            end = [] if self.acts else [self.text.eos_id]  # documents and captions end with </s>
+            self._texts[text] = np.concatenate([ids, np.asarray(end, np.int32)]).astype(np.int32)
+        return self._texts[text]
+
+    # -- decode -------------------------------------------------------------------------------------------------------
+
+    def decode_action(self, ids: Sequence[int] | np.ndarray, values: Sequence[float] | None = None) -> dict[str, np.ndarray]:
+        """Action ids (A,) → {path: array} inside the action space. `values`, if given, holds continuous tokens as numbers
+        in [-1, 1] (a mean over the bins) in place of bin centres. Raises ValueError for an id of another block."""
+        ids, at, out = np.asarray(ids), 0, {}
+        for path, spec in self.spec.action.items():
+            part = ids[at : at + spec.size]
+            low, high = spec.bounds()
+            if spec.kind == "discrete":
+                index = self.vocabulary.decode_discrete(part)
+                if (index < 0).any() or (index >= spec.num_values()).any():
+                    raise ValueError(f"id {part.tolist()} is no value of {path}")
+                flat = index + low.astype(np.int64)
+            else:
+                y = self.vocabulary.decode_continuous(part) if values is None else np.asarray(values[at : at + spec.size])
+                flat = np.clip(unscale_action(np.clip(y, -1, 1), low, high), low, high)
+            out[path] = flat.astype(spec.dtype).reshape(spec.shape)
+            at += spec.size
+        return out
+
+
+@dataclass
+class _Column:
+    """One leaf over all timesteps: values (T, n), or flat with ragged lengths (T,)."""
+
+    kind: int
+    values: np.ndarray
+    ragged: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    target: bool = False
+    action: bool = False
+
+    def lengths(self, steps: int) -> np.ndarray:
+        return self.ragged if self.ragged is not None else np.full(steps, self.values.shape[1])
+
+
+def _num_tokens(spec: Spec) -> int:
+    """Tokens of one leaf; 0 for text, whose length varies."""
+    if spec.kind == "text":
+        return 0
+    if spec.kind == "image":
+        rows, columns = images.grid(*spec.shape[:2])
+        return rows * columns
+    return spec.size
+
+
+def _ragged_arange(lengths: np.ndarray) -> np.ndarray:
+    """[2, 3] → [0, 1, 0, 1, 2]."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)

@@ -1,0 +1,245 @@
+"""The one training loop: batch, loss, backward, step, now and then log and save. Fine-tuning is a run with a starting bundle."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gato.episodes.manifest import lock_folder, write_file_atomically
+from gato.episodes.store import Dataset, find_datasets
+from gato.errors import DatasetMissingError, NonFiniteError, OutputExistsError, TokenizerError
+from gato.model import Gato, GatoConfig
+from gato.model.bundle import Bundle, TaskCard, make_codec
+from gato.sequences import Mixture, TokenStore
+from gato.tokens.patches import PatchTable
+from gato.tokens.text import TextTokenizer
+from gato.training.checkpoint import State, load_checkpoint, save_checkpoint
+from gato.training.loss import token_losses
+from gato.training.optimizer import learning_rate, make_optimizers
+from gato.training.recipe import Recipe
+
+LOG_EVERY_SECONDS = 5.0
+
+
+@dataclass
+class Report:
+    """What a run tells whoever watches: one line of log.jsonl."""
+
+    record: dict[str, Any]
+    progress: float  # 0 … 1
+
+
+def load_stores(folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe) -> list[TokenStore]:
+    """Every dataset below the folders, tokenised. Tasks without weight in the recipe are left out."""
+    paths = find_datasets(list(folders))
+    if not paths:
+        raise DatasetMissingError("no dataset there", where=", ".join(map(str, folders)), fix="gato collect GLOB --out DIR")
+    if tokenizer.size != config.vocabulary_size:
+        raise TokenizerError(
+            f"the tokenizer has {tokenizer.size} pieces, the network's vocabulary_size is {config.vocabulary_size}",
+            fix=f"--set model.vocabulary_size={tokenizer.size}, or gato tokenizer train FILES --size {config.vocabulary_size}",
+        )
+    stores = []
+    for path in paths:
+        dataset = Dataset.open(path)
+        codec = make_codec(config, tokenizer, dataset.spec, dataset.task, recipe.text_targets)
+        stores.append(TokenStore.build(dataset.task, codec, (dataset[i] for i in range(len(dataset))), PatchTable()))
+    return stores
+
+
+def make_mixture(stores: Sequence[TokenStore], recipe: Recipe) -> Mixture:
+    return Mixture(
+        stores, recipe.weights, recipe.slots, recipe.slot_tokens, recipe.window_tokens, recipe.window_timesteps,
+        recipe.prompt_share, recipe.prompt_loss, recipe.config().parallel_actions, recipe.seed,
+    )  # fmt: skip
+
+
+def train(
+    recipe: Recipe,
+    stores: Sequence[TokenStore],
+    tokenizer: TextTokenizer,
+    out: Path,
+    *,
+    resume: bool = False,
+    start: Bundle | None = None,
+    device: str = "cpu",
+    watch: Callable[[Report], None] | None = None,
+    references: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Train and leave a bundle in `out/bundle`. Killed or interrupted, `resume=True` goes on from the last checkpoint.
+
+    Raises OutputExistsError where another run is, NonFiniteError before a step that would spoil the weights.
+    """
+    out = Path(out)
+    with lock_folder(out):
+        _claim(out, recipe, resume)
+        torch.manual_seed(recipe.seed)
+        config = start.config if start else recipe.config()
+        model = start.model if start else Gato(config)
+        model.to(device).train()
+        optimizers = make_optimizers(model, recipe)
+        state = load_checkpoint(out, model, optimizers) if resume and (out / "checkpoints" / "last").exists() else State()
+        _run(model, recipe, stores, optimizers, state, out, device, watch)
+        bundle = Bundle(
+            config, model.eval(), tokenizer, _task_cards(stores, recipe), recipe.acting,
+            {"recipe": recipe.to_json(), "parameters": model.num_parameters, "steps": state.step, "tokens": state.tokens,
+             "seconds": round(state.elapsed_seconds, 1), "data": [_describe(s) for s in stores], **(references or {})},
+        )  # fmt: skip
+        if not (out / "bundle").exists():
+            bundle.save(out / "bundle")
+        return bundle
+
+
+def _run(model, recipe: Recipe, stores, optimizers, state: State, out: Path, device: str, watch) -> None:
+    mixture = make_mixture(stores, recipe)
+    log = _Log(out / "log.jsonl", stores, state)
+    stop = _StopSignals()
+    began = time.perf_counter() - state.elapsed_seconds
+    saved = state.elapsed_seconds
+    autocast = torch.autocast(device.split(":")[0], torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+    with stop:
+        while (progress := _progress(recipe, state)) < 1 and not stop.asked:
+            for optimizer in optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(group["peak"], progress, recipe)
+            tick = time.perf_counter()
+            batches = [mixture.batch(state.step, part, recipe.accumulate).to(device) for part in range(recipe.accumulate)]
+            waited = time.perf_counter() - tick
+            targets = sum(len(b.targets) for b in batches)
+            for batch in batches:
+                with autocast:
+                    logits = model(batch)
+                losses = token_losses(logits, batch.targets, batch.kinds, model.config.vocabulary.continuous, recipe.smooth_targets)
+                (losses.sum() / targets).backward()
+                log.add(batch, losses.detach())
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
+            if not math.isfinite(norm):
+                save_note = out / "non-finite.json"
+                write_file_atomically(save_note, json.dumps({"step": state.step, "seed": recipe.seed}).encode())
+                raise NonFiniteError(
+                    f"the gradient is not finite at step {state.step}; nothing was updated", where=str(save_note),
+                    fix="resume with a lower --set learning_rate, or --set precision=float32",
+                )  # fmt: skip
+            for optimizer in optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            state.tokens += sum(b.num_tokens for b in batches)
+            state.elapsed_seconds = time.perf_counter() - began
+            log.waited += waited
+            done = _progress(recipe, state) >= 1
+            if log.due(state) or done:
+                record = log.write(state, norm, next(iter(optimizers.values())).param_groups[0]["lr"])
+                if watch:
+                    watch(Report(record, min(1.0, _progress(recipe, state))))
+            if state.elapsed_seconds - saved > recipe.save_every_seconds:
+                save_checkpoint(out, model, optimizers, state, recipe.keep_last)
+                saved = state.elapsed_seconds
+    save_checkpoint(out, model, optimizers, state, recipe.keep_last)
+    if stop.asked and _progress(recipe, state) < 1:
+        print(f"stopped at step {state.step}; go on with: gato train --resume {out}", file=sys.stderr)
+        raise SystemExit(130)
+
+
+def _progress(recipe: Recipe, state: State) -> float:
+    return state.step / recipe.steps if recipe.steps is not None else state.elapsed_seconds / recipe.seconds  # type: ignore[operator]
+
+
+def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
+    """A run's folder belongs to one recipe; another run is refused before anything is written."""
+    record = json.loads(json.dumps(recipe.to_json()))
+    path = out / "recipe.json"
+    if path.exists():
+        if not resume:
+            raise OutputExistsError("this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out")
+        if json.loads(path.read_text()) != record:
+            raise OutputExistsError("this folder holds a run of another recipe", where=str(out), fix="another --out")
+    else:
+        write_file_atomically(path, json.dumps(record, indent=1).encode())
+
+
+def _task_cards(stores: Sequence[TokenStore], recipe: Recipe) -> dict[str, TaskCard]:
+    from gato.sequences.mixture import pattern_value
+
+    return {s.task: TaskCard(s.codec.spec, pattern_value(recipe.window_timesteps, s.task, None)) for s in stores}
+
+
+def _describe(store: TokenStore) -> dict[str, Any]:
+    return {"task": store.task, "episodes": store.num_episodes, "timesteps": store.num_timesteps, "tokens": len(store.tokens)}
+
+
+class _Log:
+    """log.jsonl: loss in all and per domain since the last line, speed, share of time spent waiting for data."""
+
+    def __init__(self, path: Path, stores: Sequence[TokenStore], state: State):
+        self._path = path
+        self._domains = sorted({s.domain for s in stores})
+        self._domain_of = torch.tensor([self._domains.index(s.domain) for s in stores])
+        if path.exists():  # a resumed run forgets what came after its checkpoint
+            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= state.step]
+            write_file_atomically(path, "".join(line + "\n" for line in kept).encode())
+        self._sum, self._count = np.zeros(len(self._domains)), np.zeros(len(self._domains))
+        self._tokens, self._padding, self.waited = state.tokens, [0, 0], 0.0
+        self._at = state.elapsed_seconds
+
+    def add(self, batch, losses: torch.Tensor) -> None:
+        domain = self._domain_of.to(losses.device)[batch.stores]
+        n = len(self._domains)
+        self._sum += torch.zeros(n, device=losses.device).index_add_(0, domain, losses).cpu().numpy()
+        self._count += torch.bincount(domain, minlength=n).cpu().numpy()
+        self._padding[0] += len(batch.ids) - batch.num_tokens
+        self._padding[1] += len(batch.ids)
+
+    def due(self, state: State) -> bool:
+        return state.elapsed_seconds - self._at >= LOG_EVERY_SECONDS or state.step == 1
+
+    def write(self, state: State, norm: float, rate: float) -> dict[str, Any]:
+        seconds = max(1e-9, state.elapsed_seconds - self._at)
+        record: dict[str, Any] = {
+            "step": state.step, "tokens": state.tokens, "elapsed_seconds": round(state.elapsed_seconds, 2),
+            "loss": float(self._sum.sum() / max(1, self._count.sum())), "learning_rate": rate, "grad_norm": norm,
+            "tokens_per_second": (state.tokens - self._tokens) / seconds, "data_wait": self.waited / seconds,
+            "padding": self._padding[0] / max(1, self._padding[1]),
+        }  # fmt: skip
+        record |= {f"loss/{d}": float(s / c) for d, s, c in zip(self._domains, self._sum, self._count, strict=True) if c}
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self._sum[:], self._count[:] = 0, 0
+        self._tokens, self._at, self.waited, self._padding = state.tokens, state.elapsed_seconds, 0.0, [0, 0]
+        return record
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT ask the loop to save and stop; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignals:
+        def ask(number, frame):
+            if self.asked and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.asked = True
+
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, ask)
+        except ValueError:  # not in the main thread: whoever runs us handles signals
+            pass
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

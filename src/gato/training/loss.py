@@ -1,0 +1,27 @@
+"""The loss: cross-entropy at targets alone, summed and divided by the number of targets of the whole step."""
+
+from __future__ import annotations
+
+import torch
+
+from gato.tokens.timestep import CONTINUOUS
+from gato.tokens.values import NUM_BINS
+
+
+def token_losses(logits: torch.Tensor, targets: torch.Tensor, kinds: torch.Tensor, first_bin: int, smooth: float = 0.0) -> torch.Tensor:
+    """-log p of each target, float32 (M,). With `smooth` a continuous target is a bell of that many bins around its own."""
+    log_p = torch.log_softmax(logits.float(), dim=-1)
+    if not smooth:
+        return -log_p.gather(1, targets[:, None])[:, 0]
+    reach = max(1, round(2.5 * smooth))
+    offsets = torch.arange(-reach, reach + 1, device=targets.device)
+    bell = torch.exp(-0.5 * (offsets / smooth) ** 2)
+    bell = bell / bell.sum()
+    hard = torch.zeros_like(bell)
+    hard[reach] = 1.0
+    continuous = (kinds == CONTINUOUS)[:, None]
+    weights = torch.where(continuous, bell, hard)
+    index = targets[:, None] + torch.where(continuous, offsets, 0)
+    # At the ends of the block the bell's tail falls on the last bin, never on the next block.
+    index = torch.where(continuous, index.clamp(first_bin, first_bin + NUM_BINS - 1), index)
+    return -(log_p.gather(1, index) * weights).sum(1)

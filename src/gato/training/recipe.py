@@ -1,0 +1,133 @@
+"""A recipe says what to train: a frozen dataclass in a Python file you can copy. A variant replaces fields of another."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from gato.errors import RecipeError, UnknownNameError, nearest
+from gato.model.config import GatoConfig, size
+
+RECIPES = ("demo", "paper", "tiny")  # files of gato.recipes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run but its data and its folder.
+
+    `steps` or `seconds` bounds it: with `seconds` the schedule follows the clock (of training alone), so that the same
+    line fits machines of different speed. A batch is `slots` × `slot_tokens` tokens, in `accumulate` parts.
+    """
+
+    name: str = "tiny"
+    size: str = "tiny"
+    model: Mapping[str, Any] = field(default_factory=dict)  # fields of GatoConfig that differ from the size's
+    steps: int | None = 1000
+    seconds: float | None = None
+    # data
+    weights: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
+    slots: int = 8
+    slot_tokens: int = 1024
+    accumulate: int = 1
+    window_tokens: int = 1024
+    window_timesteps: Mapping[str, int | None] = field(default_factory=dict)
+    prompt_share: float = 0.25
+    prompt_loss: bool = True
+    text_targets: bool = True
+    # optimiser (paper: section 2.3 and appendix D for AdamW's; Muon is ours)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 1e-4
+    muon_learning_rate: float = 0.02
+    final_ratio: float = 0.1  # of the learning rate at the end of the cosine
+    warmup: float = 0.015  # share of the run, from 1e-7
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    smooth_targets: float = 0.0  # sd, in bins, of the soft target of a continuous action; 0 for one-hot
+    precision: Literal["float32", "bf16"] = "bf16"
+    seed: int = 0
+    # how the bundle acts
+    discrete: Literal["sample", "greedy"] = "sample"
+    continuous: Literal["sample", "greedy", "mean"] = "sample"
+    temperature: float = 1.0
+    # saving
+    save_every_seconds: float = 300.0
+    keep_last: int = 2
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.seconds is None):
+            raise RecipeError("a recipe is bounded by steps or by seconds, one of them", where=self.name, fix="--set steps=1000")
+        if not 0 <= self.prompt_share <= 1:
+            raise RecipeError(f"prompt_share {self.prompt_share} is not a share", where=self.name, fix="between 0 and 1")
+        if any(w < 0 for w in self.weights.values()) or not sum(self.weights.values()) > 0:
+            raise RecipeError(f"weights {dict(self.weights)}", where=self.name, fix="none negative, and not all zero")
+        if self.slots % self.accumulate:
+            raise RecipeError(f"{self.slots} slots in {self.accumulate} parts", where=self.name, fix="accumulate must divide slots")
+        self.config()  # sizes that do not fit are errors now
+
+    def config(self) -> GatoConfig:
+        return size(self.size).replace(**self.model)
+
+    @property
+    def acting(self) -> dict[str, Any]:
+        return {"discrete": self.discrete, "continuous": self.continuous, "temperature": self.temperature}
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Recipe:
+        return cls(**{**record, "betas": tuple(record["betas"])})
+
+    def replace(self, **changes: Any) -> Recipe:
+        names = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in names:
+                raise UnknownNameError(f"a recipe has no field {name!r}", fix=nearest(name, names))
+        if changes.get("steps") is not None:
+            changes.setdefault("seconds", None)
+        if changes.get("seconds") is not None:
+            changes.setdefault("steps", None)
+        return replace(self, **changes)
+
+    def override(self, assignments: list[str]) -> Recipe:
+        """`field=value` words of the command line; `model.field=value` reaches into the network's config."""
+        changes: dict[str, Any] = {}
+        model = dict(self.model)
+        for word in assignments:
+            name, equals, text = word.partition("=")
+            if not equals:
+                raise RecipeError(f"{word!r} is not field=value", fix="--set steps=1000 --set model.layer_width=256")
+            try:
+                value = json.loads(text)
+            except ValueError:
+                value = text
+            if name.startswith("model."):
+                model[name.removeprefix("model.")] = value
+            else:
+                changes[name] = tuple(value) if isinstance(value, list) else value
+        return self.replace(**changes, **({"model": model} if model != dict(self.model) else {}))
+
+
+def load_recipe(name: str) -> Recipe:
+    """A name shipped in the package, or a Python file that defines `recipe`. Running your file is running your code."""
+    if name in RECIPES:
+        return importlib.import_module(f"gato.recipes.{name}").recipe
+    path = Path(name)
+    if path.suffix != ".py" or not path.is_file():
+        raise UnknownNameError(f"no recipe {name!r}", fix=nearest(name, RECIPES) or f"one of {', '.join(RECIPES)}, or a Python file")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    recipe = getattr(module, "recipe", None)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError("the file defines no `recipe`", where=str(path), fix="recipe = gato.training.Recipe(…)")
+    return recipe

@@ -1,0 +1,284 @@
+"""The DM Control Suite on MuJoCo: all 51 tasks behind `dm-control-suite/…`, observed by their state.
+
+    {"orientation": float32 (2,), "velocity": float32 (1,)}  →  float32 (1,) in [-1, 1]
+
+Names are `domain-task` with dashes for underscores: pendulum `swingup` is `dm-control-suite/pendulum-swingup`. Rewards
+lie in [0, 1] per step (lqr: at most 1) and an episode has 1,000 steps, so returns reach 1,000. An environment loads its
+model once; a reset costs well under a millisecond for most.
+
+The expert is a feedback law where one is as good as planning (`feedback.py`), and otherwise predictive control on the
+simulator's own physics (`predictive.py`). What departs from the suite: lqr, whose actions are unbounded and whose
+episodes have no limit, has actions in [-1, 1], ends after 1,000 steps, and is always the same system (the suite draws
+one at every load).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from gato.errors import WorldError
+from gato.worlds import MakeExpert, Task, feedback, predictive
+
+DOMAIN = "dm-control-suite"
+MAX_STEPS = 1000
+FRAME_SIZE = (120, 160)  # height, width of a rendered frame
+NO_GL = "apt-get install -y libegl1 libgl1 (or set MUJOCO_GL=osmesa and install libosmesa6)"
+
+SUITE = {
+    "acrobot": ("swingup", "swingup_sparse"),
+    "ball_in_cup": ("catch",),
+    "cartpole": ("balance", "balance_sparse", "swingup", "swingup_sparse", "two_poles", "three_poles"),
+    "cheetah": ("run",),
+    "dog": ("stand", "walk", "trot", "run", "fetch"),
+    "finger": ("spin", "turn_easy", "turn_hard"),
+    "fish": ("upright", "swim"),
+    "hopper": ("stand", "hop"),
+    "humanoid": ("stand", "walk", "run", "run_pure_state"),
+    "humanoid_CMU": ("stand", "walk", "run"),
+    "lqr": ("lqr_2_1", "lqr_6_2"),
+    "manipulator": ("bring_ball", "bring_peg", "insert_ball", "insert_peg"),
+    "pendulum": ("swingup",),
+    "point_mass": ("easy", "hard"),
+    "quadruped": ("walk", "run", "escape", "fetch"),
+    "reacher": ("easy", "hard"),
+    "stacker": ("stack_2", "stack_4"),
+    "swimmer": ("swimmer6", "swimmer15"),
+    "walker": ("stand", "walk", "run"),
+}
+
+
+def formula(law: Any) -> MakeExpert:
+    """A policy that needs neither environment nor seed, as an expert."""
+    return lambda env, seed: law
+
+
+BALANCE = (formula(feedback.cartpole), "energy shaping and linear-quadratic feedback")
+REACH = (formula(feedback.reacher), "transposed-Jacobian feedback")
+FEEDBACK: dict[str, tuple[MakeExpert, str]] = {
+    "cartpole-balance": BALANCE,
+    "cartpole-balance-sparse": BALANCE,
+    "cartpole-swingup": BALANCE,
+    "cartpole-swingup-sparse": BALANCE,
+    "pendulum-swingup": (formula(feedback.pendulum), "energy shaping and a damped spring"),
+    "point-mass-easy": (formula(feedback.point_mass), "a damped spring"),
+    "point-mass-hard": (feedback.point_mass_mixed, "a damped spring that knows the gains"),
+    "reacher-easy": REACH,
+    "reacher-hard": REACH,
+}
+
+
+def task_name(domain: str, task: str) -> str:
+    return f"{domain}-{task}".replace("_", "-").lower()
+
+
+def tasks() -> list[Task]:
+    return [_task(domain, task) for domain, names in SUITE.items() for task in names]
+
+
+def _task(domain: str, task: str) -> Task:
+    name = task_name(domain, task)
+    make_expert, expert_name = FEEDBACK.get(name, (predictive.EXPERTS.get(name), "predictive control"))
+    return Task(
+        id=f"{DOMAIN}/{name}",
+        make_env=functools.partial(DMControl, domain, task),
+        make_expert=make_expert,
+        score="return",
+        requires=("dm_control", "mujoco"),
+        extra="mujoco",
+        max_steps=MAX_STEPS,
+        expert_name=expert_name if make_expert else "",
+        notes="actions bounded to [-1, 1], one fixed system, 1,000 steps" if domain == "lqr" else "",
+        meta={"simulator_id": f"{domain}/{task}"},
+    )
+
+
+def import_suite() -> Any:
+    """`dm_control.suite`, without a screen: EGL unless MUJOCO_GL says otherwise, no OpenGL at all where that fails."""
+    chosen = "MUJOCO_GL" in os.environ
+    if not chosen and sys.platform == "linux":
+        os.environ["MUJOCO_GL"] = "egl"
+    try:
+        from dm_control import suite
+    except Exception:  # PyOpenGL without a GL library fails with AttributeError, ImportError or OSError
+        if chosen:
+            raise
+        for module in [m for m in sys.modules if m.partition(".")[0] in ("dm_control", "OpenGL")]:
+            del sys.modules[module]  # half imported
+        os.environ["MUJOCO_GL"] = "disabled"
+        os.environ.pop("PYOPENGL_PLATFORM", None)
+        from dm_control import suite
+    return suite
+
+
+class DMControl(gymnasium.Env):
+    """One task. For planners: `physics` is dm_control's, `num_substeps` the physics steps in a control step.
+
+    `reset(options={"wide": True})` starts from positions and velocities well beyond the task's own start (see `WIDE`).
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    def __init__(self, domain: str, task: str, *, render: bool = False):
+        suite = import_suite()
+        self._simulator = suite.load(domain, task, task_kwargs={"random": 0})
+        self._wide = WIDE.get(domain, _velocities)
+        self._steps = 0
+        self.physics = self._simulator.physics
+        # quadruped-escape would open a window of its own at every reset, to upload its terrain; `render` does that here.
+        self.physics._make_rendering_contexts = lambda: None
+        self.num_substeps = int(round(self._simulator.control_timestep() / self.physics.timestep()))
+        bounds = self._simulator.action_spec()
+        low, high = (np.broadcast_to(np.asarray(b, np.float32), bounds.shape) for b in (bounds.minimum, bounds.maximum))
+        if domain == "lqr":  # ±1e10 in the suite, which no bins can hold
+            low, high = -np.ones(bounds.shape, np.float32), np.ones(bounds.shape, np.float32)
+        self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        with self.physics.reset_context():  # some observations exist only after an episode has begun
+            self._simulator.task.initialize_episode(self.physics)
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                key: gymnasium.spaces.Box(-np.inf, np.inf, value.shape, np.float32)
+                for key, value in self._observe(self._simulator.task.get_observation(self.physics)).items()
+            }
+        )
+        self.render_mode = "rgb_array" if render else None
+        self._renderer = _Renderer(self.physics) if render else None
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._steps = 0
+        self._simulator.task.random.seed(int(self.np_random.integers(2**32)))
+        observation = self._simulator.reset().observation
+        if (options or {}).get("wide"):
+            self._wide(self.physics, self.np_random)
+            self.physics.after_reset()
+            observation = self._simulator.task.get_observation(self.physics)
+        if self._renderer is not None:
+            self._renderer.begin()
+        return self._observe(observation), {}
+
+    def step(self, action):
+        result = self._simulator.step(np.asarray(action, np.float64))
+        self._steps += 1
+        ended = result.last()
+        terminated = ended and result.discount == 0.0
+        truncated = not terminated and (ended or self._steps >= MAX_STEPS)
+        return self._observe(result.observation), float(result.reward), terminated, truncated, {}
+
+    def render(self) -> np.ndarray | None:
+        """uint8 (120, 160, 3), from the model's first camera. Without shadows and antialiasing: ten times faster."""
+        return None if self._renderer is None else self._renderer.frame()
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    @staticmethod
+    def _observe(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {key: np.atleast_1d(np.asarray(value, np.float32)) for key, value in values.items()}
+
+
+class _Renderer:
+    """Frames of one physics. Raises WorldError with the apt line where there is no OpenGL."""
+
+    def __init__(self, physics: Any):
+        self._physics, self._renderer = physics, None
+        physics.model.vis.quality.offsamples = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """A new episode. Height fields are uploaded when a renderer is made, so their models need a new one."""
+        import mujoco
+
+        if self._renderer is not None:
+            if self._physics.model.nhfield == 0:
+                return
+            self.close()
+        model = self._physics.model.ptr
+        try:
+            with contextlib.redirect_stderr(None):  # EGL and Mesa talk about the displays that they did not find
+                self._renderer = mujoco.Renderer(model, *FRAME_SIZE)
+        except Exception as error:
+            raise WorldError(
+                f"no OpenGL to render with: {type(error).__name__}: {error}",
+                where=f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}",
+                fix=NO_GL,
+            ) from error
+        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+
+    def frame(self) -> np.ndarray:
+        camera = 0 if self._physics.model.ncam else -1
+        self._renderer.update_scene(self._physics.data.ptr, camera)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+# -- wide starts: (physics, rng) sets qpos and qvel, after the task has drawn its own start ---------------------------
+
+
+def _velocities(physics: Any, rng: np.random.Generator) -> None:
+    """Where nothing better is known: the task's own positions, with random velocities."""
+    physics.data.qvel[:] = rng.normal(0.0, 1.0, physics.model.nv)
+
+
+def _pendulum(physics: Any, rng: np.random.Generator) -> None:
+    physics.data.qpos[0] = rng.uniform(-np.pi, np.pi)
+    physics.data.qvel[0] = rng.uniform(-9.0, 9.0)  # falling from the top ends at 8.9 rad/s
+
+
+def _cartpole(physics: Any, rng: np.random.Generator) -> None:
+    physics.data.qpos[0] = rng.uniform(-1.2, 1.2)
+    physics.data.qpos[1:] = rng.uniform(-np.pi, np.pi, physics.model.nq - 1)
+    physics.data.qvel[0] = rng.uniform(-2.5, 2.5)
+    physics.data.qvel[1:] = rng.uniform(-8.0, 8.0, physics.model.nv - 1)
+
+
+def _reacher(physics: Any, rng: np.random.Generator) -> None:
+    physics.data.qpos[:] = rng.uniform([-4.0, -2.7], [4.0, 2.7])  # the shoulder may wind a little beyond ±180°
+    physics.data.qvel[:] = rng.normal(0.0, 2.0, 2)
+
+
+def _point_mass(physics: Any, rng: np.random.Generator) -> None:
+    physics.data.qpos[:] = rng.uniform(-0.29, 0.29, 2)
+    physics.data.qvel[:] = rng.uniform(-0.1, 0.1, 2)  # 0.1 m/s is full speed
+
+
+def _ball_in_cup(physics: Any, rng: np.random.Generator) -> None:
+    """Cup and ball anywhere within each other's string, apart, and moving."""
+    while True:
+        cup = rng.uniform(-0.15, 0.15, 2)
+        distance, angle = rng.uniform(0.0, 0.29), rng.uniform(-np.pi, np.pi)
+        # The string ties the ball (z 0.2 + qpos) to the bottom of the cup (z 0.6 - 0.108 + qpos).
+        offset = distance * np.array([np.cos(angle), np.sin(angle)]) + [0.0, 0.6 - 0.108 - 0.2]
+        physics.data.qpos[:] = [*cup, *(cup + offset)]
+        physics.after_reset()
+        if physics.data.ncon == 0:
+            break
+    physics.data.qvel[:] = rng.normal(0.0, [0.3, 0.3, 1.0, 1.0])
+
+
+def _walker(physics: Any, rng: np.random.Generator) -> None:
+    physics.data.qvel[:] = rng.normal(0.0, [1.0, 1.0, 1.0, *[2.0] * 6])
+
+
+WIDE: dict[str, Callable[[Any, np.random.Generator], None]] = {
+    "pendulum": _pendulum,
+    "cartpole": _cartpole,
+    "reacher": _reacher,
+    "point_mass": _point_mass,
+    "ball_in_cup": _ball_in_cup,
+    "walker": _walker,
+}
