@@ -274,9 +274,12 @@ def rule_same_seed(x: _Examination) -> str | None:
 def rule_seeds_differ(x: _Examination) -> str | None:
     """Different seeds give different episodes, with the same actions."""
     first = x.play("episode 0", SEED)
-    others = [x.play(f"seed {i}", SEED + i, steps=min(x.steps, 20)) for i in range(1, 6)]
-    if not any(_difference(first, other) for other in others):
-        raise _Broken("six seeds gave one and the same episode")
+    for i in range(1, 6):
+        if _difference(first, x.play(f"seed {i}", SEED + i, steps=min(x.steps, 20))):
+            return None
+    # A game may show the same opening for a hundred steps, whatever the seed.
+    if x.steps <= 20 or not any(_difference(first, x.play(f"long {i}", SEED + i)) for i in range(1, 6)):
+        raise _Broken(f"six seeds gave one and the same episode, as far as {len(first.rewards)} steps show")
     return None
 
 
@@ -298,7 +301,7 @@ def rule_not_shared(x: _Examination) -> str | None:
 
 def rule_not_constant(x: _Examination) -> str | None:
     """Something in the observations changes as the world is acted upon, and no image is always of one colour."""
-    plays = [*x.plays(), *(x.play(f"seed {i}", SEED + i, steps=min(x.steps, 20)) for i in range(1, 6))]
+    plays = [*x.plays(), x.play("seed 1", SEED + 1, steps=min(x.steps, 20))]
     frames = [frame for play in plays for frame in play.flat]
     moved = any(
         not _same(play.flat[0][path], frame[path]) for play in plays for frame in play.flat[1:] for path in frame

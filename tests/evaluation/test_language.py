@@ -110,8 +110,9 @@ def test_documents_do_not_leak_into_each_other():
 
 
 def test_it_learns_what_there_is_to_learn():
-    """It beats the uniform distribution and comes near to the entropy of the table the tokens were drawn from."""
-    corpus, heldout = documents(5, 2000), documents(5, 2400)[2000:]
+    """Tokens were drawn from a table of bigrams, so a trigram must do far better than the uniform distribution."""
+    drawn = documents(5, 1200)
+    corpus, heldout = drawn[:1000], drawn[1000:]
     tokens = sum(len(ids) + 1 for ids in heldout)
     bits = Trigram(corpus, 12, END).bits(heldout).sum() / tokens
     assert bits < 0.75 * math.log2(12)
@@ -126,9 +127,9 @@ def test_bits_per_byte_counts_bytes_not_characters():
 def test_the_default_corpus_is_quick_and_in_a_plausible_range():
     train, heldout = ([e.observations["text"][0] for e in python_docs(split)] for split in ("train", "heldout"))
     tokenizer = TextTokenizer.train(train, 1024)
-    begun = time.perf_counter()
+    begun = time.process_time()
     known, unknown = (trigram_bits_per_byte(train, texts, tokenizer) for texts in (train[:50], heldout))
-    assert time.perf_counter() - begun < 10
+    assert time.process_time() - begun < 10
     assert known < unknown and 1.5 < unknown < 2.5
 
 

@@ -83,11 +83,11 @@ def test_training_is_deterministic_and_other_texts_give_another_model():
 
 def test_three_megabytes_train_and_encode_quickly():
     texts = lines(3, 30_000)
-    begun = time.perf_counter()
+    begun = time.process_time()
     tokenizer = TextTokenizer.train(texts, 2048)
-    trained = time.perf_counter()
+    trained = time.process_time()
     tokens = sum(map(len, tokenizer.encode_batch(texts)))
-    assert trained - begun < 15 and tokens / (time.perf_counter() - trained) > 200_000
+    assert trained - begun < 15 and tokens / (time.process_time() - trained) > 200_000
 
 
 def test_a_training_text_longer_than_the_trainer_takes_is_not_dropped():

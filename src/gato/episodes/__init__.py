@@ -2,8 +2,9 @@
 
 from gato.episodes.episode import Episode, stack_episode
 from gato.episodes.spec import Spec, Specs, TaskSpec, check_values, flatten, specs_from_space, task_spec, unflatten
+from gato.episodes.store import Dataset, DatasetWriter, find_datasets
 
 __all__ = [
-    "Episode", "Spec", "Specs", "TaskSpec",
-    "check_values", "flatten", "specs_from_space", "stack_episode", "task_spec", "unflatten",
+    "Dataset", "DatasetWriter", "Episode", "Spec", "Specs", "TaskSpec",
+    "check_values", "find_datasets", "flatten", "specs_from_space", "stack_episode", "task_spec", "unflatten",
 ]  # fmt: skip

@@ -268,7 +268,7 @@ def commit_folder(temporary: Path | str, final: Path | str, facts: Mapping[str, 
     """
     temporary, final = Path(temporary), Path(final)
     files: dict[str, Any] = {}
-    for path in sorted(p for p in temporary.rglob("*") if p.is_file() and p.name != MANIFEST):
+    for path in sorted(p for p in temporary.rglob("*") if p.is_file() and p != temporary / MANIFEST):
         with naming_disk_errors(path), open(path, "rb+") as file:
             os.fsync(file.fileno())
         files[path.relative_to(temporary).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}

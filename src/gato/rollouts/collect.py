@@ -4,6 +4,9 @@ Episode i of a task has the seed `episode_seed(task, i)`; whether it starts wide
 actions is drawn from that seed. So the dataset depends on the arguments alone, not on the number of workers, on their
 speed, or on how often the collector was killed and started again. An episode that its expert cannot play is noted with
 its reason, and the next index takes its place.
+
+Workers send home what they have finished about three times a second, and each such chunk is durable when it arrives: a
+kill costs that much work, and the episodes in progress.
 """
 
 from __future__ import annotations
@@ -87,8 +90,9 @@ def collect(
 
     policy: "expert" (the task's own), "random", "module:function" or a function like `Task.make_expert`.
     noise: mixed into the executed actions; of several, each episode draws one (put CLEAN among them for clean ones).
-    wide_share: the share of episodes that start wide. max_steps: cut recordings here. seconds: stop after this long, over
-    all tasks, keeping what is there. from_traces: replay the traces that ship with the package instead of the expert.
+    wide_share: the share of episodes that start wide. max_steps: cut recordings here. seconds: stop after this long,
+    over all tasks, keeping what is there. from_traces: replay the package's traces, where there are any, instead of
+    running the expert.
 
     Raises OutputExistsError (the folder holds another task, spec or policy, or somebody is writing there),
     WorldCrashError, ExpertError (an expert that nearly always fails), DiskFullError. What was finished stays.

@@ -39,6 +39,7 @@ BEAT_SECONDS = 1.0  # how often a busy worker says that it lives
 CHUNK_SECONDS = 0.3  # a message to a worker is worth about this much work
 MAX_CHUNK = 256
 START_SECONDS = 60.0  # for an interpreter and numpy, on a machine that is busy
+MAX_FALSE_STARTS = 5
 IN_WORKER = "GATO_WORKER"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -51,6 +52,7 @@ def serve(descriptor: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection = Connection(descriptor)
     slots: dict[Any, LocalSlot] = {}
+    registry()  # part of starting, not of the first unit
     connection.send(("ready", None))
     while True:
         try:
@@ -154,7 +156,8 @@ class _Worker:
     def _start(self) -> Connection:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            line = f"import sys; sys.path[:] = {sys.path!r}\nfrom gato.rollouts.pool import serve; serve({theirs.fileno()})"
+            serving = f"from gato.rollouts.pool import serve; serve({theirs.fileno()})"
+            line = f"import sys; sys.path[:] = {sys.path!r}; {serving}"
             self._process = subprocess.Popen(
                 [sys.executable, "-c", line],
                 stdin=subprocess.PIPE,
@@ -263,6 +266,7 @@ class WorkerPool:
             )
         self.deadline, self.retries = deadline, retries
         self.restarts = 0  # workers replaced so far
+        self._false_starts = 0  # how many in a row died before they could do anything
         self._workers = [_Worker() for _ in range(workers)]
         self._local = LocalSlot() if not workers else None
         self._local_slots: list[LocalSlot] = []
@@ -294,6 +298,20 @@ class WorkerPool:
         worker.end()
         self.restarts += 1
         self._workers[self._workers.index(worker)] = _Worker()
+
+    def _bury(self, worker: _Worker, reason: _Died) -> bool:
+        """Replace a worker that died. True if it had begun to work, so that what it did may be to blame.
+
+        Raises WorldCrashError when workers die again and again before that.
+        """
+        self._replace(worker)
+        self._false_starts = 0 if worker.ready else self._false_starts + 1
+        if self._false_starts > MAX_FALSE_STARTS:
+            raise WorldCrashError(
+                f"worker processes do not start: the last one {reason}",
+                fix="gato doctor; or 0 workers, to see the error here",
+            )
+        return worker.ready
 
     # -- whole episodes in the workers --------------------------------------------------------------------------------
 
@@ -330,7 +348,9 @@ class WorkerPool:
                         verb, result = worker.receive(self.deadline)
                     except _Died as reason:
                         del busy[worker]
-                        self._replace(worker)
+                        if not self._bury(worker, reason):
+                            again.appendleft(job)
+                            continue
                         verb, result = "died", WorldCrashError(f"the worker {reason}")
                     if verb == "done":
                         del busy[worker]
@@ -492,12 +512,16 @@ class _Hub:
                     else:
                         self._note(index, *commands.pop(index), answer)
             except _Died as reason:
-                errors = dict.fromkeys(commands, self._bury(reason))
+                if self._bury(reason):
+                    errors = dict.fromkeys(commands, WorldCrashError(f"the worker {reason}"))
         for index, (verb, argument) in commands.items():
             self._redo(index, verb, argument, errors.get(index))
 
     def _redo(self, index: int, verb: str, argument: Any, error: WorldError | None) -> None:
-        for _ in range(self._pool.retries + (error is None)):
+        """One command, on whatever worker there is now. `error` is how it failed before, if it did."""
+        failures = int(error is not None)
+        while error is None or failures <= self._pool.retries:
+            answer: Transition | GatoError
             try:
                 if verb == "step" and index in self._lost:
                     self._play_back(index)
@@ -505,24 +529,21 @@ class _Hub:
                 self._send([(index, verb, argument)])
                 [(_, answer)] = self._worker.result(self._pool.deadline)
             except _Died as reason:
-                error = self._bury(reason)
-                continue
+                if not self._bury(reason):
+                    continue
+                answer = WorldCrashError(f"the worker {reason}")
             except WorldError as failure:  # while playing back
-                if not _worth_redoing(failure):
-                    raise
                 answer = failure
-            if not _worth_redoing(answer):
+            if not isinstance(answer, WorldError) or not _worth_redoing(answer):
                 return self._note(index, verb, argument, answer)
-            error = answer
+            error, failures = answer, failures + 1
             self._lost.add(index)
         unit = argument if verb == "reset" else self._histories[index].unit
-        assert error is not None
-        raise _crash(unit, error, self._pool.retries + 1) from error
+        raise _crash(unit, error, failures) from error
 
-    def _bury(self, reason: _Died) -> WorldError:
-        self._pool._replace(self._worker)
+    def _bury(self, reason: _Died) -> bool:
         self._lost = set(self._histories)
-        return WorldCrashError(f"the worker {reason}")
+        return self._pool._bury(self._worker, reason)
 
     def _play_back(self, index: int) -> None:
         """Bring a slot to where it was. Raises WorldError if the episode comes out differently."""

@@ -17,7 +17,7 @@ import contextlib
 import functools
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -32,6 +32,7 @@ NUM_SYMBOLS = OBJECTS * COLOURS * STATES  # 264
 EMPTY, WALL = 1 * COLOURS * STATES, (2 * COLOURS + 5) * STATES  # walls are grey
 NUM_ACTIONS = 7
 MAX_PLANS = 100  # subgoals the bot may push in one decision; of 37,000 decisions that ended, none needed more than 10
+MAX_FORGOTTEN = 4  # more would walk in circles to the end of the episode, and teach that
 
 # Level → the longest episode (steps) it can ask for; the simulator computes an episode's own limit from its mission.
 LEVELS = {
@@ -225,54 +226,53 @@ class BabyAI(gymnasium.Env):
 class BabyAIExpert:
     """minigrid's bot as a policy: it plans from the action that was really executed.
 
-    Where the bot's own assumptions fail (noise took an object away, opened a box, …) a fresh bot, which remembers what
-    was seen, plans from the present state. If that one fails too, ExpertError.
+    Where the bot's own assumptions fail (noise took an object away, opened a box, …) or its planning does not end, a
+    fresh bot plans from the present state: first one that remembers what was seen, then one that does not (it explores
+    again, which leads out of some knots). If those fail too, ExpertError.
     """
 
     def __init__(self, env: BabyAI, seed: int = 0):
         self._env = env
         self._bot: Any = None
+        self._forgotten = 0  # bots that began without memory, the first one among them
 
     def __call__(self, observation: Any, info: Mapping[str, Any]) -> int:
         failures = []
-        if self._bot is not None:
-            action, failure = _advice(self._bot, self._env.last_action)
-            if action is not None:
-                return action
-            failures.append(failure)
-        seen = None if self._bot is None else self._bot.vis_mask
-        try:
-            self._bot = _bot_class()(self._env.simulator, seen)
-        except (AssertionError, LookupError, TypeError, AttributeError) as error:
-            failures.append(f"{type(error).__name__}: {error}")
-        else:
-            action, failure = _advice(self._bot, None)
-            if action is not None:
-                return action
-            failures.append(failure)
-        self._bot = None
+        for plan in self._attempts():
+            try:
+                return plan()
+            except _no_plan() as error:
+                failures.append(f"{type(error).__name__}: {error}")
         sim = self._env.simulator
         raise ExpertError(
             f"the bot found no plan: {'; then '.join(failures)}",
             where=f"{type(sim).__name__} step {sim.step_count}, mission {sim.mission!r}",
-            fix="drop this start (gato collect does), or use --policy with another expert",
+            fix="leave this start out (collecting does so by itself), or name another expert",
         )
 
+    def _attempts(self) -> Iterator[Callable[[], int]]:
+        if self._bot is not None:
+            yield lambda: self._bot.advise(self._env.last_action)
+            yield lambda: self._fresh(self._bot.vis_mask)
+        if self._forgotten < MAX_FORGOTTEN:
+            self._forgotten += 1
+            yield lambda: self._fresh(None)
 
-def _advice(bot: Any, executed: int | None) -> tuple[int | None, str]:
-    """The bot's next action, or None and why there is none. The errors are those its own assumptions end in."""
+    def _fresh(self, seen: np.ndarray | None) -> int:
+        self._bot = _bot_class()(self._env.simulator, seen)
+        return self._bot.advise(None)
+
+
+@functools.cache
+def _no_plan() -> tuple[type[Exception], ...]:
+    """What the bot's own assumptions end in when they do not hold."""
     from minigrid.utils.baby_ai_bot import DisappearedBoxError
 
-    try:
-        action = bot.advise(executed)
-    except (AssertionError, LookupError, TypeError, AttributeError, DisappearedBoxError, _EndlessPlanError) as error:
-        return None, f"{type(error).__name__}: {error}"
-    # `done` means that the bot believes the mission accomplished, while the episode goes on.
-    return (None, "the bot was done too early") if action == NUM_ACTIONS - 1 else (int(action), "")
+    return AssertionError, LookupError, TypeError, AttributeError, DisappearedBoxError, _NoPlanError
 
 
-class _EndlessPlanError(Exception):
-    """The bot keeps pushing subgoals without ever acting."""
+class _NoPlanError(Exception):
+    """The bot keeps pushing subgoals without ever acting, or believes to be done."""
 
 
 class _Plan(list):
@@ -283,7 +283,7 @@ class _Plan(list):
     def append(self, subgoal) -> None:
         self.pushes += 1
         if self.pushes > MAX_PLANS:
-            raise _EndlessPlanError(f"{MAX_PLANS} subgoals in one decision")
+            raise _NoPlanError(f"{MAX_PLANS} subgoals in one decision")
         super().append(subgoal)
 
 
@@ -325,9 +325,12 @@ def _bot_class():
             for position in look(self.mission)[1]:
                 self.vis_mask[position] = True
 
-        def advise(self, executed: int | None):
+        def advise(self, executed: int | None) -> int:
             self.stack.pushes = 0
-            return self.replan(executed)
+            action = int(self.replan(executed))
+            if action == self.mission.actions.done:  # while the episode goes on
+                raise _NoPlanError("the bot believes the mission accomplished")
+            return action
 
         def _process_instr(self, instr):
             if isinstance(instr, SeqInstr):

@@ -14,7 +14,6 @@ one at every load).
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
@@ -24,13 +23,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gato.errors import WorldError
 from gato.worlds import MakeExpert, Task, feedback, predictive
+from gato.worlds.camera import Camera
 
 DOMAIN = "dm-control-suite"
 MAX_STEPS = 1000
 FRAME_SIZE = (120, 160)  # height, width of a rendered frame
-NO_GL = "apt-get install -y libegl1 libgl1 (or set MUJOCO_GL=osmesa and install libosmesa6)"
 
 SUITE = {
     "acrobot": ("swingup", "swingup_sparse"),
@@ -121,7 +119,8 @@ def import_suite() -> Any:
 class DMControl(gymnasium.Env):
     """One task. For planners: `physics` is dm_control's, `num_substeps` the physics steps in a control step.
 
-    `reset(options={"wide": True})` starts from positions and velocities well beyond the task's own start (see `WIDE`).
+    `reset(options={"wide": True})` starts from positions and velocities well beyond the task's own start, in
+    the domains of `WIDE`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
@@ -129,12 +128,12 @@ class DMControl(gymnasium.Env):
     def __init__(self, domain: str, task: str, *, render: bool = False):
         suite = import_suite()
         self._simulator = suite.load(domain, task, task_kwargs={"random": 0})
-        self._wide = WIDE.get(domain, _velocities)
+        self._wide = WIDE.get(domain)
         self._steps = 0
         self.physics = self._simulator.physics
-        # quadruped-escape would open a window of its own at every reset, to upload its terrain; `render` does that here.
+        # quadruped-escape would make itself a GL context, to upload its terrain; our camera has its own.
         self.physics._make_rendering_contexts = lambda: None
-        self.num_substeps = int(round(self._simulator.control_timestep() / self.physics.timestep()))
+        self.num_substeps = round(self._simulator.control_timestep() / self.physics.timestep())
         bounds = self._simulator.action_spec()
         low, high = (np.broadcast_to(np.asarray(b, np.float32), bounds.shape) for b in (bounds.minimum, bounds.maximum))
         if domain == "lqr":  # ±1e10 in the suite, which no bins can hold
@@ -149,22 +148,22 @@ class DMControl(gymnasium.Env):
             }
         )
         self.render_mode = "rgb_array" if render else None
-        self._renderer = _Renderer(self.physics) if render else None
+        self._camera = Camera(self.physics.model.ptr, *FRAME_SIZE, where=f"{domain} {task}") if render else None
 
-    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
         self._steps = 0
         self._simulator.task.random.seed(int(self.np_random.integers(2**32)))
         observation = self._simulator.reset().observation
-        if (options or {}).get("wide"):
+        if self._wide is not None and (options or {}).get("wide"):
             self._wide(self.physics, self.np_random)
             self.physics.after_reset()
             observation = self._simulator.task.get_observation(self.physics)
-        if self._renderer is not None:
-            self._renderer.begin()
+        if self._camera is not None:
+            self._camera.upload_terrain()
         return self._observe(observation), {}
 
-    def step(self, action):
+    def step(self, action: Any) -> tuple[dict, float, bool, bool, dict]:
         result = self._simulator.step(np.asarray(action, np.float64))
         self._steps += 1
         ended = result.last()
@@ -173,64 +172,24 @@ class DMControl(gymnasium.Env):
         return self._observe(result.observation), float(result.reward), terminated, truncated, {}
 
     def render(self) -> np.ndarray | None:
-        """uint8 (120, 160, 3), from the model's first camera. Without shadows and antialiasing: ten times faster."""
-        return None if self._renderer is None else self._renderer.frame()
+        """uint8 (120, 160, 3), from the model's first camera; None unless made with `render=True`."""
+        return None if self._camera is None else self._camera.picture(self.physics.data.ptr)
 
     def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
 
     @staticmethod
     def _observe(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return {key: np.atleast_1d(np.asarray(value, np.float32)) for key, value in values.items()}
 
 
-class _Renderer:
-    """Frames of one physics. Raises WorldError with the apt line where there is no OpenGL."""
-
-    def __init__(self, physics: Any):
-        self._physics, self._renderer = physics, None
-        physics.model.vis.quality.offsamples = 0
-        self.begin()
-
-    def begin(self) -> None:
-        """A new episode. Height fields are uploaded when a renderer is made, so their models need a new one."""
-        import mujoco
-
-        if self._renderer is not None:
-            if self._physics.model.nhfield == 0:
-                return
-            self.close()
-        model = self._physics.model.ptr
-        try:
-            with contextlib.redirect_stderr(None):  # EGL and Mesa talk about the displays that they did not find
-                self._renderer = mujoco.Renderer(model, *FRAME_SIZE)
-        except Exception as error:
-            raise WorldError(
-                f"no OpenGL to render with: {type(error).__name__}: {error}",
-                where=f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}",
-                fix=NO_GL,
-            ) from error
-        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-
-    def frame(self) -> np.ndarray:
-        camera = 0 if self._physics.model.ncam else -1
-        self._renderer.update_scene(self._physics.data.ptr, camera)
-        return self._renderer.render()
-
-    def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-
-
 # -- wide starts: (physics, rng) sets qpos and qvel, after the task has drawn its own start ---------------------------
 
 
 def _velocities(physics: Any, rng: np.random.Generator) -> None:
-    """Where nothing better is known: the task's own positions, with random velocities."""
+    """The task's own positions, which are already anywhere, with random velocities."""
     physics.data.qvel[:] = rng.normal(0.0, 1.0, physics.model.nv)
 
 
@@ -280,5 +239,7 @@ WIDE: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "reacher": _reacher,
     "point_mass": _point_mass,
     "ball_in_cup": _ball_in_cup,
+    "cheetah": _velocities,
+    "finger": _velocities,
     "walker": _walker,
 }

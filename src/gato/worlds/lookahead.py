@@ -39,7 +39,8 @@ class Planning:
     actions: tuple[str, ...] = ()  # names of those worth trying; () for the whole minimal set
     holds: tuple[int, ...] = ()  # each action is tried for so long, then the rule of thumb
     rule: Callable[[Mapping[str, int]], Rule] | None = None  # made from {action name: index}
-    progress: Callable[[Memory], float] | None = None  # a bonus for where a plan ends
+    progress: Callable[[Memory], float] | None = None  # a bonus for how far a plan comes
+    content: float = float("inf")  # a rule of thumb that earns this much is followed without looking further
 
 
 # -- rules of thumb ---------------------------------------------------------------------------------------------------
@@ -76,28 +77,32 @@ def _breakout(actions: Mapping[str, int]) -> Rule:
 
 
 def _boxing(actions: Mapping[str, int]) -> Rule:
+    """Close in to where a glove meets the other's head, a little above or below him, and jab: press, let go, press."""
+
     def rule(memory: Memory) -> int:
-        right = int(memory[33]) - int(memory[32])
-        down = int(memory[35]) - int(memory[34])
-        move = ("DOWN" if down > 10 else "UP" if down < -10 else "") + (
-            "RIGHT" if right > 24 else "LEFT" if right < -24 else ""
-        )
-        return actions[move or "FIRE"]
+        right, down = int(memory[33]) - int(memory[32]), int(memory[35]) - int(memory[34])
+        towards, away = ("DOWN", "UP") if down > 0 else ("UP", "DOWN")
+        move = towards if abs(down) > 13 else away if abs(down) < 8 else ""
+        if abs(right) > 22:
+            move += "RIGHT" if right > 0 else "LEFT"
+        near = abs(right) < 31 and abs(down) < 21
+        released = memory[99] == 128 or memory[101] == 128
+        return actions[move + "FIRE" if near and released else move or "NOOP"]
 
     return rule
 
 
 GAMES: dict[str, Planning] = {
-    "boxing": Planning(horizon=20, random_plans=8, commit=4, habit=0.01, holds=(3,), rule=_boxing),
+    "boxing": Planning(horizon=16, random_plans=8, habit=0.01, rule=_boxing),
     "freeway": Planning(
-        horizon=10, random_plans=0, commit=4, habit=0.003, actions=("UP", "NOOP", "DOWN"), holds=(1, 2, 4),
-        rule=_freeway, progress=_freeway_progress, discount=1.0,
+        horizon=10, random_plans=0, habit=0.003, actions=("NOOP", "DOWN"), holds=(1, 2, 4), rule=_freeway,
+        progress=_freeway_progress, discount=1.0, content=0.2,
     ),
     "pong": Planning(
-        horizon=50, random_plans=6, commit=6, habit=0.002, actions=("NOOP", "RIGHT", "LEFT"), holds=(2, 5, 10), rule=_pong,
+        horizon=50, random_plans=4, commit=8, habit=0.005, actions=("NOOP", "RIGHT", "LEFT"), holds=(2, 5, 10), rule=_pong,
     ),
     "breakout": Planning(
-        horizon=40, random_plans=4, commit=6, actions=("NOOP", "RIGHT", "LEFT"), holds=(2, 5, 10), rule=_breakout,
+        horizon=40, random_plans=4, commit=8, habit=0.005, actions=("NOOP", "RIGHT", "LEFT"), holds=(2, 5, 10), rule=_breakout,
     ),
 }  # fmt: skip
 
@@ -137,6 +142,8 @@ class Lookahead:
             self._env.restore(start)
             if value > best + 1e-9:
                 best, self._plan, self._expected = value, actions, memories
+            if not candidate and value >= self._planning.content:
+                break
         self._followed = 0
 
     def _candidates(self, rest: list[int]):
@@ -149,7 +156,11 @@ class Lookahead:
         if rest:
             yield rest
         for _ in range(self._planning.random_plans):
-            yield self._mutation(rest) if rest and self._rng.random() < 0.4 else self._random_plan(self._planning.horizon)
+            yield self._mutation(rest) if rest and self._rng.random() < 0.4 else self._random_plan(self._random_steps())
+
+    def _random_steps(self) -> int:
+        """How long to play at random: the whole plan, or a while before the rule of thumb takes over."""
+        return int(self._rng.integers(1, self._planning.horizon // 2 + 1)) if self._rule else self._planning.horizon
 
     def _random_plan(self, steps: int) -> list[int]:
         scale = float(self._rng.choice((2.0, 5.0, 12.0)))
@@ -167,6 +178,8 @@ class Lookahead:
         """Play a plan from the present state: its value, all its actions, and the memory before each of them."""
         p, ale = self._planning, self._env.ale
         value, weight, lives = 0.0, 1.0, ale.lives()
+        if p.progress:
+            value -= p.progress(ale.getRAM())
         actions: list[int] = []
         memories: list[bytes] = []
         for step in range(p.horizon):

@@ -28,6 +28,7 @@ from gato.worlds import Task
 
 MAX_STEPS = 500
 MAX_WIDE_STEPS = 25  # a step moves the hand by at most a centimetre along each axis
+OPEN = 0.9  # gripper opening, of 1
 FRAME = 128  # pixels a side
 GL_LINE = "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libglvnd0"
 
@@ -96,6 +97,7 @@ class MetaWorld(gymnasium.Env):
         observation = self._lay_out(layout)
         if (options or {}).get("wide"):
             held = self.np_random.uniform(-1, 1, 4).astype(np.float32)
+            held[3] = -1.0  # open, as every task begins; some scripts cannot undo a closed gripper
             steps = int(self.np_random.integers(MAX_WIDE_STEPS + 1))
             while (moved := self._move(held, steps)) is None:  # solved on the way: go half as far
                 observation, steps = self._lay_out(layout), steps // 2
@@ -146,7 +148,11 @@ def scripted_policy(env: MetaWorld, seed: int = 0):
     script = ENV_POLICY_MAP[f"{env.name}-v3"]()
 
     def act(observation: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
-        return np.clip(script.get_action(np.asarray(observation, np.float64)), -1, 1).astype(np.float32)
+        action = np.clip(script.get_action(np.asarray(observation, np.float64)), -1, 1).astype(np.float32)
+        # On their way to an object some scripts leave the gripper as it is, open; if noise has closed it, open it.
+        if action[3] == 0 and observation[3] < OPEN:
+            action[3] = -1.0
+        return action
 
     return act
 

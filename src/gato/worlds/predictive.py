@@ -13,6 +13,7 @@ sparse a small slope is added, in the planner only.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Planning:
     temperature: float = 0.1  # of the weights, in standard deviations of the samples' scores
     replan: int = 1  # control steps between two decisions
     rounds: int = 1  # refinements of the plan in one decision
+    coarse: int = 1  # physics steps of the plan are this much longer than the environment's
 
 
 class PredictiveControl:
@@ -58,8 +60,9 @@ class PredictiveControl:
         import mujoco
         from mujoco import rollout
 
-        self._planning, self._physics, self._substeps = planning, env.physics, env.num_substeps
-        self._model = env.physics.model.ptr
+        self._planning, self._physics, self._substeps = planning, env.physics, env.num_substeps // planning.coarse
+        self._model = copy.copy(env.physics.model.ptr)
+        self._model.opt.timestep *= planning.coarse
         self._data = mujoco.MjData(self._model)
         self._rollout = rollout.Rollout(nthread=0)
         self._state_kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
@@ -100,7 +103,10 @@ class PredictiveControl:
         controls = np.repeat(candidates, self._substeps, axis=1)
         start = np.broadcast_to(self._state, (len(candidates), self._state.size))
         states, sensors = self._rollout.rollout(self._model, self._data, start, controls)
-        states, sensors = states[:, self._substeps - 1 :: self._substeps], sensors[:, self._substeps - 1 :: self._substeps]
+        states, sensors = (
+            states[:, self._substeps - 1 :: self._substeps],
+            sensors[:, self._substeps - 1 :: self._substeps],
+        )
         nq, nv = self._model.nq, self._model.nv  # a state is time, positions, velocities, activations
         return Future(states[:, :, 1 : 1 + nq], states[:, :, 1 + nq : 1 + nq + nv], sensors, candidates)
 
@@ -116,14 +122,6 @@ def ramp(x: np.ndarray, start: float, full: float) -> np.ndarray:
 def bell(distance: np.ndarray, margin: float) -> np.ndarray:
     """1 at or below 0, a tenth at `margin`: the suite's Gaussian tolerance."""
     return np.exp(np.log(0.1) * (np.maximum(distance, 0.0) / margin) ** 2)
-
-
-def cartpole_swingup(future: Future) -> np.ndarray:
-    upright = (1 + np.cos(future.position[:, :, 1])) / 2
-    centred = (1 + bell(np.abs(future.position[:, :, 0]), 2.0)) / 2
-    small_control = (4 + 1 - future.actions[:, :, 0] ** 2) / 5
-    slow = (1 + bell(np.abs(future.velocity[:, :, 1]), 5.0)) / 2
-    return upright * centred * small_control * slow
 
 
 def ball_in_cup(future: Future) -> np.ndarray:
@@ -156,31 +154,15 @@ def finger_spin(future: Future) -> np.ndarray:
     return (spin >= 15.0) + 0.5 * ramp(spin, -5.0, 16.0)
 
 
-def acrobot(future: Future) -> np.ndarray:
-    upper = future.position[:, :, 0]
-    lower = upper + future.position[:, :, 1]
-    x, z = np.sin(upper) + np.sin(lower), np.cos(upper) + np.cos(lower)  # the tip, from the shoulder
-    return bell(np.hypot(x, z - 2.0) - 0.2, 1.0) + 0.05 * (z + 2.0) / 4.0
-
-
-def hopper_stand(future: Future) -> np.ndarray:
-    torso, pelvis, thigh, calf, foot = np.moveaxis(np.cumsum(future.position[:, :, 2:7], axis=2), 2, 0)  # angles
-    height = 0.0789 * np.cos(torso) + 0.05 * np.cos(torso) + 0.2 * np.cos(pelvis) + 0.33 * np.cos(thigh)
-    height += 0.32 * np.cos(calf) + 0.045 * np.sin(foot) - 0.0075 * np.sin(torso)  # torso above foot
-    small_control = (4 + 1 - (future.actions**2).mean(axis=2)) / 5
-    slow = bell(np.abs(future.velocity[:, :, 2]), 5.0)
-    return (height > 0.6) * small_control + 0.3 * ramp(height, 0.0, 0.7) + 0.1 * slow * np.cos(torso)
-
-
 PLANNING: dict[str, Planning] = {
-    "acrobot-swingup": Planning(acrobot, horizon=120, knots=10, samples=48, replan=2),
-    "ball-in-cup-catch": Planning(ball_in_cup, horizon=50, knots=6, samples=32, replan=2),
+    "ball-in-cup-catch": Planning(ball_in_cup, horizon=50, knots=6, samples=32, replan=2, coarse=2),
     "cheetah-run": Planning(cheetah, horizon=40, knots=8, samples=96),
     "finger-spin": Planning(finger_spin, horizon=30, knots=30, samples=128),
-    "hopper-stand": Planning(hopper_stand, horizon=50, knots=6, samples=48),
-    "walker-run": Planning(functools.partial(walker, 8.0), horizon=24, knots=6, samples=48),
-    "walker-stand": Planning(functools.partial(walker, 0.0), horizon=24, knots=6, samples=48, replan=2),
-    "walker-walk": Planning(functools.partial(walker, 1.0), horizon=24, knots=6, samples=48, replan=2),
+    "walker-run": Planning(functools.partial(walker, 8.0), horizon=24, knots=6, samples=48, coarse=2),
+    "walker-stand": Planning(
+        functools.partial(walker, 0.0), horizon=24, knots=6, samples=48, temperature=0.02, replan=2, coarse=2
+    ),
+    "walker-walk": Planning(functools.partial(walker, 1.0), horizon=24, knots=6, samples=48, replan=2, coarse=2),
 }
 
 EXPERTS: dict[str, MakeExpert] = {

@@ -1,0 +1,182 @@
+"""Your own loops and arrays become a dataset.
+
+    env = gato.record(gymnasium.make("CartPole-v1"), out="data/cartpole")     # then play it with whatever you have
+    gato.write_episode("data/robot", {"joints": q, "camera": frames}, torques, rewards, task="lab/robot")
+
+Each episode is durable as soon as it ends; the folder is a dataset at every moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from gato.episodes.episode import Episode
+from gato.episodes.manifest import MANIFEST
+from gato.episodes.spec import Specs, TaskSpec, check_values, flatten, specs_from_space, task_spec
+from gato.episodes.store import Dataset, DatasetWriter
+from gato.errors import SpecError, UsageError
+
+LOOSE_FILES = 64  # `write_episode` compacts after this many calls
+
+Spaces = tuple[gymnasium.Space, gymnasium.Space]  # (observation space, action space)
+
+
+def record(env: gymnasium.Env, out: Path | str, task: str | None = None, source: str = "recorded") -> RecordedEnv:
+    """Wrap an environment so that every episode played in it is added to the dataset `out`. Close it at the end.
+
+    `task` defaults to `gym/ENV-ID`. The actions are taken for demonstrations: what a good agent would do. An episode
+    that is broken off, by `reset` or by `close`, is kept with `info["broken_off"]`, if it has a step; the steps after
+    the last finished episode of a process that is killed are lost. One process records into a folder at a time.
+    """
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        fix = "wrap the environments inside it, one folder each"
+        raise UsageError("a vector environment has many episodes at once", fix=fix)
+    if task is None:
+        if env.spec is None:
+            raise UsageError("this environment has no id", fix='pass task="domain/name"')
+        task = f"gym/{env.spec.id}"
+    return RecordedEnv(env, Path(out), _checked_id(task), source)
+
+
+class RecordedEnv(gymnasium.Wrapper):
+    """What `record` returns: behaves as the environment inside."""
+
+    def __init__(self, env: gymnasium.Env, out: Path, task: str, source: str):
+        super().__init__(env)
+        self._task, self._spec = task, task_spec(env, task)
+        self._writer: DatasetWriter | None = DatasetWriter(out, task, self._spec, {"source": source})
+        self._source = source
+        self._seed: int | None = None
+        self._last: Mapping[str, Any] | None = None  # the observation to be acted on; None between episodes
+        self._steps: list[tuple[Mapping[str, Any], Mapping[str, Any], float]] = []
+        self._success: bool | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._finish(broken_off=True)
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._seed, self._success = seed, None
+        self._last = self._checked("observation", observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        before, chosen = (
+            self._last,
+            self._checked("action", action),
+        )  # copied now: worlds may change what they are given
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if before is not None:
+            self._steps.append((before, chosen, float(reward)))
+            self._last = self._checked("observation", observation)
+            if "success" in info:
+                self._success = bool(info["success"])
+            if terminated or truncated:
+                self._finish(terminated=bool(terminated))
+        return observation, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        try:
+            self._finish(broken_off=True)
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            super().close()
+
+    def _checked(self, side: str, value: Any) -> Mapping[str, Any]:
+        specs: Specs = getattr(self._spec, side)
+        return check_values(specs, flatten(value, side), f"{self._task} step {len(self._steps)} {side}")
+
+    def _finish(self, terminated: bool = False, broken_off: bool = False) -> None:
+        steps, self._steps, self._last = self._steps, [], None
+        if not steps or self._writer is None:
+            return
+        info: dict[str, Any] = {"seed": self._seed, "source": self._source, "terminated": terminated}
+        if self._success is not None:
+            info["success"] = self._success
+        if broken_off:
+            info["broken_off"] = True
+
+        def stack(specs: Specs, side: int) -> dict[str, Any]:
+            leaves = {path: [step[side][path] for step in steps] for path in specs}  # type: ignore[index]
+            return {p: leaves[p] if s.kind == "text" else np.stack(leaves[p]) for p, s in specs.items()}
+
+        rewards = np.array([reward for *_, reward in steps], np.float32)
+        seen, chosen = stack(self._spec.observation, 0), stack(self._spec.action, 1)
+        self._writer.add(Episode(self._task, seen, chosen, rewards, info=info))
+
+
+def write_episode(
+    out: Path | str,
+    observations: Any,
+    actions: Any,
+    rewards: Any,
+    task: str,
+    spec: TaskSpec | Spaces | None = None,
+    info: Mapping[str, Any] | None = None,
+    source: str = "recorded",
+) -> int:
+    """Add one episode from arrays with time first (nested dicts of them, or one; texts as a list). Returns its number.
+
+    A final observation after the last action is dropped. Without `spec` (or the two Gymnasium spaces), that of the
+    dataset `out` holds, or for a new one: floats are unbounded as observations and in [-1, 1] as actions, 8-bit
+    integers and booleans have the range of their type; anything else is a SpecError that says what to pass.
+    """
+    rewards = np.asarray(rewards, np.float32)
+    seen, done = flatten(observations, "observation"), flatten(actions, "action")
+    if seen and all(len(values) == len(rewards) + 1 for values in seen.values()):
+        seen = {path: values[:-1] for path, values in seen.items()}
+    if isinstance(spec, tuple):
+        observed, acted = spec
+        spec = TaskSpec(specs_from_space(observed, "observation", task), specs_from_space(acted, "action", task))
+    if spec is None and (Path(out) / MANIFEST).exists():
+        spec = Dataset.open(out).spec
+    if spec is None:
+        spec = TaskSpec(_infer(seen, "observation", task), _infer(done, "action", task))
+    facts = {"source": source, **(info or {})}
+    writer = DatasetWriter(out, _checked_id(task), spec, {"source": source})
+    try:
+        number = writer.add(Episode(task, seen, done, rewards, info=facts))
+    finally:
+        loose = sum(1 for _ in (Path(out) / "pending").glob("*.parquet"))
+        writer.close(compact=loose >= LOOSE_FILES)
+    return number
+
+
+def _checked_id(task: str) -> str:
+    domain, _, name = task.partition("/")
+    if not domain or not name:
+        raise UsageError(f"{task!r} is no task id", fix='name it "domain/name", such as "lab/robot"')
+    return task
+
+
+def _infer(leaves: Mapping[str, Any], side: str, task: str) -> Specs:
+    specs: Specs = {}
+    for path, values in sorted(leaves.items()):
+        place = f"{task} {side} {path}"
+        if not isinstance(values, np.ndarray) and len(values) and isinstance(values[0], str):
+            space: gymnasium.Space = gymnasium.spaces.Text(1)
+        else:
+            space = _space_of(np.asarray(values), side, place)
+        [specs[path]] = specs_from_space(space, side, place).values()
+    return specs
+
+
+def _space_of(array: np.ndarray, side: str, place: str) -> gymnasium.Space:
+    box, shape, dtype = gymnasium.spaces.Box, array.shape[1:], array.dtype
+    if dtype == np.bool_:
+        return box(0, 1, shape, np.int8)
+    if np.issubdtype(dtype, np.floating) and side == "observation":
+        return box(-np.inf, np.inf, shape, dtype.type)
+    if np.issubdtype(dtype, np.floating) and np.abs(array).max(initial=0) <= 1:
+        return box(-1, 1, shape, dtype.type)
+    if np.issubdtype(dtype, np.integer) and dtype.itemsize == 1 and side == "observation":
+        return box(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype.type)
+    what = "the bounds of these actions" if side == "action" else f"the range of these {dtype} values"
+    raise SpecError(
+        f"{what} cannot be told from one episode", where=place, fix="pass spec=(observation_space, action_space)"
+    )

@@ -1,0 +1,246 @@
+"""Collecting: the arguments alone decide what is in a dataset, whatever happened on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gato.episodes.manifest import MANIFEST
+from gato.episodes.store import Dataset, verify
+from gato.errors import DiskFullError, ExpertError, OutputExistsError, UnknownNameError, UsageError, WorldCrashError
+from gato.rollouts import CLEAN, Noise, episode_seed
+from gato.rollouts.collect import collect, dataset_folder
+from gato.worlds import Task, find, register
+from gato.worlds.dummy import counting_expert, make_faulty
+
+COUNT = find("dummy/count")
+NOISY = [CLEAN, Noise(0.1, 0.05, 4)]
+
+
+def contents(folder: Path) -> list[tuple]:
+    dataset, rows = Dataset.open(folder), []
+    for entry, episode in zip(dataset.index, dataset, strict=True):
+        executed = episode.executed and episode.executed["stick"].tolist()
+        stick, text = episode.actions["stick"].tolist(), episode.observations["text"]
+        rows.append((entry.number, entry.seed, entry.info, episode.rewards.tolist(), text, stick, executed))
+    return rows
+
+
+def same(a: Path, b: Path) -> bool:
+    return contents(a) == contents(b)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    [result] = collect(
+        [COUNT], 60, tmp_path_factory.mktemp("out"), workers=0, noise=NOISY, wide_share=0.5, progress=False
+    )
+    return result.folder
+
+
+def test_settings_come_from_the_seed(undisturbed):
+    dataset = Dataset.open(undisturbed)
+    assert [e.seed for e in dataset.index] == [episode_seed("dummy/count", i) for i in range(60)]
+    wide = [bool(e.info.get("wide")) for e in dataset.index]
+    noisy = ["noise" in e.info for e in dataset.index]
+    assert 15 < sum(wide) < 45 and 15 < sum(noisy) < 45 and wide != noisy
+    assert dataset.meta["source"] == "expert" and "gymnasium" in dataset.meta["simulators"]
+    for episode in dataset:
+        counts = episode.observations["image"][:, 0, 0, 0].astype(int)
+        assert (np.diff(counts) == 1).all() and episode.actions["button"].tolist() == (counts % 16).tolist()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_gives_the_same(undisturbed, tmp_path, workers):
+    [result] = collect([COUNT], 60, tmp_path, workers=workers, noise=NOISY, wide_share=0.5, progress=False)
+    assert same(result.folder, undisturbed) and verify(result.folder).ok
+    assert (result.held, result.added, result.failed) == (0, 60, 0)
+
+
+def test_topping_up(undisturbed, tmp_path):
+    for episodes, held in ((20, 0), (60, 20), (60, 60), (30, 60)):
+        [result] = collect([COUNT], episodes, tmp_path, workers=0, noise=NOISY, wide_share=0.5, progress=False)
+        assert (result.held, result.added) == (held, max(0, episodes - held))
+    assert same(result.folder, undisturbed)
+
+
+def test_a_complete_dataset_costs_nothing(undisturbed):
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*")}
+    began = time.monotonic()
+    collect([COUNT], 60, undisturbed.parents[1], noise=NOISY, wide_share=0.5)
+    assert time.monotonic() - began < 1 and before == {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*")}
+
+
+COLLECTOR = """
+from gato.rollouts import CLEAN, Noise
+from gato.rollouts.collect import collect
+from gato.worlds import find
+import sys
+if __name__ == "__main__":
+    noise = [CLEAN, Noise(0.1, 0.05, 4)]
+    collect([find("dummy/count")], 60, sys.argv[1], workers=2, noise=noise, wide_share=0.5, progress=False)
+"""
+
+
+def test_a_killed_collector_loses_nothing(undisturbed, tmp_path):
+    """kill -9 five times, a little later each time, then let it finish: exactly what an undisturbed run gives."""
+    folder, kills, held = dataset_folder(tmp_path, "dummy/count"), 0, 0
+    while True:
+        child = subprocess.Popen([sys.executable, "-c", COLLECTOR, str(tmp_path)])
+        pending = folder / "pending"
+        present = len(list(pending.glob("*.parquet"))) if pending.exists() else 0
+        while child.poll() is None and kills < 5:  # kill soon after it has written something more
+            if pending.exists() and len(list(pending.glob("*.parquet"))) > present:
+                time.sleep(0.05 * kills)
+                child.send_signal(signal.SIGKILL)
+                kills += 1
+        child.wait()
+        if (folder / MANIFEST).exists():
+            now = len(Dataset.open(folder))
+            assert now >= held, "an episode was lost"
+            held = now
+        if child.returncode == 0:
+            break
+    assert kills >= 2 and same(folder, undisturbed) and verify(folder).ok
+    assert not list((folder / "pending").iterdir())
+
+
+# -- experts and worlds that fail -------------------------------------------------------------------------------------
+
+
+def moody(env, seed):
+    """An expert that cannot play every third seed, and crashes on some of them in its own way."""
+    if seed % 3 == 0:
+        raise ExpertError("no way out")
+    return (lambda o, i: 1 // 0) if seed % 3 == 1 and seed % 2 else counting_expert(env, seed)
+
+
+def hopeless(env, seed):
+    raise ExpertError("never")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_seeds_the_expert_cannot_play_are_replaced(tmp_path, workers):
+    [result] = collect([COUNT], 25, tmp_path, workers=workers, policy=moody, progress=False)
+    seeds = [episode_seed("dummy/count", i) for i in range(200)]
+    fine = [i for i, s in enumerate(seeds) if s % 3 and not (s % 3 == 1 and s % 2)]
+    dataset = Dataset.open(result.folder)
+    assert [e.number for e in dataset.index] == fine[:25]
+    assert sorted(dataset.failed) == [i for i in range(fine[24]) if i not in fine] and result.failed == len(
+        dataset.failed
+    )
+    assert any("no way out" in why for why in result.reasons) and any("ZeroDivision" in why for why in result.reasons)
+    [again] = collect([COUNT], 30, tmp_path, workers=0, policy=moody, progress=False)
+    assert [e.number for e in Dataset.open(again.folder).index] == fine[:30]
+    assert again.failed == fine[29] - fine[24] - 5  # those known to fail were not tried again
+
+
+def test_an_expert_that_always_fails(tmp_path):
+    with pytest.raises(ExpertError, match="failed in 50 of 50 episodes, mostly so: expert: never"):
+        collect([COUNT], 25, tmp_path, workers=0, policy=hopeless, progress=False)
+
+
+def test_a_seed_that_kills_its_worker_is_replaced(tmp_path):
+    bad = episode_seed("dummy/deadly", 2)
+    task = register(Task("dummy/deadly", make_faulty("exit", at=2, seeds=(bad,)), counting_expert, max_steps=40))
+    [result] = collect([task], 5, tmp_path, workers=2, progress=False)
+    assert [e.number for e in Dataset.open(result.folder).index] == [0, 1, 3, 4, 5] and result.failed == 1
+
+
+def test_a_world_that_always_crashes(tmp_path):
+    task = register(Task("dummy/broken", make_faulty("raise-step", at=1), counting_expert, max_steps=40))
+    with pytest.raises(WorldCrashError, match="dummy/broken"):
+        collect([task], 5, tmp_path, workers=1, progress=False)
+
+
+# -- other ways -------------------------------------------------------------------------------------------------------
+
+
+def test_random_play_and_short_recordings(tmp_path):
+    [result] = collect([COUNT], 8, tmp_path, workers=0, policy="random", max_steps=7, progress=False)
+    dataset = Dataset.open(result.folder)
+    assert dataset.meta["source"] == "random" and dataset.lengths.tolist() == [7] * 8
+    with pytest.raises(OutputExistsError, match="random"):
+        collect([COUNT], 9, tmp_path, workers=0, progress=False)
+
+
+def test_an_expert_by_name(tmp_path):
+    [result] = collect([COUNT], 2, tmp_path, workers=1, policy="gato.worlds.dummy:counting_expert", progress=False)
+    assert Dataset.open(result.folder).meta["source"] == "gato.worlds.dummy:counting_expert"
+    for wrong in ("nowhere:expert", "gato.worlds.dummy:nobody", "expret"):
+        with pytest.raises(UnknownNameError):
+            collect([COUNT], 2, tmp_path / "x", policy=wrong)
+    with pytest.raises(UsageError):
+        collect([COUNT], 0, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_another_task_in_the_folder(undisturbed, tmp_path):
+    other = register(Task("dummy/other", make_faulty("nan", at=10**6), counting_expert, max_steps=40))
+    collect([COUNT], 2, tmp_path, workers=0, progress=False)
+    (tmp_path / "dummy" / "count").rename(tmp_path / "dummy" / "other")
+    with pytest.raises(OutputExistsError, match=r"dummy/count, not dummy/other"):
+        collect([other], 5, tmp_path, workers=0, progress=False)
+
+
+def test_seconds_stops_and_keeps(tmp_path):
+    [result] = collect([COUNT], 10_000, tmp_path, workers=1, seconds=0.5, progress=False)
+    assert 0 < result.episodes < 10_000 and len(Dataset.open(result.folder)) == result.episodes
+    assert verify(result.folder).ok
+
+
+def test_lines_where_there_is_no_terminal(tmp_path, capfd):
+    collect([COUNT], 3, tmp_path, workers=0)
+    out, err = capfd.readouterr()
+    assert not out and "dummy/count: 3 episodes (+3" in " ".join(err.split())
+
+
+LIMITED = """
+import resource, sys
+from gato.rollouts.collect import collect
+from gato.errors import DiskFullError
+from gato.worlds import find
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    collect([find("dummy/count")], 40, sys.argv[1], workers=0, progress=False)
+except DiskFullError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_a_limit_on_file_sizes(tmp_path):
+    """Small pending files fit, the shard they are to be folded into does not: all of them stay."""
+    run = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 6 and "disk-full" in run.stdout and "bytes needed" in run.stdout, run.stderr
+    folder = dataset_folder(tmp_path, "dummy/count")
+    assert len(Dataset.open(folder)) == 40 and verify(folder).ok
+    assert not [p for p in folder.rglob("*") if ".tmp-" in p.name]
+    [result] = collect([COUNT], 41, tmp_path, workers=0, progress=False)  # room again: it goes on
+    assert (result.held, result.added) == (40, 1) and verify(folder).ok
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "none", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk(tiny_disk):
+    with pytest.raises(DiskFullError, match=r"the disk is full: .* bytes needed") as caught:
+        collect([COUNT], 500, tiny_disk, workers=0, progress=False)
+    assert str(tiny_disk) in caught.value.where and caught.value.exit_code == 6
+    folder = dataset_folder(tiny_disk, "dummy/count")
+    held = len(Dataset.open(folder))
+    assert held > 5 and verify(folder).ok
+    assert os.statvfs(tiny_disk).f_bavail * 4096 < 40_000
