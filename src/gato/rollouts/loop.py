@@ -242,8 +242,9 @@ def rollout(
         observations = {i: p.observation for i, p in playing.items()}
         actions = policy.act(observations, {i: p.info for i, p in playing.items()})
         for i, p in playing.items():
-            executed = p.disturb(actions[i])
-            p.actions.append(actions[i])
+            action = unflatten(flatten(actions[i], "action"), p.space, "action")
+            executed = p.disturb(action)
+            p.actions.append(action)
             p.executed.append(executed)
             slots[i].step(executed)
         finished = []

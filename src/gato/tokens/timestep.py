@@ -122,7 +122,11 @@ class TimestepCodec:
     def encode_observation(self, observation: Mapping[str, Any], table: images.PatchTable | None = None) -> Tokens:
         """Observation and separator of one timestep, from checked flat leaves: what the agent reads before it acts."""
         leaves = {k: [v] if self.spec.observation[k].kind == "text" else np.asarray(v)[None] for k, v in observation.items()}
-        return self._assemble(leaves, None, 1, table)
+        return self.encode_observations(leaves, 1, table)
+
+    def encode_observations(self, leaves: Mapping[str, Any], count: int, table: images.PatchTable | None = None) -> Tokens:
+        """The same for many at once: leaves with `count` first, `steps` of the result numbers them."""
+        return self._assemble(leaves, None, count, table)
 
     def _assemble(self, observations, actions, steps: int, table: images.PatchTable | None) -> Tokens:
         table = images.PatchTable() if table is None else table

@@ -169,8 +169,8 @@ class BabyAI(gymnasium.Env):
         if f"BabyAI-{level}" not in gymnasium.registry:
             gymnasium.register_envs(minigrid)
         self.render_mode = "rgb_array" if render else None
-        made = gymnasium.make(f"BabyAI-{level}", disable_env_checker=True, render_mode=self.render_mode)
-        self.simulator: Any = made.unwrapped  # without the wrappers: they cost, and the adapter has their duties
+        made: Any = gymnasium.make(f"BabyAI-{level}", disable_env_checker=True, render_mode=self.render_mode)
+        self.simulator = made.unwrapped  # without the wrappers: they cost, and the adapter has their duties
         self.simulator.gen_obs = lambda: None  # `look` does it; in a step the simulator's own would be thrown away
         self.last_action: int | None = None
         self.observation_space = gymnasium.spaces.Dict(
@@ -180,7 +180,9 @@ class BabyAI(gymnasium.Env):
         )
         self.action_space = gymnasium.spaces.Discrete(NUM_ACTIONS)
 
-    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
         with contextlib.redirect_stdout(None):  # minigrid prints every level that it draws and rejects
             self.simulator.reset(seed=seed)
@@ -189,7 +191,7 @@ class BabyAI(gymnasium.Env):
         self.last_action = None
         return self._observe(), {"success": False}
 
-    def step(self, action):
+    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         self.last_action = int(action)
         _, reward, terminated, truncated, _ = self.simulator.step(self.last_action)
         return self._observe(), float(reward), terminated, truncated, {"success": bool(reward > 0)}
@@ -280,7 +282,7 @@ class _Plan(list):
 
     pushes = 0
 
-    def append(self, subgoal) -> None:
+    def append(self, subgoal: Any) -> None:
         self.pushes += 1
         if self.pushes > MAX_PLANS:
             raise _NoPlanError(f"{MAX_PLANS} subgoals in one decision")
@@ -309,7 +311,7 @@ def _bot_class():
             super().__init__(simulator)
             if seen is not None:
                 self.vis_mask |= seen
-            self.stack = _Plan(self.stack)
+            self.stack: _Plan = _Plan(self.stack)
             self._process_obs()
             self._remember_current_state()
             boxes = [cell for cell in simulator.grid.grid if cell is not None and cell.type == "box"]
@@ -332,18 +334,18 @@ def _bot_class():
                 raise _NoPlanError("the bot believes the mission accomplished")
             return action
 
-        def _process_instr(self, instr):
-            if isinstance(instr, SeqInstr):
-                if instr.a_done == "success":
-                    return self._process_instr(instr.instr_b)
-                if instr.b_done == "success":
-                    return self._process_instr(instr.instr_a)
+        def _process_instr(self, instr: Any) -> None:
+            sequence = isinstance(instr, SeqInstr)
+            if sequence and instr.a_done == "success":
+                return self._process_instr(instr.instr_b)
+            if sequence and instr.b_done == "success":
+                return self._process_instr(instr.instr_a)
             super()._process_instr(instr)
-            if self._uses(instr, self.mission.carrying):
+            if instr is self.mission.instrs and self._uses(instr, self.mission.carrying):
                 del self.stack[-2:]  # going to it and picking it up
 
         @staticmethod
-        def _uses(instr, carried) -> bool:
+        def _uses(instr: Any, carried: Any) -> bool:
             """Whether this is the object to be put next to another."""
             return isinstance(instr, PutNextInstr) and any(carried is thing for thing in instr.desc_move.obj_set)
 

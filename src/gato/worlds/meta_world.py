@@ -24,7 +24,7 @@ import gymnasium
 import numpy as np
 
 from gato.errors import WorldError
-from gato.worlds import Task
+from gato.worlds import Policy, Task
 
 MAX_STEPS = 500
 MAX_WIDE_STEPS = 25  # a step moves the hand by at most a centimetre along each axis
@@ -84,14 +84,15 @@ class MetaWorld(gymnasium.Env):
         self.simulator._partially_observable = False
         del self.simulator.sawyer_observation_space
         bounds = self.simulator.sawyer_observation_space
-        self.observation_space = gymnasium.spaces.Box(
-            bounds.low.astype(np.float32), bounds.high.astype(np.float32), dtype=np.float32
-        )
+        self._low, self._high = bounds.low.astype(np.float32), bounds.high.astype(np.float32)
+        self.observation_space = gymnasium.spaces.Box(self._low, self._high, dtype=np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.render_mode = "rgb_array" if render else None
         self._camera = _Camera(self.simulator.model, where=f"meta-world/{name}") if render else None
 
-    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         layout = int(self.np_random.integers(2**31))
         observation = self._lay_out(layout)
@@ -104,7 +105,7 @@ class MetaWorld(gymnasium.Env):
             observation = observation if steps == 0 else moved
         return self._observed(observation), {"success": False}
 
-    def step(self, action):
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         seen, reward, _, truncated, info = self.simulator.step(np.asarray(action, np.float32))
         success = bool(info["success"])
         return self._observed(seen), float(reward), success, bool(truncated) and not success, {"success": success}
@@ -136,16 +137,17 @@ class MetaWorld(gymnasium.Env):
 
     def _observed(self, observation: np.ndarray) -> np.ndarray:
         # A reset does not clip as a step does; the hand can begin a hair outside of its bounds.
-        return np.clip(observation.astype(np.float32), self.observation_space.low, self.observation_space.high)
+        return np.clip(observation.astype(np.float32), self._low, self._high)
 
 
-def scripted_policy(env: MetaWorld, seed: int = 0):
+def scripted_policy(env: MetaWorld, seed: int = 0) -> Policy:
     """The package's policy for this task, clipped to the action space."""
     from metaworld.policies import ENV_POLICY_MAP
 
     # It asks for more than the arm can do at almost every step, and warns each time.
     warnings.filterwarnings("ignore", message="Constant.s. may be too high")
-    script = ENV_POLICY_MAP[f"{env.name}-v3"]()
+    script_class: Any = ENV_POLICY_MAP[f"{env.name}-v3"]
+    script = script_class()
 
     def act(observation: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
         action = np.clip(script.get_action(np.asarray(observation, np.float64)), -1, 1).astype(np.float32)
@@ -174,7 +176,8 @@ class _Camera:
         model.vis.quality.shadowsize = 0
         self._viewport = mujoco.MjrRect(0, 0, FRAME, FRAME)
         self._view = mujoco.MjvCamera()
-        self._view.lookat, self._view.distance, self._view.azimuth, self._view.elevation = (0, 0.6, 0.15), 1.15, 150, -28
+        self._view.lookat, self._view.distance = (0, 0.6, 0.15), 1.15  # metres
+        self._view.azimuth, self._view.elevation = 150, -28  # degrees
         self._option = mujoco.MjvOption()
         self._scene = mujoco.MjvScene(model, maxgeom=2000)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):

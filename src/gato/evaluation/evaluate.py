@@ -1,0 +1,266 @@
+"""Bundle and tasks become scores: closed loop, on seeds that training never saw, films beside the numbers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gato.episodes import Episode
+from gato.errors import GatoError
+from gato.evaluation.animation import animate, plot_episode
+from gato.evaluation.language import bits_per_byte, caption_scores
+from gato.evaluation.scores import TaskScores, expert_normalised, results, write_results
+from gato.policy import Agent
+from gato.rollouts import LocalSlot, Unit, episode_seed, rollout
+from gato.rollouts.pool import WorkerPool
+from gato.sequences import Segment, TokenStore, collate
+from gato.worlds import Task
+
+SLOTS = 20  # episodes of one task played side by side
+FILM_STEPS = 400
+
+
+def evaluate(
+    agent: Agent,
+    tasks: Sequence[Task],
+    episodes: int,
+    out: Path,
+    *,
+    workers: int = 2,
+    seed: int = 0,
+    film: bool = True,
+    language: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    protocol: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Play `episodes` of every task and write out/results.json and out/media/; returns the results.
+
+    `seed` shifts the block of evaluation seeds. `language` is what `evaluate_language` returned, if anything.
+    """
+    out = Path(out)
+    (out / "media").mkdir(parents=True, exist_ok=True)
+    scored, films, notes = [], [], []
+    began = time.perf_counter()
+    with WorkerPool(workers) as pool, _Progress(progress, len(tasks) * episodes) as shown:
+        for task in tasks:
+            scores, best = evaluate_task(agent, task, episodes, pool, seed, shown)
+            scored.append(scores)
+            if film:
+                entry, note = film_task(agent, task, best, scores, out / "media")
+                films.append(entry)
+                notes += [note] if note and note not in notes else []
+    record = results(
+        {**_protocol(agent, episodes, seed, time.perf_counter() - began), **(protocol or {}), "notes": notes},
+        scored,
+        dict(language) if language else None,
+    )
+    (out / "media" / "index.json").write_text(json.dumps(films, indent=1))
+    write_results(record, out / "results.json")
+    return record
+
+
+def evaluate_task(
+    agent: Agent, task: Task, episodes: int, pool: WorkerPool, seed: int = 0, shown: _Progress | None = None
+) -> tuple[TaskScores, Episode | None]:
+    """Scores of one task, and its median episode for a film."""
+    units = [Unit(task.id, episode_seed(task.id, seed * 100_000 + i, "evaluation")) for i in range(episodes)]
+    policy = agent.policy(task.id, min(SLOTS, episodes))
+    began, played = time.perf_counter(), []
+    for episode in rollout(units, pool.slots(min(SLOTS, episodes)), policy):
+        played.append(episode)
+        if shown:
+            shown.advance(task.id)
+    seconds = time.perf_counter() - began
+    played.sort(key=lambda e: [u.seed for u in units].index(e.info["seed"]))  # in the order of the units, not of their ends
+    values = [_score(task, e) for e in played]
+    steps = sum(map(len, played))
+    reference = task.references
+    facts = {
+        "environment_steps": steps, "seconds": round(seconds, 2), "steps_per_second": round(steps / seconds, 1),
+        "legal_mass": round(policy.legal_mass or 0.0, 4), "mean_return": float(np.mean([e.total_return for e in played])),
+    }  # fmt: skip
+    scores = TaskScores(
+        task.id, values, reference["random"].mean if "random" in reference else None,
+        reference["expert"].mean if "expert" in reference else None, task.score, facts,
+    )  # fmt: skip
+    middle = played[int(np.argsort(values, kind="stable")[len(values) // 2])] if played else None
+    return scores, middle
+
+
+def _score(task: Task, episode: Episode) -> float:
+    return float(bool(episode.success)) if task.score == "success" else episode.total_return
+
+
+def film_task(agent: Agent, task: Task, episode: Episode | None, scores: TaskScores, media: Path) -> tuple[dict[str, Any], str]:
+    """The agent's median episode again, with pictures; without a GL library, a plot of its state. (index entry, note)."""
+    name = task.id.replace("/", "--")
+    percent = expert_normalised(float(np.mean(scores.episodes)), scores.random, scores.expert)
+    assert episode is not None
+    entry = {"task": task.id, "return": episode.total_return, "expert_normalised": percent, "caption": f"{len(episode)} steps"}
+    try:
+        env = task.make(render=True)
+    except GatoError as error:
+        (media / f"{name}.png").write_bytes(plot_episode(episode.observations, episode.rewards))
+        return {**entry, "file": f"{name}.png"}, f"{task.domain}: state plots in place of films, {error.what} {error.fix}"
+    try:
+        frames = play(agent, task, env, episode.info["seed"], FILM_STEPS)
+    finally:
+        env.close()
+    (media / f"{name}.webp").write_bytes(animate(frames))
+    return {**entry, "file": f"{name}.webp"}, ""
+
+
+def play(agent: Agent, task: Task, env: Any, seed: int, max_steps: int) -> np.ndarray:
+    """One episode, rendered: uint8 (T, H, W, 3)."""
+    frames: list[np.ndarray] = []
+    slot = _FilmedSlot(env, frames)
+    for _ in rollout([Unit(task.id, seed, max_steps=max_steps)], [slot], agent.policy(task.id, 1)):
+        pass
+    return np.stack(frames)
+
+
+class _FilmedSlot(LocalSlot):
+    """A local slot that keeps a frame of every step."""
+
+    def __init__(self, env: Any, frames: list[np.ndarray]):
+        super().__init__()
+        self.env, self._frames = env, frames
+
+    def reset(self, unit: Unit) -> None:
+        self._envs[unit.task] = self.env  # type: ignore[assignment]
+        super().reset(unit)
+        self._frames.append(np.asarray(self.env.render()))  # type: ignore[union-attr]
+
+    def step(self, action: Any) -> None:
+        super().step(action)
+        self._frames.append(np.asarray(self.env.render()))  # type: ignore[union-attr]
+
+
+# -- language ---------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def text_bits(agent: Agent, documents: Sequence[Episode], window: int) -> float:
+    """Bits that the network needs for whole documents: windows of `window` tokens, each scored on its second half (the
+    first window on all of it), so that every token but a document's first is predicted once with context.
+
+    A document's first token, which nothing predicts, is charged as uniform over the text vocabulary.
+    """
+    bundle = agent.bundle
+    task = next(t for t, c in bundle.tasks.items() if set(c.spec.observation) == {"text"})
+    store = TokenStore.build(task, bundle.codec(task), documents)
+    bits = 0.0
+    for e in range(store.num_episodes):
+        first, last = int(store.starts[store.episodes[e]]), int(store.starts[store.episodes[e + 1]])
+        bits += float(np.log2(bundle.config.vocabulary_size))
+        segments, at = [], first
+        while True:
+            end = min(at + window, last)
+            masked = 0 if at == first else window // 2
+            segments.append(Segment(0, ((at, end),), masked))
+            if end == last:
+                break
+            at += window - window // 2
+        for i in range(0, len(segments), 16):
+            batch = collate(segments[i : i + 16], [store])
+            log_p = torch.log_softmax(bundle.model(batch).float(), -1)
+            bits -= float(log_p.gather(1, batch.targets[:, None]).sum()) / float(np.log(2))
+    return bits
+
+
+def evaluate_language(
+    agent: Agent, captions: Sequence[Episode], documents: Sequence[Episode], media: Path, *, window: int, baseline: float | None = None, prompt: str = ""
+) -> dict[str, Any]:
+    """Captions of held-out scenes and bits per byte of held-out text, with samples for the report."""
+    from gato.evaluation.animation import picture
+
+    media.mkdir(parents=True, exist_ok=True)
+    out: dict[str, Any] = {}
+    samples: list[dict[str, Any]] = []
+    if captions:
+        truth = [e.observations["text"][0] for e in captions]
+        said: list[str] = []
+        for i in range(0, len(captions), 50):
+            said += agent.captions([e.observations["image"][0] for e in captions[i : i + 50]])
+        scored = caption_scores(list(zip(said, truth, strict=True)))
+        out |= {"caption_exact": scored["exact_match"], "captions": scored["captions"]}
+        for i in range(min(8, len(captions))):
+            (media / f"scene-{i}.png").write_bytes(picture(captions[i].observations["image"][0]))
+            samples.append({"image": f"scene-{i}.png", "predicted": said[i], "true": truth[i]})
+    if documents:
+        texts = [e.observations["text"][0] for e in documents]
+        out["bits_per_byte"] = bits_per_byte(text_bits(agent, documents, window), texts)
+        if baseline is not None:
+            out["trigram_bits_per_byte"] = baseline
+        prompt = prompt or texts[0][:120]
+        samples.append({"prompt": prompt, "continuation": agent.chat(prompt, max_tokens=80)})
+    return {**out, "samples": samples}
+
+
+# -- protocol and progress --------------------------------------------------------------------------------------------
+
+
+def _protocol(agent: Agent, episodes: int, seed: int, seconds: float) -> dict[str, Any]:
+    versions = {}
+    for package in ("gato-agent", "torch", "numpy", "gymnasium", "minigrid", "metaworld", "dm-control", "mujoco", "ale-py"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    card = agent.bundle.card
+    return {
+        "episodes_per_task": episodes, "seeds": f"evaluation block {seed}: disjoint from every training seed", "acting": agent.bundle.acting,
+        "parameters": agent.bundle.model.num_parameters, "training_tokens": card.get("tokens"), "training_seconds": card.get("seconds"),
+        "training_steps": card.get("steps"), "evaluation_seconds": round(seconds, 1), "versions": versions,
+        "processor": _processor(), "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {torch.get_num_threads()} threads"
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+class _Progress:
+    """A bar with rate and time left on a terminal, a plain line per task otherwise."""
+
+    def __init__(self, on: bool, total: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._plain = on and not console.is_terminal
+        self._last, self._console = "", console
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            console=console, disable=not on or self._plain,
+        )  # fmt: skip
+        self._id = self._bar.add_task("evaluate", total=total)
+
+    def __enter__(self) -> _Progress:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._bar.__exit__(*exc)
+
+    def advance(self, name: str) -> None:
+        self._bar.update(self._id, advance=1, description=name)
+        if self._plain and name != self._last:
+            self._console.print(f"evaluate {name}")
+            self._last = name
+
+

@@ -1,0 +1,168 @@
+"""Agent: a bundle that acts, captions and continues text. Session: one episode of one task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gato.errors import ObservationError, UnknownNameError
+from gato.model.bundle import Bundle
+from gato.model.cache import RingCache
+from gato.policy.batch import AgentPolicy, _rows, feed
+from gato.tokens import TimestepCodec, Tokens
+from gato.worlds import find
+
+
+def load(path: Path | str, device: str = "cpu") -> Agent:
+    """The agent of a bundle folder (or of a run that holds one). Raises CheckpointMissingError and its siblings."""
+    path = Path(path)
+    return Agent(Bundle.load(path / "bundle" if not (path / "MANIFEST.json").exists() and (path / "bundle").is_dir() else path, device))
+
+
+class Session:
+    """One slot of a batch: the context of one episode."""
+
+    def __init__(self, agent: Agent, task: str, seed: int = 0, acting: Mapping[str, Any] | None = None):
+        self._policy = AgentPolicy(agent.bundle, task, 1, acting=acting)
+        self._task, self._seed = task, seed
+        self.reset()
+
+    def reset(self, seed: int | None = None) -> None:
+        """Begin a new episode."""
+        self._seed = self._seed if seed is None else seed
+        self._policy.reset(0, self._seed)
+
+    def act(self, observation: Any) -> Any:
+        """The next action, in the form the environment takes. Raises ObservationError."""
+        return nest(self._policy.act({0: observation})[0])
+
+
+class Agent:
+    """Everything most people need: `session`, `act`, `caption`, `chat`."""
+
+    def __init__(self, bundle: Bundle):
+        self.bundle = bundle
+        self._sessions: dict[str, Session] = {}
+
+    @property
+    def tasks(self) -> list[str]:
+        """The control tasks it was trained on."""
+        return [task for task, card in self.bundle.tasks.items() if card.spec.action]
+
+    def __repr__(self) -> str:
+        return f"Agent({self.bundle.model.num_parameters:,} parameters, {len(self.tasks)} control tasks)"
+
+    def session(self, task: str, seed: int = 0, **acting: Any) -> Session:
+        """A session of one of its tasks; `discrete=`, `continuous=`, `temperature=` override how the bundle acts."""
+        return Session(self, task, seed, acting)
+
+    def policy(self, task: str, slots: int, **acting: Any) -> AgentPolicy:
+        """A batch policy for `gato.rollouts.rollout`."""
+        return AgentPolicy(self.bundle, task, slots, acting=acting)
+
+    def act(self, observation: Any, task: str) -> Any:
+        """One action of a session kept per task; `session` gives the control over when it begins."""
+        if task not in self._sessions:
+            self._sessions[task] = self.session(task)
+        return self._sessions[task].act(observation)
+
+    # -- language and vision --------------------------------------------------------------------------------------------
+
+    def caption(self, image: Any, max_tokens: int = 48, temperature: float = 0.0) -> str:
+        """What is in a picture: a path, a PIL image, or uint8 (height, width, 3)."""
+        return self.captions([image], max_tokens, temperature)[0]
+
+    def captions(self, images: Sequence[Any], max_tokens: int = 48, temperature: float = 0.0) -> list[str]:
+        """Captions of many pictures at once; each is resized to the size the bundle was trained on."""
+        task = next((t for t, c in self.bundle.tasks.items() if not c.spec.action and "image" in c.spec.observation), None)
+        if task is None:
+            raise UnknownNameError("this bundle was not trained on captions", fix="a recipe with a captions dataset")
+        height, width, _ = self.bundle.tasks[task].spec.observation["image"].shape
+        frames = np.stack([_picture(image, height, width) for image in images])
+        codec = self.bundle.codec(task)
+        tokens = codec.encode_observations({"image": frames, "text": [""] * len(frames)}, len(frames))
+        return self._generate(codec, tokens, max_tokens, temperature)
+
+    def chat(self, text: str, max_tokens: int = 64, temperature: float = 0.7, seed: int = 0) -> str:
+        """The agent's continuation of a text."""
+        task = next((t for t, c in self.bundle.tasks.items() if set(c.spec.observation) == {"text"}), None)
+        if task is None:
+            raise UnknownNameError("this bundle was not trained on text", fix="a recipe with a text dataset")
+        codec = self.bundle.codec(task)
+        return self._generate(codec, codec.encode_observations({"text": [text]}, 1), max_tokens, temperature, seed)[0]
+
+    @torch.inference_mode()
+    def _generate(self, codec: TimestepCodec, tokens: Tokens, max_tokens: int, temperature: float, seed: int = 0) -> list[str]:
+        """Continue each row (its end mark taken off) until an end mark of its own."""
+        starts = tokens.starts()
+        count = len(starts) - 1
+        window = self.bundle.config.token_sequence_length
+        rows = [_rows(tokens, max(int(starts[r]), int(starts[r + 1]) - 1 - window), int(starts[r + 1]) - 1, time=0) for r in range(count)]
+        longest = max(len(row["ids"]) for row in rows)
+        if not longest:
+            raise ObservationError("nothing to continue", fix="give at least one character")
+        cache = RingCache(self.bundle.config, count, window, most_new=max(longest, 1), device=next(self.bundle.model.parameters()).device)
+        slots = list(range(count))
+        hidden = feed(self.bundle, cache, slots, rows, tokens)
+        h = hidden[torch.arange(count), torch.tensor([len(row["ids"]) - 1 for row in rows])]
+        rng = np.random.default_rng(seed)
+        eos, size = self.bundle.tokenizer.eos_id, self.bundle.config.vocabulary_size
+        out: list[list[int]] = [[] for _ in slots]
+        alive = np.ones(count, bool)
+        for _ in range(max_tokens):
+            logits = self.bundle.model.logits(h)[:, :size].float()
+            if temperature <= 0:
+                ids = logits.argmax(-1).cpu().numpy()
+            else:
+                p = torch.softmax(logits / temperature, -1).double().cpu().numpy()
+                cumulative = np.cumsum(p, axis=1)
+                ids = np.minimum((cumulative <= rng.random((count, 1)) * cumulative[:, -1:]).sum(1), size - 1)
+            alive &= ids != eos
+            if not alive.any():
+                break
+            for r in np.flatnonzero(alive):
+                out[r].append(int(ids[r]))
+            h = feed(self.bundle, cache, slots, [_text_row(int(i)) for i in ids], tokens)[:, 0]
+        return [self.bundle.tokenizer.decode(np.asarray(ids, np.int32)) for ids in out]
+
+
+def _text_row(token: int) -> dict[str, np.ndarray]:
+    return {
+        "ids": np.array([token]), "kinds": np.array([0]), "positions": np.array([-1]), "patches": np.array([-1]),
+        "boxes": np.zeros((1, 4), np.uint8), "times": np.array([0]), "blank": np.array([False]),
+    }  # fmt: skip
+
+
+def _picture(image: Any, height: int, width: int) -> np.ndarray:
+    if isinstance(image, str | Path):
+        from gato.corpora.images import read_image
+
+        return read_image(Path(image), (height, width))
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+    picture = picture.convert("RGB")
+    return np.asarray(picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def nest(flat: Mapping[str, Any]) -> Any:
+    """{path: leaf} → what an environment takes: the leaf itself if it is alone, else nested dicts."""
+    if set(flat) == {"action"}:
+        value = flat["action"]
+        return value.item() if value.shape == () else value
+    out: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        inner = out
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[name] = value.item() if value.shape == () else value
+    return out
+
+
+def installed(agent: Agent) -> list[str]:
+    """Those of its tasks whose simulator is here."""
+    return [task for task in agent.tasks if find(task).installed]
