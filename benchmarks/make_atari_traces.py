@@ -22,8 +22,8 @@ from gato.rollouts.loop import CLEAN, ExpertPolicy, LocalSlot, Noise, RandomPoli
 from gato.worlds import find
 from gato.worlds.traces import installed_versions, read_traces, record, trace_path, write_traces
 
-NOISE = Noise(scale=0.02, burst=0.01, burst_steps=8)
-CLEAN_EVERY = 4
+NOISE = Noise(scale=0.05, burst=0.01, burst_steps=6)
+CLEAN_EVERY = 8
 RANDOM_EPISODES = 20
 
 

@@ -1,10 +1,10 @@
 """Gato: one transformer, one set of weights, that acts, captions and talks, learned by imitation from tokens.
 
-    import gato
+import gato
 
-    agent = gato.load("runs/demo/bundle")
-    session = agent.session("babyai/go-to-local")
-    action = session.act(observation)
+agent = gato.load("runs/demo/bundle")
+session = agent.session("babyai/go-to-local")
+action = session.act(observation)
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _WHERE = {
     "Task": "gato.worlds", "register": "gato.worlds", "find": "gato.worlds",
     "GatoError": "gato.errors",
 }  # fmt: skip
-__all__ = ["__version__", *_WHERE]
+__all__ = [
+    "Agent", "Bundle", "Episode", "Gato", "GatoConfig", "GatoError", "Recipe", "Session", "Spec", "Task", "TaskSpec",
+    "__version__", "find", "load", "record", "register", "write_episode",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from gato.episodes import Episode, Spec, TaskSpec

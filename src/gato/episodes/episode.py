@@ -58,7 +58,9 @@ class Episode:
         where = where or self.task
         self.rewards = np.asarray(self.rewards, np.float32)
         if self.rewards.ndim != 1 or not len(self.rewards):
-            raise EpisodeError(f"rewards of shape {self.rewards.shape}; an episode needs at least one step", where=where)
+            raise EpisodeError(
+                f"rewards of shape {self.rewards.shape}; an episode needs at least one step", where=where
+            )
         if not np.isfinite(self.rewards).all():
             raise EpisodeError(f"reward is not finite at step {int(np.argmin(np.isfinite(self.rewards)))}", where=where)
         self.observations = _check_leaves(spec.observation, self.observations, len(self), f"{where} observation")

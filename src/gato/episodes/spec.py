@@ -10,6 +10,7 @@ MultiBinary, integer Boxes) are stored as they come and tokenised as index minus
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ class Spec:
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds as float64 arrays of length `size`."""
+        return self._bounds
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         low, high = (np.broadcast_to(np.asarray(b, np.float64), (self.size,)) for b in (self.low, self.high))
         return low, high
 
@@ -89,11 +94,15 @@ class TaskSpec:
     action: Specs
 
     def to_json(self) -> dict[str, Any]:
-        return {side: {path: s.to_json() for path, s in getattr(self, side).items()} for side in ("observation", "action")}
+        return {
+            side: {path: s.to_json() for path, s in getattr(self, side).items()} for side in ("observation", "action")
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> TaskSpec:
-        sides = [{path: Spec.from_json(s) for path, s in sorted(record[side].items())} for side in ("observation", "action")]
+        sides = [
+            {path: Spec.from_json(s) for path, s in sorted(record[side].items())} for side in ("observation", "action")
+        ]
         return cls(*sides)
 
 
@@ -106,7 +115,8 @@ def specs_from_space(space: gymnasium.Space, root: str, where: str = "") -> Spec
 def task_spec(env: gymnasium.Env, where: str = "") -> TaskSpec:
     """The spec of an environment. An action space without bounds is a SpecError that says what to pass."""
     spec = TaskSpec(
-        specs_from_space(env.observation_space, "observation", where), specs_from_space(env.action_space, "action", where)
+        specs_from_space(env.observation_space, "observation", where),
+        specs_from_space(env.action_space, "action", where),
     )
     for path, leaf in spec.action.items():
         if leaf.kind in ("image", "text"):
@@ -251,7 +261,9 @@ def check_value(spec: Spec, value: Any, where: str) -> np.ndarray | str:
             outside = (flat < low) | (flat > high)
             if outside.any():
                 i = int(np.argmax(outside))
-                raise ObservationError(f"value {flat[i]} at element {i}, outside {low[i]:.0f}…{high[i]:.0f}", where=where)
+                raise ObservationError(
+                    f"value {flat[i]} at element {i}, outside {low[i]:.0f}…{high[i]:.0f}", where=where
+                )
     return np.array(array, dtype=spec.dtype, order="C")  # a copy: worlds may reuse their buffers
 
 

@@ -79,7 +79,9 @@ def evaluate_task(
         if shown:
             shown.advance(task.id)
     seconds = time.perf_counter() - began
-    played.sort(key=lambda e: [u.seed for u in units].index(e.info["seed"]))  # in the order of the units, not of their ends
+    played.sort(
+        key=lambda e: [u.seed for u in units].index(e.info["seed"])
+    )  # in the order of the units, not of their ends
     values = [_score(task, e) for e in played]
     steps = sum(map(len, played))
     reference = task.references
@@ -99,17 +101,27 @@ def _score(task: Task, episode: Episode) -> float:
     return float(bool(episode.success)) if task.score == "success" else episode.total_return
 
 
-def film_task(agent: Agent, task: Task, episode: Episode | None, scores: TaskScores, media: Path) -> tuple[dict[str, Any], str]:
+def film_task(
+    agent: Agent, task: Task, episode: Episode | None, scores: TaskScores, media: Path
+) -> tuple[dict[str, Any], str]:
     """The agent's median episode again, with pictures; without a GL library, a plot of its state. (index entry, note)."""
     name = task.id.replace("/", "--")
     percent = expert_normalised(float(np.mean(scores.episodes)), scores.random, scores.expert)
     assert episode is not None
-    entry = {"task": task.id, "return": episode.total_return, "expert_normalised": percent, "caption": f"{len(episode)} steps"}
+    entry = {
+        "task": task.id,
+        "return": episode.total_return,
+        "expert_normalised": percent,
+        "caption": f"{len(episode)} steps",
+    }
     try:
         env = task.make(render=True)
     except GatoError as error:
         (media / f"{name}.png").write_bytes(plot_episode(episode.observations, episode.rewards))
-        return {**entry, "file": f"{name}.png"}, f"{task.domain}: state plots in place of films, {error.what} {error.fix}"
+        return {
+            **entry,
+            "file": f"{name}.png",
+        }, f"{task.domain}: state plots in place of films, {error.what} {error.fix}"
     try:
         frames = play(agent, task, env, episode.info["seed"], FILM_STEPS)
     finally:
@@ -177,7 +189,14 @@ def text_bits(agent: Agent, documents: Sequence[Episode], window: int) -> float:
 
 
 def evaluate_language(
-    agent: Agent, captions: Sequence[Episode], documents: Sequence[Episode], media: Path, *, window: int, baseline: float | None = None, prompt: str = ""
+    agent: Agent,
+    captions: Sequence[Episode],
+    documents: Sequence[Episode],
+    media: Path,
+    *,
+    window: int,
+    baseline: float | None = None,
+    prompt: str = "",
 ) -> dict[str, Any]:
     """Captions of held-out scenes and bits per byte of held-out text, with samples for the report."""
     from gato.evaluation.animation import picture
@@ -210,7 +229,17 @@ def evaluate_language(
 
 def _protocol(agent: Agent, episodes: int, seed: int, seconds: float) -> dict[str, Any]:
     versions = {}
-    for package in ("gato-agent", "torch", "numpy", "gymnasium", "minigrid", "metaworld", "dm-control", "mujoco", "ale-py"):
+    for package in (
+        "gato-agent",
+        "torch",
+        "numpy",
+        "gymnasium",
+        "minigrid",
+        "metaworld",
+        "dm-control",
+        "mujoco",
+        "ale-py",
+    ):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -239,7 +268,14 @@ class _Progress:
 
     def __init__(self, on: bool, total: int):
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         console = Console(stderr=True)
         self._plain = on and not console.is_terminal
@@ -262,5 +298,3 @@ class _Progress:
         if self._plain and name != self._last:
             self._console.print(f"evaluate {name}")
             self._last = name
-
-

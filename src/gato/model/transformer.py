@@ -8,7 +8,9 @@ parameter counts, or "rope". Both depend on distances alone, so keys and values 
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -169,7 +171,8 @@ class Attention(nn.Module):
         distance = at[first:, None] - at[None]
         scale = self.size**-0.5
         if self.kind == "rope":
-            q, k = _rotate(q, at[first:]), _rotate(k, at)
+            cos, sin = _angles_to(length, self.size, q.dtype, q.device)
+            q, k = _rotate(q, (cos[first:], sin[first:])), _rotate(k, (cos, sin))
             bias = torch.zeros(distance.shape, dtype=q.dtype, device=q.device).masked_fill_(distance < 0, -torch.inf)
         else:
             # (q + v)·r for every distance, then row i is read off from distance i - j
@@ -194,7 +197,8 @@ class Attention(nn.Module):
         """New tokens (R, n, D) over the cache, into which their keys and values are written first."""
         q, k, v = self._project(x).permute(2, 0, 3, 1, 4).unbind(0)  # (R, H, n, d)
         if self.kind == "rope":
-            q, k = _rotate(q, view.positions[:, None]), _rotate(k, view.positions[:, None])
+            angles = _angles(view.positions[:, None], self.size, q.dtype)
+            q, k = _rotate(q, angles), _rotate(k, angles)
         keys, values = cache.write(layer, view, k, v)
         bias = view.bias[:, None]  # (R, 1, n, W): 0 or -inf
         scale = self.size**-0.5
@@ -207,22 +211,32 @@ class Attention(nn.Module):
         return F.linear(torch.matmul(weights, values).transpose(1, 2).flatten(2), self.out)
 
 
-def _split(x: torch.Tensor, groups: Groups):
-    """(N, …) → for each group its (B, L, …) and the first query."""
-    at = 0
-    for n, length, first in groups:
-        yield x[at : at + n * length].unflatten(0, (n, length)), first
-        at += n * length
+def _split(x: torch.Tensor, groups: Groups) -> Iterator[tuple[torch.Tensor, int]]:
+    """(N, …) → for each group its (B, L, …) and the first query. One split, so that its backward is one concatenation."""
+    parts = x.split([n * length for n, length, _ in groups])
+    for part, (n, length, first) in zip(parts, groups, strict=True):
+        yield part.unflatten(0, (n, length)), first
 
 
-def _rotate(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of (…, L, d) at positions (…, L) (Su et al. 2021), halves rotated against each other."""
-    half = x.shape[-1] // 2
-    inverse = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = positions[..., None].float() * inverse
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
+def _rotate(x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotary embedding of (…, L, d) by (cos, sin) (…, L, d/2) (Su et al. 2021), halves rotated against each other."""
+    cos, sin = angles
+    a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+def _angles(positions: torch.Tensor, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    half = width // 2
+    inverse = 10000.0 ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
+    angle = positions[..., None].float() * inverse
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+@functools.lru_cache(maxsize=512)
+def _angles_to(length: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of positions 0 … length - 1; batches come in few lengths."""
+    with torch.inference_mode(False):
+        return _angles(torch.arange(length, device=device), width, dtype)
 
 
 def _sinusoids(length: int, width: int, device) -> torch.Tensor:

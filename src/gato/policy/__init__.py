@@ -1,9 +1,9 @@
 """A bundle becomes something that acts: sessions, sampling, captions and text.
 
-    agent = gato.load("runs/demo/bundle")
-    session = agent.session("babyai/go-to-local", seed=0)
-    session.reset()
-    action = session.act(observation)
+agent = gato.load("runs/demo/bundle")
+session = agent.session("babyai/go-to-local", seed=0)
+session.reset()
+action = session.act(observation)
 """
 
 from gato.policy.agent import Agent, Session, load

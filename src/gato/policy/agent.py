@@ -21,7 +21,11 @@ from gato.worlds import find
 def load(path: Path | str, device: str = "cpu") -> Agent:
     """The agent of a bundle folder (or of a run that holds one). Raises CheckpointMissingError and its siblings."""
     path = Path(path)
-    return Agent(Bundle.load(path / "bundle" if not (path / "MANIFEST.json").exists() and (path / "bundle").is_dir() else path, device))
+    return Agent(
+        Bundle.load(
+            path / "bundle" if not (path / "MANIFEST.json").exists() and (path / "bundle").is_dir() else path, device
+        )
+    )
 
 
 class Session:
@@ -79,7 +83,9 @@ class Agent:
 
     def captions(self, images: Sequence[Any], max_tokens: int = 48, temperature: float = 0.0) -> list[str]:
         """Captions of many pictures at once; each is resized to the size the bundle was trained on."""
-        task = next((t for t, c in self.bundle.tasks.items() if not c.spec.action and "image" in c.spec.observation), None)
+        task = next(
+            (t for t, c in self.bundle.tasks.items() if not c.spec.action and "image" in c.spec.observation), None
+        )
         if task is None:
             raise UnknownNameError("this bundle was not trained on captions", fix="a recipe with a captions dataset")
         height, width, _ = self.bundle.tasks[task].spec.observation["image"].shape
@@ -97,16 +103,27 @@ class Agent:
         return self._generate(codec, codec.encode_observations({"text": [text]}, 1), max_tokens, temperature, seed)[0]
 
     @torch.inference_mode()
-    def _generate(self, codec: TimestepCodec, tokens: Tokens, max_tokens: int, temperature: float, seed: int = 0) -> list[str]:
+    def _generate(
+        self, codec: TimestepCodec, tokens: Tokens, max_tokens: int, temperature: float, seed: int = 0
+    ) -> list[str]:
         """Continue each row (its end mark taken off) until an end mark of its own."""
         starts = tokens.starts()
         count = len(starts) - 1
         window = self.bundle.config.token_sequence_length
-        rows = [_rows(tokens, max(int(starts[r]), int(starts[r + 1]) - 1 - window), int(starts[r + 1]) - 1, time=0) for r in range(count)]
+        rows = [
+            _rows(tokens, max(int(starts[r]), int(starts[r + 1]) - 1 - window), int(starts[r + 1]) - 1, time=0)
+            for r in range(count)
+        ]
         longest = max(len(row["ids"]) for row in rows)
         if not longest:
             raise ObservationError("nothing to continue", fix="give at least one character")
-        cache = RingCache(self.bundle.config, count, window, most_new=max(longest, 1), device=next(self.bundle.model.parameters()).device)
+        cache = RingCache(
+            self.bundle.config,
+            count,
+            window,
+            most_new=max(longest, 1),
+            device=next(self.bundle.model.parameters()).device,
+        )
         slots = list(range(count))
         hidden = feed(self.bundle, cache, slots, rows, tokens)
         h = hidden[torch.arange(count), torch.tensor([len(row["ids"]) - 1 for row in rows])]
@@ -145,7 +162,9 @@ def _picture(image: Any, height: int, width: int) -> np.ndarray:
         return read_image(Path(image), (height, width))
     picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
     picture = picture.convert("RGB")
-    return np.asarray(picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(
+        picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BILINEAR)
+    )
 
 
 def nest(flat: Mapping[str, Any]) -> Any:

@@ -38,7 +38,9 @@ class AgentPolicy:
         config = bundle.config
         self._parallel = config.parallel_actions
         steps = self._card.window_timesteps
-        longest = self._codec.fixed_tokens + (TEXT_ROOM if any(s.kind == "text" for s in self._card.spec.observation.values()) else 0)
+        longest = self._codec.fixed_tokens + (
+            TEXT_ROOM if any(s.kind == "text" for s in self._card.spec.observation.values()) else 0
+        )
         window = config.token_sequence_length if steps is None else min(config.token_sequence_length, steps * longest)
         self._device = next(bundle.model.parameters()).device
         self._cache = RingCache(config, slots, window, steps, most_new=longest + 1, device=self._device)
@@ -77,12 +79,17 @@ class AgentPolicy:
         self._time[index] = int(tokens.steps[stop - 1]) + 1
 
     @torch.inference_mode()
-    def act(self, observations: Mapping[int, Any], infos: Mapping[int, Any] | None = None) -> dict[int, dict[str, np.ndarray]]:
+    def act(
+        self, observations: Mapping[int, Any], infos: Mapping[int, Any] | None = None
+    ) -> dict[int, dict[str, np.ndarray]]:
         """{slot: observation} → {slot: action leaves}. Raises ObservationError naming task, slot and field."""
         slots = list(observations)
         spec = self._card.spec.observation
         flat = [check_values(spec, flatten(observations[i], "observation"), f"{self.task} slot {i}") for i in slots]
-        leaves = {path: [f[path] for f in flat] if s.kind == "text" else np.stack([f[path] for f in flat]) for path, s in spec.items()}
+        leaves = {
+            path: [f[path] for f in flat] if s.kind == "text" else np.stack([f[path] for f in flat])
+            for path, s in spec.items()
+        }
         tokens = self._codec.encode_observations(leaves, len(slots))
         starts = tokens.starts()
         rows = []
@@ -147,11 +154,15 @@ class AgentPolicy:
         return feed(self._bundle, self._cache, slots, rows, tokens)
 
 
-def feed(bundle: Bundle, cache: RingCache, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens) -> torch.Tensor:
+def feed(
+    bundle: Bundle, cache: RingCache, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens
+) -> torch.Tensor:
     """One pass of new tokens, a row per slot, padded right. Hidden states (R, n, D)."""
     device = next(bundle.model.parameters()).device
     batch, valid, times = pack(rows, tokens)
-    return bundle.model.decode(batch.to(device), torch.tensor(slots, device=device), valid.to(device), times.to(device), cache)
+    return bundle.model.decode(
+        batch.to(device), torch.tensor(slots, device=device), valid.to(device), times.to(device), cache
+    )
 
 
 def pack(rows: list[dict[str, np.ndarray]], tokens: Tokens) -> tuple[Batch, torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ worker played it or on what its neighbours did.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -102,14 +103,17 @@ class LocalSlot:
         except GatoError:
             raise
         except Exception as error:
-            raise WorldError(f"reset failed: {type(error).__name__}: {error}", where=f"{unit.task} seed {unit.seed}") from error
+            raise WorldError(
+                f"reset failed: {type(error).__name__}: {error}", where=f"{unit.task} seed {unit.seed}"
+            ) from error
         self._where = f"{unit.task} seed {unit.seed}"
         self._result = Transition(observation, 0.0, False, False, info)
 
     def step(self, action: Any) -> None:
         assert self.env is not None, "reset first"
         try:
-            self._result = Transition(*self.env.step(action))
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            self._result = Transition(observation, float(reward), terminated, truncated, info)
         except GatoError:
             raise
         except Exception as error:
@@ -148,12 +152,13 @@ class RandomPolicy:
     name = "random"
 
     def __init__(self) -> None:
+        self._known: dict[str, gymnasium.Space] = {}
         self._spaces: dict[int, gymnasium.Space] = {}
 
     def begin(self, index: int, unit: Unit, slot: Slot) -> None:
-        env = find(unit.task).make()
-        self._spaces[index] = env.action_space
-        env.close()
+        if unit.task not in self._known:
+            self._known[unit.task] = _action_space(find(unit.task), slot)
+        self._spaces[index] = copy.deepcopy(self._known[unit.task])
         self._spaces[index].seed(unit.seed)
 
     def act(self, observations, infos):
@@ -186,7 +191,10 @@ class _Playing:
         whole = self.burst_left > 0
         self.burst_left -= whole
         flat = flatten(action, "action")
-        noisy = {path: _disturb_leaf(self.spec.action[path], value, noise.scale, whole, self.rng) for path, value in flat.items()}
+        noisy = {
+            path: _disturb_leaf(self.spec.action[path], value, noise.scale, whole, self.rng)
+            for path, value in flat.items()
+        }
         return unflatten(noisy, self.space, "action")
 
 
@@ -280,6 +288,4 @@ def _finish(p: _Playing, source: str, last: Transition) -> Episode:
         info["wide"] = True
     noisy = p.unit.noise and p.executed
     # Observations were checked and copied step by step; they are stacked as flat leaves.
-    return stack_episode(
-        p.unit.task, p.spec, p.observations, p.actions, p.rewards, p.executed if noisy else None, info
-    )
+    return stack_episode(p.unit.task, p.spec, p.observations, p.actions, p.rewards, p.executed if noisy else None, info)

@@ -122,7 +122,7 @@ def _concatenate(episodes: Sequence[Episode]) -> Episode:
     def join(side: str) -> dict:
         leaves = [getattr(e, side) for e in episodes]
         return {
-            path: sum((list(leaf[path]) for leaf in leaves), [])
+            path: [text for leaf in leaves for text in leaf[path]]
             if isinstance(leaves[0][path], list)
             else np.concatenate([leaf[path] for leaf in leaves])
             for path in leaves[0]

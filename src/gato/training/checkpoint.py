@@ -1,7 +1,7 @@
 """The state to continue a run: weights, optimisers, step, clock, random state. Committed whole or not at all.
 
-    RUN/checkpoints/step-000123/{model,optimizer}.safetensors, state.json, MANIFEST.json
-    RUN/checkpoints/last          the name of the newest, replaced atomically
+RUN/checkpoints/step-000123/{model,optimizer}.safetensors, state.json, MANIFEST.json
+RUN/checkpoints/last          the name of the newest, replaced atomically
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class State:
     elapsed_seconds: float = 0.0
 
 
-def save_checkpoint(run: Path, model: torch.nn.Module, optimizers: Optimizers, state: State, keep_last: int = 2) -> Path:
+def save_checkpoint(
+    run: Path, model: torch.nn.Module, optimizers: Optimizers, state: State, keep_last: int = 2
+) -> Path:
     """Commit a checkpoint and move `last` to it; older ones go only after that."""
     folder = run / "checkpoints" / f"step-{state.step:08d}"
     if not folder.exists():

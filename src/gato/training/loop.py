@@ -28,6 +28,7 @@ from gato.training.checkpoint import State, load_checkpoint, save_checkpoint
 from gato.training.loss import token_losses
 from gato.training.optimizer import learning_rate, make_optimizers
 from gato.training.recipe import Recipe
+from gato.training.team import Team, fork, free_port
 
 LOG_EVERY_SECONDS = 5.0
 
@@ -40,11 +41,15 @@ class Report:
     progress: float  # 0 … 1
 
 
-def load_stores(folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe) -> list[TokenStore]:
+def load_stores(
+    folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe
+) -> list[TokenStore]:
     """Every dataset below the folders, tokenised. Tasks without weight in the recipe are left out."""
     paths = find_datasets(list(folders))
     if not paths:
-        raise DatasetMissingError("no dataset there", where=", ".join(map(str, folders)), fix="gato collect GLOB --out DIR")
+        raise DatasetMissingError(
+            "no dataset there", where=", ".join(map(str, folders)), fix="gato collect GLOB --out DIR"
+        )
     if tokenizer.size != config.vocabulary_size:
         raise TokenizerError(
             f"the tokenizer has {tokenizer.size} pieces, the network's vocabulary_size is {config.vocabulary_size}",
@@ -76,21 +81,40 @@ def train(
     device: str = "cpu",
     watch: Callable[[Report], None] | None = None,
     references: Mapping[str, Any] | None = None,
+    processes: int = 1,
 ) -> Bundle:
     """Train and leave a bundle in `out/bundle`. Killed or interrupted, `resume=True` goes on from the last checkpoint.
+
+    `processes` share each batch's slots on a CPU (one thread each); 1 leaves the threads to PyTorch.
 
     Raises OutputExistsError where another run is, NonFiniteError before a step that would spoil the weights.
     """
     out = Path(out)
     with lock_folder(out):
         _claim(out, recipe, resume)
-        torch.manual_seed(recipe.seed)
+        make_mixture(stores, recipe)  # what is wrong with the weights is said before anything starts
         config = start.config if start else recipe.config()
-        model = start.model if start else Gato(config)
-        model.to(device).train()
-        optimizers = make_optimizers(model, recipe)
-        state = load_checkpoint(out, model, optimizers) if resume and (out / "checkpoints" / "last").exists() else State()
-        _run(model, recipe, stores, optimizers, state, out, device, watch)
+        port = free_port() if processes > 1 else 0
+
+        def work(rank: int, port: int) -> tuple[Gato, State]:
+            team = Team(rank, processes, port)
+            torch.manual_seed(recipe.seed)
+            model = start.model if start else Gato(config)
+            model.to(device).train()
+            optimizers = make_optimizers(model, recipe)
+            state = (
+                load_checkpoint(out, model, optimizers)
+                if resume and (out / "checkpoints" / "last").exists()
+                else State()
+            )
+            _run(model, recipe, stores, optimizers, state, out, device, watch, team)
+            team.close()
+            return model, state
+
+        others = fork(processes - 1, work, port)
+        model, state = work(0, port)
+        for process in others:
+            process.join(30)
         bundle = Bundle(
             config, model.eval(), tokenizer, _task_cards(stores, recipe), recipe.acting,
             {"recipe": recipe.to_json(), "parameters": model.num_parameters, "steps": state.step, "tokens": state.tokens,
@@ -101,32 +125,47 @@ def train(
         return bundle
 
 
-def _run(model, recipe: Recipe, stores, optimizers, state: State, out: Path, device: str, watch) -> None:
+def _run(model, recipe: Recipe, stores, optimizers, state: State, out: Path, device: str, watch, team: Team) -> None:
     mixture = make_mixture(stores, recipe)
-    log = _Log(out / "log.jsonl", stores, state)
+    lead = team.rank == 0
+    log = _Log(out / "log.jsonl" if lead else None, stores, state)
+    parameters = list(model.parameters())
+    parts = team.world * recipe.accumulate
     stop = _StopSignals()
     began = time.perf_counter() - state.elapsed_seconds
     saved = state.elapsed_seconds
-    autocast = torch.autocast(device.split(":")[0], torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+    autocast = torch.autocast(device.split(":")[0], torch.bfloat16) if _in_bf16(recipe, device) else nullcontext()
     with stop:
-        while (progress := _progress(recipe, state)) < 1 and not stop.asked:
+        progress = _progress(recipe, state)
+        while progress < 1:
             for optimizer in optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(group["peak"], progress, recipe)
             tick = time.perf_counter()
-            batches = [mixture.batch(state.step, part, recipe.accumulate).to(device) for part in range(recipe.accumulate)]
+            mine = range(team.rank, parts, team.world)
+            batches = [mixture.batch(state.step, part, parts).to(device) for part in mine]
             waited = time.perf_counter() - tick
-            targets = sum(len(b.targets) for b in batches)
             for batch in batches:
                 with autocast:
                     logits = model(batch)
-                losses = token_losses(logits, batch.targets, batch.kinds, model.config.vocabulary.continuous, recipe.smooth_targets)
-                (losses.sum() / targets).backward()
+                losses = token_losses(
+                    logits, batch.targets, batch.kinds, model.config.vocabulary.continuous, recipe.smooth_targets
+                )
+                losses.sum().backward()
                 log.add(batch, losses.detach())
+            # Sums over all parts and ranks, then one division: the loss is per target of the whole step.
+            state.elapsed_seconds = time.perf_counter() - began
+            counted = [sum(len(b.targets) for b in batches), sum(b.num_tokens for b in batches)]
+            clock = [state.elapsed_seconds, float(stop.asked)] if lead else [0.0, 0.0]
+            targets, tokens, state.elapsed_seconds, asked = team.sum(parameters, [*map(float, counted), *clock])
+            for p in parameters:
+                if p.grad is not None:
+                    p.grad.div_(targets)
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
             if not math.isfinite(norm):
                 save_note = out / "non-finite.json"
-                write_file_atomically(save_note, json.dumps({"step": state.step, "seed": recipe.seed}).encode())
+                if lead:
+                    write_file_atomically(save_note, json.dumps({"step": state.step, "seed": recipe.seed}).encode())
                 raise NonFiniteError(
                     f"the gradient is not finite at step {state.step}; nothing was updated", where=str(save_note),
                     fix="resume with a lower --set learning_rate, or --set precision=float32",
@@ -135,21 +174,32 @@ def _run(model, recipe: Recipe, stores, optimizers, state: State, out: Path, dev
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             state.step += 1
-            state.tokens += sum(b.num_tokens for b in batches)
-            state.elapsed_seconds = time.perf_counter() - began
+            state.tokens += int(tokens)
             log.waited += waited
-            done = _progress(recipe, state) >= 1
-            if log.due(state) or done:
+            progress = _progress(recipe, state)
+            if lead and (log.due(state) or progress >= 1):
                 record = log.write(state, norm, next(iter(optimizers.values())).param_groups[0]["lr"])
                 if watch:
-                    watch(Report(record, min(1.0, _progress(recipe, state))))
+                    watch(Report(record, min(1.0, progress)))
             if state.elapsed_seconds - saved > recipe.save_every_seconds:
-                save_checkpoint(out, model, optimizers, state, recipe.keep_last)
+                if lead:
+                    save_checkpoint(out, model, optimizers, state, recipe.keep_last)
                 saved = state.elapsed_seconds
+            if asked:
+                break
+    if not lead:
+        return
     save_checkpoint(out, model, optimizers, state, recipe.keep_last)
-    if stop.asked and _progress(recipe, state) < 1:
+    if progress < 1:
         print(f"stopped at step {state.step}; go on with: gato train --resume {out}", file=sys.stderr)
         raise SystemExit(130)
+
+
+def _in_bf16(recipe: Recipe, device: str) -> bool:
+    """Whether matrix products run in bfloat16; a CPU without instructions for it is faster in float32."""
+    if recipe.precision == "auto":
+        return device != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return recipe.precision == "bf16"
 
 
 def _progress(recipe: Recipe, state: State) -> float:
@@ -162,7 +212,9 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
     path = out / "recipe.json"
     if path.exists():
         if not resume:
-            raise OutputExistsError("this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out")
+            raise OutputExistsError(
+                "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
+            )
         if json.loads(path.read_text()) != record:
             raise OutputExistsError("this folder holds a run of another recipe", where=str(out), fix="another --out")
     else:
@@ -176,17 +228,22 @@ def _task_cards(stores: Sequence[TokenStore], recipe: Recipe) -> dict[str, TaskC
 
 
 def _describe(store: TokenStore) -> dict[str, Any]:
-    return {"task": store.task, "episodes": store.num_episodes, "timesteps": store.num_timesteps, "tokens": len(store.tokens)}
+    return {
+        "task": store.task,
+        "episodes": store.num_episodes,
+        "timesteps": store.num_timesteps,
+        "tokens": len(store.tokens),
+    }
 
 
 class _Log:
     """log.jsonl: loss in all and per domain since the last line, speed, share of time spent waiting for data."""
 
-    def __init__(self, path: Path, stores: Sequence[TokenStore], state: State):
+    def __init__(self, path: Path | None, stores: Sequence[TokenStore], state: State):
         self._path = path
         self._domains = sorted({s.domain for s in stores})
         self._domain_of = torch.tensor([self._domains.index(s.domain) for s in stores])
-        if path.exists():  # a resumed run forgets what came after its checkpoint
+        if path and path.exists():  # a resumed run forgets what came after its checkpoint
             kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= state.step]
             write_file_atomically(path, "".join(line + "\n" for line in kept).encode())
         self._sum, self._count = np.zeros(len(self._domains)), np.zeros(len(self._domains))
@@ -212,7 +269,10 @@ class _Log:
             "tokens_per_second": (state.tokens - self._tokens) / seconds, "data_wait": self.waited / seconds,
             "padding": self._padding[0] / max(1, self._padding[1]),
         }  # fmt: skip
-        record |= {f"loss/{d}": float(s / c) for d, s, c in zip(self._domains, self._sum, self._count, strict=True) if c}
+        record |= {
+            f"loss/{d}": float(s / c) for d, s, c in zip(self._domains, self._sum, self._count, strict=True) if c
+        }
+        assert self._path is not None
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         self._sum[:], self._count[:] = 0, 0

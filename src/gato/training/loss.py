@@ -8,7 +8,9 @@ from gato.tokens.timestep import CONTINUOUS
 from gato.tokens.values import NUM_BINS
 
 
-def token_losses(logits: torch.Tensor, targets: torch.Tensor, kinds: torch.Tensor, first_bin: int, smooth: float = 0.0) -> torch.Tensor:
+def token_losses(
+    logits: torch.Tensor, targets: torch.Tensor, kinds: torch.Tensor, first_bin: int, smooth: float = 0.0
+) -> torch.Tensor:
     """-log p of each target, float32 (M,). With `smooth` a continuous target is a bell of that many bins around its own."""
     log_p = torch.log_softmax(logits.float(), dim=-1)
     if not smooth:

@@ -51,7 +51,7 @@ class Recipe:
     weight_decay: float = 0.1
     clip: float = 1.0
     smooth_targets: float = 0.0  # sd, in bins, of the soft target of a continuous action; 0 for one-hot
-    precision: Literal["float32", "bf16"] = "bf16"
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies it, else float32
     seed: int = 0
     # how the bundle acts
     discrete: Literal["sample", "greedy"] = "sample"
@@ -63,13 +63,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
-            raise RecipeError("a recipe is bounded by steps or by seconds, one of them", where=self.name, fix="--set steps=1000")
+            raise RecipeError(
+                "a recipe is bounded by steps or by seconds, one of them", where=self.name, fix="--set steps=1000"
+            )
         if not 0 <= self.prompt_share <= 1:
-            raise RecipeError(f"prompt_share {self.prompt_share} is not a share", where=self.name, fix="between 0 and 1")
+            raise RecipeError(
+                f"prompt_share {self.prompt_share} is not a share", where=self.name, fix="between 0 and 1"
+            )
         if any(w < 0 for w in self.weights.values()) or not sum(self.weights.values()) > 0:
             raise RecipeError(f"weights {dict(self.weights)}", where=self.name, fix="none negative, and not all zero")
         if self.slots % self.accumulate:
-            raise RecipeError(f"{self.slots} slots in {self.accumulate} parts", where=self.name, fix="accumulate must divide slots")
+            raise RecipeError(
+                f"{self.slots} slots in {self.accumulate} parts", where=self.name, fix="accumulate must divide slots"
+            )
         self.config()  # sizes that do not fit are errors now
 
     def config(self) -> GatoConfig:
@@ -122,7 +128,9 @@ def load_recipe(name: str) -> Recipe:
         return importlib.import_module(f"gato.recipes.{name}").recipe
     path = Path(name)
     if path.suffix != ".py" or not path.is_file():
-        raise UnknownNameError(f"no recipe {name!r}", fix=nearest(name, RECIPES) or f"one of {', '.join(RECIPES)}, or a Python file")
+        raise UnknownNameError(
+            f"no recipe {name!r}", fix=nearest(name, RECIPES) or f"one of {', '.join(RECIPES)}, or a Python file"
+        )
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)

@@ -77,26 +77,30 @@ def _breakout(actions: Mapping[str, int]) -> Rule:
 
 
 def _boxing(actions: Mapping[str, int]) -> Rule:
-    """Close in to where a glove meets the other's head, a little above or below him, and jab: press, let go, press."""
+    """Keep a glove's height above or below him (8 to 15 lines) and an arm's length off (21), and punch from there.
+
+    The numbers are the best of a random search with 5 % of random actions mixed in, so that the habit survives mistakes.
+    """
 
     def rule(memory: Memory) -> int:
         right, down = int(memory[33]) - int(memory[32]), int(memory[35]) - int(memory[34])
         towards, away = ("DOWN", "UP") if down > 0 else ("UP", "DOWN")
-        move = towards if abs(down) > 13 else away if abs(down) < 8 else ""
-        if abs(right) > 22:
+        move = towards if abs(down) > 15 else away if abs(down) < 8 and abs(right) < 33 else ""
+        if abs(right) > 21:
             move += "RIGHT" if right > 0 else "LEFT"
-        near = abs(right) < 31 and abs(down) < 21
-        released = memory[99] == 128 or memory[101] == 128
-        return actions[move + "FIRE" if near and released else move or "NOOP"]
+        in_reach = abs(right) < 26 and 8 <= abs(down) < 23
+        return actions[move + "FIRE" if in_reach else move or "NOOP"]
 
     return rule
 
 
 GAMES: dict[str, Planning] = {
-    "boxing": Planning(horizon=16, random_plans=8, habit=0.01, rule=_boxing),
+    "boxing": Planning(horizon=16, random_plans=8, habit=0.4, rule=_boxing),
+    # Looks one lane ahead and no further: the wait before a car is then to be seen in the picture. A horizon of 10 scores
+    # 33 instead of 31, but a small network that imitates it walks straight on (21), against 27 with this one.
     "freeway": Planning(
-        horizon=10, random_plans=0, habit=0.003, actions=("NOOP", "DOWN"), holds=(1, 2, 4), rule=_freeway,
-        progress=_freeway_progress, discount=1.0, content=0.2,
+        horizon=5, random_plans=0, commit=1, habit=0.003, actions=("NOOP", "DOWN"), holds=(1, 2), rule=_freeway,
+        progress=_freeway_progress, discount=1.0, content=0.1,
     ),
     "pong": Planning(
         horizon=50, random_plans=4, commit=8, habit=0.005, actions=("NOOP", "RIGHT", "LEFT"), holds=(2, 5, 10), rule=_pong,

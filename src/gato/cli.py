@@ -1,0 +1,506 @@
+"""The command line: words become calls. `gato VERB …`, one dataclass per verb, every room imported only when it is needed.
+
+Exit codes: 2 usage, 3 data, 4 checkpoint, 5 environment, 6 resources. An error says what, where and what to do next;
+tracebacks appear with `--debug` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from gato.errors import GatoError, UsageError, nearest
+
+Positional = tyro.conf.Positional
+
+
+@dataclass
+class Demo:
+    """The main job on a small scale: collect, train, evaluate, report. Offline."""
+
+    out: Path = Path("runs/demo")
+    seconds: float | None = None
+    """Training time; the recipe's own (nine minutes) if not given."""
+    episodes: int = 20
+    """Evaluation episodes per task."""
+    workers: int = 2
+    device: str = "auto"
+    tasks: tuple[str, ...] = ()
+    """Only these of the demo's tasks."""
+
+    def run(self) -> None:
+        from gato.demo import run
+
+        run(
+            self.out,
+            seconds=self.seconds,
+            episodes=self.episodes,
+            workers=self.workers,
+            device=_device(self.device),
+            tasks=self.tasks or None,
+        )
+
+
+@dataclass
+class Doctor:
+    """What is installed, and whether it works: versions, simulators, a rendered frame, two steps of training."""
+
+    json: bool = False
+    sizes: bool = False
+    """Parameters of every named size, counted without allocating them."""
+
+    def run(self) -> None:
+        from gato.doctor import examine, sizes
+
+        if self.sizes:
+            found = sizes()
+            print(
+                json.dumps(found, indent=1)
+                if self.json
+                else "\n".join(f"{k:12} {v['parameters']:>13,}" for k, v in found.items())
+            )
+            return
+        found = examine()
+        if self.json:
+            print(json.dumps(found, indent=1))
+            return
+        for name, line in found.items():
+            print(f"{name:24} {line}")
+
+
+@dataclass
+class Tasks:
+    """Every control task: domain, installed?, score, expert and reference scores."""
+
+    pattern: Positional[str] = "*"
+    json: bool = False
+
+    def run(self) -> None:
+        from gato.worlds import select
+
+        chosen = select(self.pattern)
+        if self.json:
+            print(json.dumps([_task_record(t) for t in chosen], indent=1))
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("task", "installed", "score", "random", "expert", "by")
+        for t in chosen:
+            random, expert = (t.references.get(k) for k in ("random", "expert"))
+            numbers = [f"{r.mean:.4g}" if r else "–" for r in (random, expert)]
+            table.add_row(t.id, "yes" if t.installed else t.pip_line, t.score, *numbers, t.expert_name or "–")
+        Console().print(table)
+        print(f"{len(chosen)} tasks in {len({t.domain for t in chosen})} domains")
+
+
+def _task_record(task: Any) -> dict[str, Any]:
+    references = {k: vars(v) for k, v in task.references.items()}
+    return {
+        "id": task.id, "domain": task.domain, "installed": task.installed, "install": task.pip_line, "score": task.score,
+        "expert_name": task.expert_name, "max_steps": task.max_steps, "references": references, "notes": task.notes,
+    }  # fmt: skip
+
+
+@dataclass
+class Collect:
+    """Demonstrations of every task that matches, topped up to N episodes each. Nothing finished is ever lost."""
+
+    pattern: Positional[str]
+    out: Path
+    episodes: int = 100
+    workers: int = 2
+    policy: str = "expert"
+    """expert, random, or module:function."""
+    noise: float = 0.0
+    """Executed actions get this much noise; the recorded target stays the expert's choice."""
+    wide_share: float = 0.0
+    """Share of episodes that start beyond the task's own start states."""
+    max_steps: int | None = None
+    from_traces: bool = False
+    """Replay the package's traces where there are any."""
+
+    def run(self) -> None:
+        from gato.rollouts import Noise
+        from gato.rollouts.collect import collect
+        from gato.worlds import select
+
+        collect(
+            select(self.pattern), self.episodes, self.out, self.workers, self.policy, Noise(self.noise) if self.noise else None,
+            self.wide_share, self.max_steps, from_traces=self.from_traces,
+        )  # fmt: skip
+
+
+@dataclass
+class DataLs:
+    """Your own Table 1: tasks, episodes, timesteps, tokens, share of the tokens."""
+
+    paths: Positional[tuple[Path, ...]]
+    json: bool = False
+
+    def run(self) -> None:
+        from gato.episodes.table import table
+
+        rows = table(list(self.paths), tokens=_count_tokens)
+        total = sum(r["tokens"] or 0 for r in rows) or 1
+        for row in rows:
+            row["sample_weight"] = (row["tokens"] or 0) / total
+        if self.json:
+            print(json.dumps(rows, indent=1, default=str))
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        shown = Table("task", "episodes", "timesteps", "tokens", "share of tokens", "mean return")
+        for r in rows:
+            mean = r.get("mean_return")
+            shown.add_row(
+                r["task"], f"{r['episodes']:,}", f"{r['timesteps']:,}", f"{r['tokens']:,}" if r["tokens"] else "–",
+                f"{r['sample_weight']:.1%}", f"{mean:.3g}" if mean is not None else "–",
+            )  # fmt: skip
+        Console().print(shown)
+
+
+def _count_tokens(dataset: Any) -> int:
+    """Tokens of a dataset; texts are counted as a token for every four bytes, as no tokenizer is fixed here."""
+    from gato.tokens import TimestepCodec, Vocabulary
+
+    codec = TimestepCodec(dataset.spec, Vocabulary(), None, task=dataset.task)
+    texts = [path for path, spec in dataset.spec.observation.items() if spec.kind == "text"]
+    total = codec.fixed_tokens * dataset.num_timesteps
+    if texts:
+        for episode in dataset:
+            total += sum(len(text.encode()) // 4 for path in texts for text in episode.observations[path])
+    return total
+
+
+@dataclass
+class DataShow:
+    """The tokens of one timestep, from the arrays that are trained on, and a picture of them."""
+
+    path: Positional[Path]
+    episode: int = 0
+    step: int = 0
+    tokenizer: Path | None = None
+    """A tokenizer.model, needed where the task has texts."""
+    picture: Path | None = None
+
+    def run(self) -> None:
+        from gato.episodes.store import Dataset
+        from gato.tokens import TimestepCodec, Vocabulary
+        from gato.tokens.show import describe, draw
+        from gato.tokens.text import TextTokenizer
+
+        dataset = Dataset.open(self.path)
+        if not 0 <= self.episode < len(dataset):
+            raise UsageError(
+                f"no episode {self.episode}", where=str(self.path), fix=f"--episode 0 … {len(dataset) - 1}"
+            )
+        text = TextTokenizer.load(self.tokenizer) if self.tokenizer else None
+        codec = TimestepCodec(dataset.spec, Vocabulary(text.size if text else 32000), text, task=dataset.task)
+        episode = dataset[self.episode]
+        if not 0 <= self.step < len(episode):
+            raise UsageError(f"no step {self.step}", where=str(self.path), fix=f"--step 0 … {len(episode) - 1}")
+        tokens = codec.encode(episode)
+        print(f"{episode}\n")
+        print(describe(codec, tokens, self.step))
+        if self.picture:
+            draw(codec, tokens, self.step, self.picture)
+            print(f"picture: {self.picture}")
+
+
+@dataclass
+class DataVerify:
+    """Every hash and every episode of the datasets; exit code 3 if anything is wrong."""
+
+    paths: Positional[tuple[Path, ...]]
+    json: bool = False
+
+    def run(self) -> None:
+        from gato.episodes.store import find_datasets, verify
+
+        bad = 0
+        for path in find_datasets(list(self.paths)):
+            report = verify(path)
+            bad += not report.ok
+            if self.json:
+                print(
+                    json.dumps(
+                        {
+                            "path": str(path),
+                            "ok": report.ok,
+                            "episodes": report.episodes,
+                            "problems": [str(p) for p in report.problems],
+                        }
+                    )
+                )
+            else:
+                print(
+                    f"{'ok ' if report.ok else 'BAD'} {path}: {report.episodes:,} episodes, {report.timesteps:,} timesteps"
+                )
+                for problem in report.problems:
+                    print(f"    {problem}")
+        if bad:
+            raise SystemExit(3)
+
+
+@dataclass
+class TokenizerTrain:
+    """A SentencePiece model of your own, lossless on any text."""
+
+    files: Positional[tuple[Path, ...]]
+    out: Path = Path("tokenizer.model")
+    size: int = 32000
+
+    def run(self) -> None:
+        from gato.corpora.text import text_files
+        from gato.tokens.text import TextTokenizer
+
+        episodes = text_files(list(self.files), "text/files")
+        tokenizer = TextTokenizer.train((e.observations["text"][0] for e in episodes), self.size)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(self.out)
+        print(f"{tokenizer} → {self.out}")
+
+
+@dataclass
+class Train:
+    """Train a recipe (a name shipped with the package, or your Python file) on datasets; or go on with --resume."""
+
+    recipe: Positional[str | None] = None
+    data: tuple[Path, ...] = ()
+    out: Path | None = None
+    tokenizer: Path | None = None
+    """A tokenizer.model; one is learned from the texts of the data if not given."""
+    size: str | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    """field=value; model.field=value reaches into the network."""
+    resume: Path | None = None
+    device: str = "auto"
+    processes: int = 0
+    """On a CPU: how many share each batch; 0 for one per core."""
+
+    def run(self) -> None:
+        from gato.training.start import resume_run, start_run
+
+        if self.resume is not None:
+            bundle = resume_run(self.resume, _device(self.device), self.processes)
+        else:
+            if self.recipe is None or self.out is None or not self.data:
+                raise UsageError(
+                    "a recipe, --data and --out are needed",
+                    fix="gato train RECIPE --data DIR --out DIR, or gato train --resume DIR",
+                )
+            words = list(self.set)
+            for name in ("size", "steps", "seconds"):
+                if getattr(self, name) is not None:
+                    words.append(f"{name}={json.dumps(getattr(self, name))}")
+            bundle = start_run(
+                self.recipe, words, list(self.data), self.out, self.tokenizer, _device(self.device), self.processes
+            )
+        print(f"bundle: {bundle}")
+
+
+@dataclass
+class Evaluate:
+    """Expert-normalised scores of a bundle: results.json, report.html and films in --out."""
+
+    bundle: Positional[Path]
+    tasks: str = ""
+    """Globs, comma-separated; all control tasks the bundle knows if not given."""
+    out: Path = Path("runs/evaluation")
+    episodes: int = 50
+    workers: int = 2
+    seed: int = 0
+    film: bool = True
+    json: bool = False
+
+    def run(self) -> None:
+        from gato.evaluation.evaluate import evaluate
+        from gato.evaluation.report import write_report
+        from gato.policy import load
+        from gato.policy.agent import installed
+        from gato.worlds import find, select
+
+        agent = load(self.bundle)
+        if self.tasks:
+            chosen = select(self.tasks)
+            known = [t for t in chosen if t.id in agent.tasks]
+            if not known:
+                raise UsageError(
+                    f"this bundle was not trained on {self.tasks}",
+                    where=str(self.bundle),
+                    fix=f"it knows {', '.join(agent.tasks)}",
+                )
+        else:
+            known = [find(t) for t in installed(agent)]
+        record = evaluate(agent, known, self.episodes, self.out, workers=self.workers, seed=self.seed, film=self.film)
+        report = write_report(self.out)
+        if self.json:
+            print(json.dumps(record["aggregates"], indent=1))
+        else:
+            print(
+                f"{record['aggregates']['mean_of_domain_means']} % of expert (mean of domain means); report: {report}"
+            )
+
+
+@dataclass
+class Play:
+    """Watch the agent play one episode: an animation (or .mp4 with the extra `video`)."""
+
+    bundle: Positional[Path]
+    task: Positional[str]
+    video: Path = Path("episode.webp")
+    seed: int = 0
+    max_steps: int = 1000
+
+    def run(self) -> None:
+        from gato.evaluation.animation import animate, write_mp4
+        from gato.evaluation.evaluate import play
+        from gato.policy import load
+        from gato.rollouts import episode_seed
+        from gato.worlds import find
+
+        agent, task = load(self.bundle), find(self.task)
+        agent.bundle.codec(task.id)
+        env = task.make(render=True)
+        frames = play(agent, task, env, episode_seed(task.id, self.seed, "evaluation"), self.max_steps)
+        env.close()
+        self.video.parent.mkdir(parents=True, exist_ok=True)
+        if self.video.suffix == ".mp4":
+            write_mp4(frames, self.video)
+        else:
+            self.video.write_bytes(animate(frames))
+        print(f"{len(frames)} frames → {self.video}")
+
+
+@dataclass
+class Chat:
+    """The agent's continuation of a text."""
+
+    bundle: Positional[Path]
+    text: Positional[str]
+    max_tokens: int = 64
+    temperature: float = 0.7
+
+    def run(self) -> None:
+        from gato.policy import load
+
+        print(load(self.bundle).chat(self.text, self.max_tokens, self.temperature))
+
+
+@dataclass
+class Caption:
+    """What is in these pictures."""
+
+    bundle: Positional[Path]
+    images: Positional[tuple[Path, ...]]
+
+    def run(self) -> None:
+        from gato.policy import load
+
+        for path, caption in zip(self.images, load(self.bundle).captions(list(self.images)), strict=True):
+            print(f"{path}: {caption}")
+
+
+@dataclass
+class ReportAgain:
+    """The report of a run, made again from its results."""
+
+    run_folder: Positional[Path]
+
+    def run(self) -> None:
+        from gato.evaluation.report import write_report
+
+        print(f"report: {write_report(self.run_folder)}")
+
+
+VERBS: dict[str, Any] = {
+    "demo": Demo, "doctor": Doctor, "tasks": Tasks, "collect": Collect,
+    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify}, "tokenizer": {"train": TokenizerTrain},
+    "train": Train, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "report": ReportAgain,
+}  # fmt: skip
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main(words: list[str] | None = None) -> None:
+    """Entry point of `gato`."""
+    words = list(sys.argv[1:] if words is None else words)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # waiting threads must not starve whatever else the machine does
+    try:
+        sys.exit(_dispatch(words))
+    except GatoError as error:
+        if debug:
+            raise
+        print(
+            f"error[{error.code}] {error.what}" + (f"\n  where: {error.where}" if error.where else ""), file=sys.stderr
+        )
+        if error.fix:
+            print(f"  next:  {error.fix}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"error[unexpected] {type(error).__name__}: {error}\n  next:  run the same line with --debug",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _dispatch(words: list[str]) -> int:
+    verbs, said = VERBS, []
+    while True:
+        if not words or words[0] in ("-h", "--help"):
+            print(_usage(said, verbs))
+            return 0 if words else 2
+        if words[0] == "--version":
+            from gato import __version__
+
+            print(f"gato {__version__}")
+            return 0
+        word, *words = words
+        if word not in verbs:
+            raise UsageError(
+                f"no verb {' '.join([*said, word])!r}",
+                fix=nearest(word, verbs) or f"gato {' '.join([*said, '--help'])}",
+            )
+        said.append(word)
+        chosen: Callable[..., Any] | dict[str, Any] = verbs[word]
+        if not isinstance(chosen, dict):
+            tyro.cli(chosen, args=words, prog=f"gato {' '.join(said)}").run()
+            return 0
+        verbs = chosen
+
+
+def _usage(said: list[str], verbs: dict[str, Any]) -> str:
+    lines = [f"usage: gato {' '.join([*said, 'VERB …'])}", ""]
+    for name, verb in verbs.items():
+        text = " · ".join(verb) if isinstance(verb, dict) else (verb.__doc__ or "").split("\n")[0]
+        lines.append(f"  {name:10} {text}")
+    return "\n".join([*lines, "", "gato VERB --help explains one; --debug anywhere shows tracebacks."])

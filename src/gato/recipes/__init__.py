@@ -1,0 +1,1 @@
+"""Recipes shipped with the package: each file defines `recipe`. Copy one, replace fields, `gato train FILE.py`."""

@@ -1,0 +1,86 @@
+"""From the words of a command to a run: recipe, data, tokenizer, a folder that remembers all three."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from gato.episodes.manifest import make_folder, write_file_atomically
+from gato.episodes.store import Dataset, find_datasets
+from gato.errors import CheckpointMissingError, OutputExistsError
+from gato.model.bundle import read_json
+from gato.tokens.text import TextTokenizer
+from gato.training.loop import load_stores, train
+from gato.training.progress import TrainingBar
+from gato.training.recipe import Recipe, load_recipe
+from gato.training.team import sensible
+
+
+def start_run(
+    recipe_name: str,
+    words: Sequence[str],
+    data: Sequence[Path],
+    out: Path,
+    tokenizer: Path | None,
+    device: str,
+    processes: int = 0,
+) -> Path:
+    """Train `recipe_name` with `field=value` words changed. Returns the bundle's folder."""
+    recipe = load_recipe(recipe_name).override(list(words))
+    if (out / "recipe.json").exists():
+        raise OutputExistsError(
+            "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
+        )
+    paths = find_datasets(list(data))
+    text = (
+        TextTokenizer.load(tokenizer)
+        if tokenizer
+        else TextTokenizer.train(_texts(paths), recipe.config().vocabulary_size)
+    )
+    recipe = recipe.override([f"model.vocabulary_size={text.size}"])
+    make_folder(out)
+    write_file_atomically(out / "tokenizer.model", text.to_bytes())
+    write_file_atomically(out / "data.json", json.dumps([str(p.resolve()) for p in data]).encode())
+    return _run(recipe, data, out, text, device, processes, resume=False)
+
+
+def resume_run(out: Path, device: str, processes: int = 0) -> Path:
+    """Go on where the run in `out` stopped; a finished one costs nothing."""
+    if not (out / "recipe.json").exists():
+        raise CheckpointMissingError("no run here", where=str(out), fix="name the --out folder of a run")
+    if (out / "bundle" / "MANIFEST.json").exists():
+        return out / "bundle"
+    recipe = Recipe.from_json(read_json(out / "recipe.json"))
+    data = [Path(p) for p in read_json(out / "data.json")]
+    return _run(recipe, data, out, TextTokenizer.load(out / "tokenizer.model"), device, processes, resume=True)
+
+
+def _run(
+    recipe: Recipe, data: Sequence[Path], out: Path, text: TextTokenizer, device: str, processes: int, resume: bool
+) -> Path:
+    processes = 1 if device != "cpu" else processes or sensible(recipe.slots)
+    if processes > 1:
+        torch.set_num_threads(1)  # before anything uses more: they are forked
+    stores = load_stores(list(data), recipe.config(), text, recipe)
+    with TrainingBar() as bar:
+        train(recipe, stores, text, out, resume=resume, device=device, watch=bar, processes=processes)
+    return out / "bundle"
+
+
+def _texts(paths: Sequence[Path]) -> Iterator[str]:
+    """Every text of the data once, and the documentation of the standard library, so that any dataset gives a tokenizer."""
+    from gato.corpora.text import python_docs
+
+    yield from (e.observations["text"][0] for e in python_docs("train"))
+    for path in paths:
+        dataset = Dataset.open(path)
+        texts = [p for p, s in dataset.spec.observation.items() if s.kind == "text"]
+        seen: set[str] = set()
+        for episode in dataset if texts else ():
+            for p in texts:
+                new = set(episode.observations[p]) - seen
+                seen |= new
+                yield from sorted(new)
