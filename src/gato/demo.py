@@ -162,7 +162,7 @@ def evaluate_all(plans: Sequence[Plan], out: Path, episodes: int, workers: int, 
     documents = list(python_docs("heldout"))
     train, heldout = ([e.observations["text"][0] for e in part] for part in (python_docs("train"), documents))
     language = evaluate_language(
-        agent, list(captions("heldout", count=HELD_OUT_CAPTIONS)), documents, out / "media", window=agent.bundle.card["recipe"]["window_tokens"],
+        agent, list(captions("heldout", count=HELD_OUT_CAPTIONS)), documents, out / "media", window=agent.bundle.card["recipe"]["document_tokens"],
         baseline=trigram_bits_per_byte(train, heldout, agent.bundle.tokenizer), prompt=TEXT_SAMPLE,
     )  # fmt: skip
     evaluate(agent, [find(p.task) for p in plans], episodes, out, workers=workers, language=language, protocol=protocol)

@@ -27,9 +27,10 @@ recipe = Recipe(
     },
     slots=8,
     slot_tokens=1024,
-    window_tokens=640,
+    window_tokens=512,
+    document_tokens=256,
     # pickup-loc names places as seen from the first step ("on your left"), so it has to be remembered
-    window_timesteps={"*": 1, "babyai/pickup-loc": 10, "ale-atari/boxing": 2, "text": None, "captions": None},
+    window_timesteps={"*": 1, "babyai/pickup-loc": 6, "ale-atari/boxing": 2, "text": None, "captions": None},
     prompt_share=0.0,
     text_targets=False,
     optimizer="muon",

@@ -35,6 +35,7 @@ class Mixture:
     prompt_loss: bool = True
     parallel_actions: bool = False
     seed: int = 0
+    document_tokens: int | None = None  # the window of documents, where it is another
 
     def __post_init__(self) -> None:
         if not 0 <= self.prompt_share <= 1:
@@ -65,6 +66,8 @@ class Mixture:
         return self.weights[pattern] / sum(_pattern(self.weights, s.task) == pattern for s in self.stores)
 
     def _window(self, k: int, rng: np.random.Generator, max_tokens: int) -> tuple[int, int]:
+        if self.document_tokens and not self.stores[k].codec.acts:
+            max_tokens = min(max_tokens, self.document_tokens)
         return self.stores[k].window(rng, max_tokens, self._most[k])
 
     def slot(self, step: int, i: int) -> list[Segment]:

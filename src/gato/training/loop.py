@@ -66,7 +66,7 @@ def load_stores(
 def make_mixture(stores: Sequence[TokenStore], recipe: Recipe) -> Mixture:
     return Mixture(
         stores, recipe.weights, recipe.slots, recipe.slot_tokens, recipe.window_tokens, recipe.window_timesteps,
-        recipe.prompt_share, recipe.prompt_loss, recipe.config().parallel_actions, recipe.seed,
+        recipe.prompt_share, recipe.prompt_loss, recipe.config().parallel_actions, recipe.seed, recipe.document_tokens,
     )  # fmt: skip
 
 

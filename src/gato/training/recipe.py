@@ -36,6 +36,7 @@ class Recipe:
     slot_tokens: int = 1024
     accumulate: int = 1
     window_tokens: int = 1024
+    document_tokens: int | None = None  # documents are cut into windows of so many tokens; None for window_tokens
     window_timesteps: Mapping[str, int | None] = field(default_factory=dict)
     prompt_share: float = 0.25
     prompt_loss: bool = True
