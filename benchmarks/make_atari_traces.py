@@ -33,11 +33,11 @@ def unit(task_id: str, index: int) -> Unit:
     return Unit(task_id, episode_seed(task_id, index), noise=CLEAN if clean else NOISE, wide=not clean)
 
 
-def top_up(game: str, episodes: int) -> None:
+def top_up(game: str, episodes: int, folder: Path | None) -> None:
     """Records traces until there are `episodes` of them."""
     task_id = f"ale-atari/{game}"
-    path = trace_path(task_id)
-    traces = read_traces(task_id) if path.is_file() else []
+    path = trace_path(task_id, folder)
+    traces = read_traces(task_id, path) if path.is_file() else []
     slot = LocalSlot()
     for index in range(len(traces), episodes):
         began = time.perf_counter()
@@ -84,10 +84,11 @@ def _summary(returns: list[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("games", nargs="*", metavar="GAME=EPISODES")
+    parser.add_argument("--folder", type=Path, help="where to write the traces (default: into the package)")
     parser.add_argument("--references", action="store_true")
     arguments = parser.parse_args()
     for game, _, episodes in (item.partition("=") for item in arguments.games):
-        top_up(game, int(episodes))
+        top_up(game, int(episodes), arguments.folder)
     if arguments.references:
         references(Path(str(resources.files("gato.worlds") / "references" / "ale-atari.json")))
 

@@ -49,8 +49,8 @@ PLANS = (
     Plan("dm-control-suite/point-mass-easy", 400, _STATE, 0.7, 150),
     Plan("dm-control-suite/cartpole-swingup", 400, _STATE, 0.5, 200),
     Plan("sokoban/7x7-1-box", 6_000, (CLEAN,), 0.5),
-    Plan("ale-atari/freeway", 100, from_traces=True),
-    Plan("ale-atari/boxing", 100, from_traces=True),
+    Plan("ale-atari/freeway", 8, from_traces=True),
+    Plan("ale-atari/boxing", 24, from_traces=True),
 )
 
 

@@ -30,6 +30,7 @@ class Segment:
     store: int
     spans: tuple[tuple[int, int], ...]
     masked: int = 0  # of the first so many tokens no loss is taken (a prompt without loss)
+    seed: int | None = None  # from which its patch positions are drawn, as in training; None for the evaluation means
 
     def __len__(self) -> int:
         return sum(end - begin for begin, end in self.spans)
@@ -65,17 +66,16 @@ class Batch:
 def collate(
     segments: Sequence[Segment],
     stores: Sequence[TokenStore],
-    rng: np.random.Generator | None = None,
     *,
     parallel_actions: bool = False,
 ) -> Batch:
-    """Segments → Batch. With `rng` patch positions are drawn as in training, without it they are the evaluation means."""
+    """Segments → Batch. What a segment holds does not depend on which others are collated with it."""
     groups = _group(segments, stores)
     n = sum(len(members) * length for members, length in groups)
     ids, positions = np.zeros(n, np.int64), np.full(n, -1, np.int64)
     kinds, patches = np.zeros(n, np.uint8), np.full(n, -1, np.int64)
     target, store_of = np.zeros(n, bool), np.zeros(n, np.int64)
-    boxes = np.zeros((n, 4), np.uint8)
+    places = np.zeros((n, 2), np.int64)
     at, num_tokens = 0, 0
     tables: dict[int, int] = {}  # patch table → offset in one numbering of all patches
     table_list = []
@@ -87,13 +87,15 @@ def collate(
             if key not in tables:
                 tables[key] = sum(len(t) for t in table_list)
                 table_list.append(tokens.table)
+            rng = None if segment.seed is None else np.random.default_rng(segment.seed)
             for begin, end in segment.spans:
                 to = row + end - begin
                 ids[row:to], kinds[row:to] = tokens.ids[begin:end], tokens.kinds[begin:end]
                 positions[row:to], target[row:to] = tokens.positions[begin:end], tokens.targets[begin:end]
                 if (tokens.kinds[begin:end] == IMAGE).any():
                     patches[row:to] = tokens.patches[begin:end] + tables[key]
-                    boxes[row:to] = tokens.boxes[begin:end]
+                    boxes = tokens.boxes[begin:end]
+                    places[row:to] = mean_index(boxes) if rng is None else sampled_index(boxes, rng)
                 row = to
             target[at : at + segment.masked] = False
             target[at] = False  # nothing before it predicts it
@@ -118,11 +120,10 @@ def collate(
 
     image_rows = np.flatnonzero(kinds == IMAGE)
     unique, index = np.unique(patches[image_rows], return_inverse=True)
-    place = mean_index(boxes[image_rows]) if rng is None else sampled_index(boxes[image_rows], rng)
     return Batch(
         torch.from_numpy(ids), torch.from_numpy(positions),
         torch.from_numpy((positions == ACTION_POSITION) | (target & (positions < -1))) if parallel_actions else None,
-        torch.from_numpy(image_rows), torch.from_numpy(index.reshape(-1)), torch.from_numpy(place),
+        torch.from_numpy(image_rows), torch.from_numpy(index.reshape(-1)), torch.from_numpy(places[image_rows]),
         torch.from_numpy(_rows(table_list, unique)), tuple(shapes), torch.from_numpy(queries),
         torch.from_numpy(ids[rows + 1]), torch.from_numpy(store_of[rows]), torch.from_numpy(kinds[rows + 1]), num_tokens,
     )  # fmt: skip

@@ -80,7 +80,7 @@ class Mixture:
             begin, end = self._window(k, rng, self.window_tokens)
             if end - begin > left:
                 if not store.codec.acts and left >= 32:  # a document fills what is left
-                    segments.append(Segment(k, ((begin, begin + left),)))
+                    segments.append(Segment(k, ((begin, begin + left),), seed=len(segments)))
                 break
             spans: tuple[tuple[int, int], ...] = ((begin, end),)
             masked = 0
@@ -91,7 +91,7 @@ class Mixture:
                 if prompt is not None:
                     spans = (prompt, *spans)
                     masked = 0 if self.prompt_loss else prompt[1] - prompt[0]
-            segments.append(Segment(k, spans, masked))
+            segments.append(Segment(k, spans, masked, int(rng.integers(2**62))))
             left -= len(segments[-1])
             if left < 4:
                 break
@@ -101,8 +101,7 @@ class Mixture:
         """Step `step` of rank `rank`: its slots i ≡ rank (mod world), collated."""
         mine = range(rank, self.slots, world)
         segments = [segment for i in mine for segment in self.slot(step, i)]
-        rng = np.random.default_rng((self.seed, step, self.slots + rank))
-        return collate(segments, self.stores, rng, parallel_actions=self.parallel_actions)
+        return collate(segments, self.stores, parallel_actions=self.parallel_actions)
 
     def __iter__(self) -> Iterator[Batch]:
         step = 0

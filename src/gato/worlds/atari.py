@@ -53,7 +53,9 @@ class AtariEnv(gymnasium.Env):
         self.ale = ALEInterface()
         self.ale.setInt("random_seed", 0)
         self.ale.setFloat("repeat_action_probability", 0.0)
-        self.ale.loadROM(roms.get_rom_path(game.replace("-", "_")))
+        rom = roms.get_rom_path(game.replace("-", "_"))
+        assert rom is not None, f"no ROM of {game}"
+        self.ale.loadROM(rom)
         self.ale.reset_game()
         # Every episode begins from this one state, so that nothing of the last one can remain in the emulator.
         self._power_on = self.ale.cloneState(include_rng=True)

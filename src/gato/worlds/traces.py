@@ -209,7 +209,9 @@ def write_traces(path: Path, task_id: str, traces: Iterable[Trace]) -> None:
     table = pa.Table.from_pylist(rows, _SCHEMA).replace_schema_metadata(facts)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".partial")
-    pq.write_table(table, beside, compression="zstd", compression_level=19, write_page_checksum=True, use_dictionary=False)
+    pq.write_table(
+        table, beside, compression="zstd", compression_level=19, write_page_checksum=True, use_dictionary=False
+    )
     with open(beside, "rb") as file:
         os.fsync(file.fileno())
     os.replace(beside, path)
@@ -234,14 +236,18 @@ def read_traces(task_id: str, path: Path | None = None) -> list[Trace]:
         table = pq.read_table(path, page_checksum_verification=True)
         facts = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         if (version := int(facts["format_version"])) > FORMAT_VERSION:
-            raise TraceError(f"format {version}, this program reads {FORMAT_VERSION}", where=str(path), fix="upgrade gato-agent")
+            raise TraceError(
+                f"format {version}, this program reads {FORMAT_VERSION}", where=str(path), fix="upgrade gato-agent"
+            )
         spec = {p: Spec.from_json(s) for p, s in sorted(json.loads(facts["action_spec"]).items())}
         traces = [_read_row(row, spec) for row in table.to_pylist()]
     except TraceError:
         raise
     except Exception as error:  # damaged bytes surface as many kinds of error
         raise TraceError(
-            f"cannot be read: {type(error).__name__}: {error}", where=str(path), fix="restore the file, or reinstall gato-agent"
+            f"cannot be read: {type(error).__name__}: {error}",
+            where=str(path),
+            fix="restore the file, or reinstall gato-agent",
         ) from error
     if facts["task"] != task_id:
         raise TraceError(f"holds traces of {facts['task']}, not of {task_id}", where=str(path))
@@ -261,7 +267,9 @@ def _read_row(row: Mapping[str, Any], spec: Specs) -> Trace:
         json.loads(row["versions"]),
     )
     if len(trace) != steps or trace.total_return != row["return"]:
-        raise ValueError(f"seed {row['seed']}: {len(trace)} rewards adding to {trace.total_return}, expected {steps} and {row['return']}")
+        raise ValueError(
+            f"seed {row['seed']}: {len(trace)} rewards adding to {trace.total_return}, expected {steps} and {row['return']}"
+        )
     return trace
 
 

@@ -1,0 +1,149 @@
+"""The loss by hand, the schedule's ends, learning for real, and a resumed run that is the same run."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import gato.training.loop as loop
+from gato.errors import NonFiniteError, OutputExistsError, RecipeError, UnknownNameError
+from gato.rollouts.collect import collect
+from gato.tokens.timestep import CONTINUOUS, DISCRETE
+from gato.training import Recipe, load_recipe, load_stores, train
+from gato.training.loss import token_losses
+from gato.training.optimizer import learning_rate
+from gato.worlds import find
+
+RECIPE = Recipe(
+    name="test", steps=24, slots=4, slot_tokens=256, window_tokens=256, window_timesteps={"*": 2}, prompt_share=0.25,
+    learning_rate=2e-3, precision="float32", save_every_seconds=0.0, keep_last=99,
+    model={"layer_width": 64, "num_attention_heads": 2, "feedforward_hidden_size": 128, "num_transformer_blocks": 2, "dropout_rate": 0.1},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("data")
+    collect([find("dummy/count")], 40, folder, workers=0, progress=False)
+    return folder
+
+
+def stores_of(data, recipe, tokenizer):
+    return load_stores([data], recipe.config(), tokenizer, recipe)
+
+
+def test_loss_by_hand():
+    logits = torch.log(torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]))
+    losses = token_losses(logits, torch.tensor([0, 2]), torch.tensor([DISCRETE, DISCRETE]), 0)
+    assert losses.tolist() == pytest.approx([-math.log(0.7), -math.log(0.8)])
+
+
+def test_smooth_loss_by_hand():
+    first, width = 4, 1024
+    logits = torch.randn(2, first + width + 3, generator=torch.Generator().manual_seed(0))
+    log_p = torch.log_softmax(logits, -1)
+    bell = np.array([math.exp(-0.5 * (k / 2.0) ** 2) for k in range(-5, 6)])
+    bell /= bell.sum()
+    target = first + 500
+    wanted = -sum(w * float(log_p[0, target + k]) for k, w in zip(range(-5, 6), bell, strict=True))
+    kinds = torch.tensor([CONTINUOUS, DISCRETE])
+    losses = token_losses(logits, torch.tensor([target, 2]), kinds, first, smooth=2.0)
+    assert float(losses[0]) == pytest.approx(wanted, rel=1e-5)
+    assert float(losses[1]) == pytest.approx(-float(log_p[1, 2]), rel=1e-5)
+    edge = token_losses(logits[:1], torch.tensor([first + width - 1]), kinds[:1], first, smooth=2.0)
+    inside = -sum(w * float(log_p[0, min(first + width - 1 + k, first + width - 1)]) for k, w in zip(range(-5, 6), bell, strict=True))
+    assert float(edge[0]) == pytest.approx(inside, rel=1e-5)  # the tail stays in the block
+
+
+def test_learning_rate_ends():
+    recipe = Recipe(steps=100, warmup=0.1, final_ratio=0.1)
+    rates = [learning_rate(1e-4, x, recipe) for x in (0.0, 0.1, 0.55, 1.0)]
+    assert rates == pytest.approx([1e-7, 1e-4, 0.55e-4, 1e-5])
+
+
+def test_recipes():
+    assert load_recipe("demo").seconds and load_recipe("paper").slots * load_recipe("paper").slot_tokens == 512 * 1024
+    changed = RECIPE.override(["steps=7", "model.layer_width=96", "model.num_attention_heads=3", "optimizer=muon"])
+    assert (changed.steps, changed.config().layer_width, changed.optimizer) == (7, 96, "muon")
+    with pytest.raises(UnknownNameError, match="learning_rate"):
+        RECIPE.override(["learning_rat=1"])
+    with pytest.raises(UnknownNameError, match="demo"):
+        load_recipe("dmeo")
+    with pytest.raises(RecipeError):
+        RECIPE.replace(weights={"*": 0.0})
+
+
+def test_it_learns_to_count(data, tokenizer, tmp_path):
+    """The right action is read off the observation; a shift by one step anywhere would make it a guess."""
+    recipe = RECIPE.replace(steps=400, optimizer="muon", learning_rate=3e-3, prompt_share=0.0, window_timesteps={"*": 1}, save_every_seconds=1e9)
+    recipe = recipe.override(["model.dropout_rate=0.0"])
+    bundle = train(recipe, stores_of(data, recipe, tokenizer), tokenizer, tmp_path / "run")
+    from gato.evaluation.evaluate import evaluate_task
+    from gato.policy import Agent
+    from gato.rollouts.pool import WorkerPool
+
+    bundle.acting = {"discrete": "greedy", "continuous": "mean"}
+    with WorkerPool(0) as pool:
+        scores, _ = evaluate_task(Agent(bundle), find("dummy/count"), 4, pool)
+    assert np.mean(scores.episodes) > 0.8 * find("dummy/count").references["expert"].mean
+    assert scores.facts["legal_mass"] > 0.95
+
+
+def final(run):
+    return torch.cat([t.flatten().float() for _, t in sorted(__import__("safetensors.torch", fromlist=["x"]).load_file(run / "bundle" / "model.safetensors").items())])
+
+
+def log_of(run):
+    return [(r["step"], r["loss"]) for r in map(json.loads, (run / "log.jsonl").read_text().splitlines())]
+
+
+def test_a_resumed_run_is_the_same_run(data, tokenizer, tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
+    stores = stores_of(data, RECIPE, tokenizer)
+    train(RECIPE, stores, tokenizer, tmp_path / "whole")
+
+    class Enough(Exception):
+        pass
+
+    def stop_at_ten(report):
+        if report.record["step"] == 10:
+            raise Enough
+
+    with pytest.raises(Enough):
+        train(RECIPE, stores, tokenizer, tmp_path / "parts", watch=stop_at_ten)
+    with pytest.raises(OutputExistsError):
+        train(RECIPE, stores, tokenizer, tmp_path / "parts")
+    with pytest.raises(OutputExistsError):
+        train(RECIPE.replace(seed=1), stores, tokenizer, tmp_path / "parts", resume=True)
+    train(RECIPE, stores, tokenizer, tmp_path / "parts", resume=True)
+    assert torch.equal(final(tmp_path / "whole"), final(tmp_path / "parts"))
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+
+
+def test_accumulated_parts_are_one_batch(data, tokenizer, tmp_path):
+    """The same slots in one part or in four: the same step, to rounding. No dropout: it is drawn per part."""
+    finals = []
+    for accumulate in (1, 4):
+        recipe = RECIPE.replace(steps=3, accumulate=accumulate, warmup=0.0).override(["model.dropout_rate=0.0"])
+        train(recipe, stores_of(data, recipe, tokenizer), tokenizer, tmp_path / str(accumulate))
+        finals.append(final(tmp_path / str(accumulate)))
+    # Patch positions are drawn per part, so that the two differ where images are seen; nothing else may.
+    assert (finals[0] - finals[1]).abs().mean() < 2e-4
+
+
+def test_processes_share_a_batch(data, tokenizer, tmp_path):
+    recipe = RECIPE.replace(steps=4)
+    torch.set_num_threads(1)
+    train(recipe, stores_of(data, recipe, tokenizer), tokenizer, tmp_path / "two", processes=2)
+    records = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
+    assert records[-1]["step"] == 4 and records[-1]["tokens"] > 3 * 4 * 200
+
+
+def test_nothing_is_updated_by_a_gradient_that_is_not_finite(data, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "token_losses", lambda *a, **k: token_losses(*a, **k) * torch.tensor(float("nan")))
+    with pytest.raises(NonFiniteError, match="step 0"):
+        train(RECIPE, stores_of(data, RECIPE, tokenizer), tokenizer, tmp_path / "run")
+    assert not (tmp_path / "run" / "bundle").exists()
