@@ -132,10 +132,14 @@ class Collect:
         from gato.rollouts.collect import collect
         from gato.worlds import select
 
-        collect(
+        done = collect(
             select(self.pattern), self.episodes, self.out, self.workers, self.policy, Noise(self.noise) if self.noise else None,
             self.wide_share, self.max_steps, from_traces=self.from_traces,
         )  # fmt: skip
+        for result in done:
+            print(
+                f"{result.task}: {result.episodes:,} episodes (+{result.added:,}), {result.failed:,} dropped → {result.folder}"
+            )
 
 
 @dataclass

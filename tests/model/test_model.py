@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from gato.errors import CheckpointCorruptError, CheckpointMismatchError, CheckpointMissingError, RecipeError, UnknownNameError
+from gato.errors import (
+    CheckpointCorruptError,
+    CheckpointMismatchError,
+    CheckpointMissingError,
+    RecipeError,
+    UnknownNameError,
+)
 from gato.model import Gato, GatoConfig, RingCache, size
 from gato.model.bundle import Bundle, TaskCard
 from gato.sequences.batch import Batch
 
-TINY = GatoConfig.tiny().replace(layer_width=64, num_attention_heads=2, key_value_size=32, feedforward_hidden_size=256, num_transformer_blocks=3)
+TINY = GatoConfig.tiny().replace(
+    layer_width=64, num_attention_heads=2, key_value_size=32, feedforward_hidden_size=256, num_transformer_blocks=3
+)
 
 
 def text_batch(groups, vocabulary=2000, seed=0) -> Batch:
@@ -57,7 +65,9 @@ def test_causal_and_block_diagonal(model):
 
 def test_last_block_skips_only_what_nobody_asks_for(model):
     batch = text_batch([(3, 8)])
-    late = Batch(**{**vars(batch), "groups": ((3, 8, 5),), "queries": torch.tensor([0, 1, 3, 4, 6, 7])})  # rows 5 and 6 of each
+    late = Batch(
+        **{**vars(batch), "groups": ((3, 8, 5),), "queries": torch.tensor([0, 1, 3, 4, 6, 7])}
+    )  # rows 5 and 6 of each
     with torch.no_grad():
         whole = model.logits(model.hidden_states(batch)).view(3, 8, -1)[:, 5:7].reshape(6, -1)
         assert torch.allclose(model(late), whole, atol=1e-5)
@@ -73,13 +83,18 @@ def plain_attention(attention, x):
         out = vector.clone()
         for i in range(d // 2):
             a, b, angle = vector[i], vector[i + d // 2], position * inverse[i]
-            out[i], out[i + d // 2] = a * math.cos(angle) - b * math.sin(angle), a * math.sin(angle) + b * math.cos(angle)
+            out[i], out[i + d // 2] = (
+                a * math.cos(angle) - b * math.sin(angle),
+                a * math.sin(angle) + b * math.cos(angle),
+            )
         return out
 
     def sinusoid(distance):
         width = heads * d
         rates = [10000.0 ** (-i / width) for i in range(0, width, 2)]
-        return torch.tensor([math.sin(distance * r) for r in rates] + [math.cos(distance * r) for r in rates], dtype=x.dtype)
+        return torch.tensor(
+            [math.sin(distance * r) for r in rates] + [math.cos(distance * r) for r in rates], dtype=x.dtype
+        )
 
     rows = []
     for i in range(length):
@@ -120,7 +135,9 @@ def _angles64(positions, width):
 
 
 def _sinusoids64(length, width):
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * 10000.0 ** (
+        -torch.arange(0, width, 2, dtype=torch.float64) / width
+    )
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
@@ -161,7 +178,10 @@ def test_ring_cache_is_one_pass_with_a_band(model, timesteps):
     got = []
     at = 0
     for t in range(steps):
-        for n in (3, 1):  # an observation in one pass, then the action; slot 0 gets a padding token with the observation
+        for n in (
+            3,
+            1,
+        ):  # an observation in one pass, then the action; slot 0 gets a padding token with the observation
             part = text_batch([(2, n + 1)])
             part.ids = torch.cat([ids[:, at : at + n], torch.zeros(2, 1, dtype=torch.long)], 1).reshape(-1)
             valid = torch.tensor([[True] * n + [False]] * 2)
@@ -197,7 +217,11 @@ def banded(model, ids, band):
         else:
             r = a._distances(length, q)
             by_distance = (q + a.distance_bias[:, None]) @ r.transpose(-1, -2)
-            index = (torch.arange(length)[:, None] - torch.arange(length)).clamp(min=0).expand(*by_distance.shape[:2], -1, -1)
+            index = (
+                (torch.arange(length)[:, None] - torch.arange(length))
+                .clamp(min=0)
+                .expand(*by_distance.shape[:2], -1, -1)
+            )
             scores = (q + a.content_bias[:, None]) @ k.transpose(-1, -2) + by_distance.gather(-1, index)
         weights = (scores * a.size**-0.5).masked_fill(~band, -torch.inf).softmax(-1)
         x = x + (weights @ v).transpose(1, 2).flatten(2) @ a.out.T
@@ -220,7 +244,14 @@ def bundle(tokenizer):
 
     torch.manual_seed(0)
     config = TINY.replace(vocabulary_size=tokenizer.size)
-    return Bundle(config, Gato(config).eval(), tokenizer, {"dummy/count": TaskCard(find("dummy/count").spec, 1)}, {"discrete": "greedy", "continuous": "mean"}, {"tokens": 0})
+    return Bundle(
+        config,
+        Gato(config).eval(),
+        tokenizer,
+        {"dummy/count": TaskCard(find("dummy/count").spec, 1)},
+        {"discrete": "greedy", "continuous": "mean"},
+        {"tokens": 0},
+    )
 
 
 def test_bundle_round_trip(bundle, tmp_path):

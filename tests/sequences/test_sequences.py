@@ -17,12 +17,21 @@ COUNT = 1000
 def counting_store(task: str, width: int = 3, lengths=(5, 1, 8, 12), success=True) -> TokenStore:
     """Observation and action both hold the number of the step over the whole dataset."""
     spec = TaskSpec(
-        {"x": Spec("discrete", (width,), "int64", (0.0,), (1023.0,))}, {"action": Spec("discrete", (), "int64", (0.0,), (1023.0,))}
+        {"x": Spec("discrete", (width,), "int64", (0.0,), (1023.0,))},
+        {"action": Spec("discrete", (), "int64", (0.0,), (1023.0,))},
     )
     episodes, n = [], 0
     for length in lengths:
         steps = np.arange(n, n + length)
-        episodes.append(Episode(task, {"x": np.repeat(steps[:, None], width, 1)}, {"action": steps}, np.zeros(length, np.float32), info={"success": success}))
+        episodes.append(
+            Episode(
+                task,
+                {"x": np.repeat(steps[:, None], width, 1)},
+                {"action": steps},
+                np.zeros(length, np.float32),
+                info={"success": success},
+            )
+        )
         n += length
     return TokenStore.build(task, TimestepCodec(spec, V, None, task=task), episodes)
 
@@ -40,7 +49,15 @@ def decode_batch(batch):
 @pytest.mark.parametrize("most", [1, 3, None])
 def test_targets_follow_their_separator(most):
     """The dummy that counts: the token before the action is the separator, and the observation before it is the step."""
-    mixture = Mixture([counting_store("a/one"), counting_store("b/two", 6, (4, 30))], {"*": 1.0}, 4, 128, 64, {"*": most}, prompt_share=0.5)
+    mixture = Mixture(
+        [counting_store("a/one"), counting_store("b/two", 6, (4, 30))],
+        {"*": 1.0},
+        4,
+        128,
+        64,
+        {"*": most},
+        prompt_share=0.5,
+    )
     seen = set()
     for step in range(60):
         batch = mixture.batch(step)
@@ -63,7 +80,9 @@ def test_windows_stay_in_their_episode():
 
 
 def test_slots_are_pure_and_ranks_share_the_batch():
-    make = lambda: Mixture([counting_store("a/one"), counting_store("b/two", 6)], {"a": 1.0, "b": 2.0}, 6, 200, 64, {"*": 2}, 0.25, seed=3)  # noqa: E731
+    make = lambda: Mixture(
+        [counting_store("a/one"), counting_store("b/two", 6)], {"a": 1.0, "b": 2.0}, 6, 200, 64, {"*": 2}, 0.25, seed=3
+    )  # noqa: E731
     one, other = make(), make()
     assert [one.slot(5, i) for i in range(6)] == [other.slot(5, i) for i in reversed(range(6))][::-1]
     whole = sorted(map(str, (s for i in range(6) for s in one.slot(9, i))))
@@ -73,13 +92,22 @@ def test_slots_are_pure_and_ranks_share_the_batch():
 
 
 def test_shares_follow_the_weights():
-    mixture = Mixture([counting_store("a/one", 2), counting_store("b/two", 40), counting_store("b/three", 10)], {"a": 1.0, "b": 3.0}, 8, 512, 64, {"*": 1})
+    mixture = Mixture(
+        [counting_store("a/one", 2), counting_store("b/two", 40), counting_store("b/three", 10)],
+        {"a": 1.0, "b": 3.0},
+        8,
+        512,
+        64,
+        {"*": 1},
+    )
     tokens = np.zeros(3)
     for step in range(40):
         for i in range(8):
             for segment in mixture.slot(step, i):
                 tokens[segment.store] += len(segment)
-    assert tokens / tokens.sum() == pytest.approx([0.25, 0.375, 0.375], abs=0.03)  # the end of a slot favours short windows a little
+    assert tokens / tokens.sum() == pytest.approx(
+        [0.25, 0.375, 0.375], abs=0.03
+    )  # the end of a slot favours short windows a little
 
 
 def test_prompts():
@@ -120,6 +148,9 @@ def test_loss_free_prompts_and_blank_actions():
 def test_bad_weights():
     for kwargs in ({"weights": {"a": -1.0}}, {"weights": {"c": 1.0}}, {"prompt_share": 1.5}):
         with pytest.raises(RecipeError):
-            Mixture([counting_store("a/one")], **{"weights": {"*": 1.0}, "slots": 1, "slot_tokens": 64, "window_tokens": 32, **kwargs})
+            Mixture(
+                [counting_store("a/one")],
+                **{"weights": {"*": 1.0}, "slots": 1, "slot_tokens": 64, "window_tokens": 32, **kwargs},
+            )
     with pytest.raises(RecipeError, match=r"a/one|5 tokens"):
         Mixture([counting_store("a/one")], {"*": 1.0}, 1, 64, window_tokens=4)

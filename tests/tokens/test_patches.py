@@ -29,7 +29,13 @@ def test_raster_order_and_channels():
             image[0, r * 16 : r * 16 + 16, c * 16 : c * 16 + 16] = r * 3 + c
     assert patches.cut(image)[0, :, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert patches.cut(image[..., :1]).shape == (1, 6, 16, 16, 3)
-    assert patches.cut(np.zeros((2, 40, 25, 4), np.uint8)).shape == (2, 2 * 2, 16, 16, 3)  # nearest multiples, halves to even
+    assert patches.cut(np.zeros((2, 40, 25, 4), np.uint8)).shape == (
+        2,
+        2 * 2,
+        16,
+        16,
+        3,
+    )  # nearest multiples, halves to even
 
 
 def test_table_holds_every_different_patch_once():

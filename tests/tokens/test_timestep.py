@@ -28,7 +28,10 @@ def test_layout_by_hand():
             "joints": Spec("continuous", (2,), "float32", (-np.inf,), (np.inf,)),
             "switch": Spec("discrete", (), "int64", (3.0,), (6.0,)),
         },
-        {"gripper": Spec("discrete", (), "int64", (0.0,), (1.0,)), "velocity": Spec("continuous", (2,), "float32", (-2.0,), (2.0,))},
+        {
+            "gripper": Spec("discrete", (), "int64", (0.0,), (1.0,)),
+            "velocity": Spec("continuous", (2,), "float32", (-2.0,), (2.0,)),
+        },
     )
     steps = 3
     episode = Episode(
@@ -45,7 +48,17 @@ def test_layout_by_hand():
     tokens = codec.encode(episode)
     assert len(tokens) == steps * (2 + 2 + 1 + 1 + 3)  # L = T (k + m + n + 1 + A), the last step included
     assert tokens.starts().tolist() == [0, 9, 18, 27]
-    assert tokens.kinds[:9].tolist() == [IMAGE, IMAGE, CONTINUOUS, CONTINUOUS, DISCRETE, SEPARATOR, DISCRETE, CONTINUOUS, CONTINUOUS]
+    assert tokens.kinds[:9].tolist() == [
+        IMAGE,
+        IMAGE,
+        CONTINUOUS,
+        CONTINUOUS,
+        DISCRETE,
+        SEPARATOR,
+        DISCRETE,
+        CONTINUOUS,
+        CONTINUOUS,
+    ]
     assert tokens.positions[:9].tolist() == [0, 1, 2, 3, 4, 5, ACTION_POSITION, ACTION_POSITION, ACTION_POSITION]
     assert tokens.targets[:9].tolist() == [False] * 6 + [True] * 3
     f = lambda x: 1024 + min(1023, int((float(mu_law(x)) + 1) / 2 * 1024))  # noqa: E731
@@ -94,9 +107,15 @@ def test_keys_are_in_lexicographic_order(counting):
 
 def test_documents(counting):
     text = counting[2].text
-    spec = TaskSpec({"image": Spec("image", (32, 32, 3), "uint8", (0.0,), (255.0,)), "text": Spec("text", (), "str")}, {})
+    spec = TaskSpec(
+        {"image": Spec("image", (32, 32, 3), "uint8", (0.0,), (255.0,)), "text": Spec("text", (), "str")}, {}
+    )
     codec = TimestepCodec(spec, V, text)
-    tokens = codec.encode(Episode("captions/x", {"image": np.zeros((1, 32, 32, 3), np.uint8), "text": ["step 5"]}, {}, np.zeros(1, np.float32)))
+    tokens = codec.encode(
+        Episode(
+            "captions/x", {"image": np.zeros((1, 32, 32, 3), np.uint8), "text": ["step 5"]}, {}, np.zeros(1, np.float32)
+        )
+    )
     assert tokens.kinds[:4].tolist() == [IMAGE] * 4 and (tokens.kinds[4:] == TEXT).all()  # image first, no separator
     assert tokens.ids[-1] == text.eos_id and text.decode(tokens.ids[4:-1]) == "step 5"
     assert (tokens.positions == NO_POSITION).all()
@@ -104,6 +123,9 @@ def test_documents(counting):
 
 
 def test_observations_longer_than_the_position_table():
-    spec = TaskSpec({"x": Spec("continuous", (512,), "float32", (-1.0,), (1.0,))}, {"action": Spec("discrete", (), "int64", (0.0,), (1.0,))})
+    spec = TaskSpec(
+        {"x": Spec("continuous", (512,), "float32", (-1.0,), (1.0,))},
+        {"action": Spec("discrete", (), "int64", (0.0,), (1.0,))},
+    )
     with pytest.raises(SpecError, match="512"):
         TimestepCodec(spec, V, None, task="big/one")

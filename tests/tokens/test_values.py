@@ -43,7 +43,13 @@ def test_decoding_refuses_another_block():
 
 def test_round_trip_of_a_million_values():
     rng = np.random.default_rng(0)
-    x = np.concatenate([rng.uniform(-1, 1, 500_000), rng.normal(0, 1e-6, 250_000), rng.choice([-1, 1], 250_000) * 10 ** rng.uniform(-12, 3, 250_000)])
+    x = np.concatenate(
+        [
+            rng.uniform(-1, 1, 500_000),
+            rng.normal(0, 1e-6, 250_000),
+            rng.choice([-1, 1], 250_000) * 10 ** rng.uniform(-12, 3, 250_000),
+        ]
+    )
     x = np.concatenate([x, [0.0, -0.0, 5e-324, -5e-324, 1.0, -1.0, 256.0, -256.0, 1e300, -1e300]])
     back = V.decode_continuous(V.encode_continuous(x))
     assert np.abs(back - np.clip(x, -1, 1)).max() <= 1 / 1024 + 1e-12  # half a bin
@@ -65,7 +71,9 @@ def test_actions_are_scaled_from_their_bounds(low, span, share):
     value = low + share * span
     y = scale_action(value, np.array(low), np.array(high))
     assert -1 - 1e-9 <= y <= 1 + 1e-9
-    assert float(unscale_action(y, np.array(low), np.array(high))) == pytest.approx(value, abs=1e-9 * max(1, abs(low), span))
+    assert float(unscale_action(y, np.array(low), np.array(high))) == pytest.approx(
+        value, abs=1e-9 * max(1, abs(low), span)
+    )
     assert float(scale_action(0.5, np.array(-1.0), np.array(1.0))) == 0.5  # scaled, not companded
 
 

@@ -53,7 +53,10 @@ def test_smooth_loss_by_hand():
     assert float(losses[0]) == pytest.approx(wanted, rel=1e-5)
     assert float(losses[1]) == pytest.approx(-float(log_p[1, 2]), rel=1e-5)
     edge = token_losses(logits[:1], torch.tensor([first + width - 1]), kinds[:1], first, smooth=2.0)
-    inside = -sum(w * float(log_p[0, min(first + width - 1 + k, first + width - 1)]) for k, w in zip(range(-5, 6), bell, strict=True))
+    inside = -sum(
+        w * float(log_p[0, min(first + width - 1 + k, first + width - 1)])
+        for k, w in zip(range(-5, 6), bell, strict=True)
+    )
     assert float(edge[0]) == pytest.approx(inside, rel=1e-5)  # the tail stays in the block
 
 
@@ -77,7 +80,14 @@ def test_recipes():
 
 def test_it_learns_to_count(data, tokenizer, tmp_path):
     """The right action is read off the observation; a shift by one step anywhere would make it a guess."""
-    recipe = RECIPE.replace(steps=400, optimizer="muon", learning_rate=3e-3, prompt_share=0.0, window_timesteps={"*": 1}, save_every_seconds=1e9)
+    recipe = RECIPE.replace(
+        steps=400,
+        optimizer="muon",
+        learning_rate=3e-3,
+        prompt_share=0.0,
+        window_timesteps={"*": 1},
+        save_every_seconds=1e9,
+    )
     recipe = recipe.override(["model.dropout_rate=0.0"])
     bundle = train(recipe, stores_of(data, recipe, tokenizer), tokenizer, tmp_path / "run")
     from gato.evaluation.evaluate import evaluate_task
@@ -92,7 +102,14 @@ def test_it_learns_to_count(data, tokenizer, tmp_path):
 
 
 def final(run):
-    return torch.cat([t.flatten().float() for _, t in sorted(__import__("safetensors.torch", fromlist=["x"]).load_file(run / "bundle" / "model.safetensors").items())])
+    return torch.cat(
+        [
+            t.flatten().float()
+            for _, t in sorted(
+                __import__("safetensors.torch", fromlist=["x"]).load_file(run / "bundle" / "model.safetensors").items()
+            )
+        ]
+    )
 
 
 def log_of(run):

@@ -120,9 +120,7 @@ def _score(env: AtariEnv, policy, steps: int, seed: int) -> float:
     return total
 
 
-@pytest.mark.parametrize(
-    ("game", "steps", "at_least"), [("boxing", 70, 5), ("freeway", 120, 1), ("breakout", 60, 1)]
-)
+@pytest.mark.parametrize(("game", "steps", "at_least"), [("boxing", 70, 5), ("freeway", 120, 1), ("breakout", 60, 1)])
 def test_the_planner_plays_well_and_repeats_itself(game, steps, at_least):
     env = AtariEnv(game)
     score = _score(env, make, steps, seed=11)

@@ -1,12 +1,12 @@
 """Bundle: a saved model that can act and says what it expects. It needs nothing else.
 
-    model.safetensors   weights
-    config.json         GatoConfig
-    tokenizer.model     SentencePiece
-    tasks.json          for each task: spec, memory, how to act, references
-    prompts/<task>/     one demonstration each, as a dataset, where the recipe uses prompts
-    card.json           data, training, scores
-    MANIFEST.json       SHA-256 over all of it
+model.safetensors   weights
+config.json         GatoConfig
+tokenizer.model     SentencePiece
+tasks.json          for each task: spec, memory, how to act, references
+prompts/<task>/     one demonstration each, as a dataset, where the recipe uses prompts
+card.json           data, training, scores
+MANIFEST.json       SHA-256 over all of it
 """
 
 from __future__ import annotations
@@ -50,13 +50,18 @@ class Bundle:
     model: Gato
     tokenizer: TextTokenizer
     tasks: dict[str, TaskCard] = field(default_factory=dict)
-    acting: dict[str, Any] = field(default_factory=dict)  # {"discrete": "sample", "continuous": "mean", "temperature": 1.0}
+    acting: dict[str, Any] = field(
+        default_factory=dict
+    )  # {"discrete": "sample", "continuous": "mean", "temperature": 1.0}
     card: dict[str, Any] = field(default_factory=dict)
 
     def codec(self, task: str) -> TimestepCodec:
         """The tokens of one of its tasks. Raises UnknownNameError."""
         if task not in self.tasks:
-            raise UnknownNameError(f"this bundle was not trained on {task!r}", fix=nearest(task, self.tasks) or f"it knows {', '.join(self.tasks)}")
+            raise UnknownNameError(
+                f"this bundle was not trained on {task!r}",
+                fix=nearest(task, self.tasks) or f"it knows {', '.join(self.tasks)}",
+            )
         return make_codec(self.config, self.tokenizer, self.tasks[task].spec, task)
 
     def save(self, folder: Path) -> Path:
@@ -72,7 +77,9 @@ class Bundle:
                 writer = DatasetWriter(beside / "prompts" / task, task, card.spec, {})
                 writer.add(card.prompt)
                 writer.close()
-        return commit_folder(beside, Path(folder), {"format": FORMAT, "tokenizer": self.tokenizer.fingerprint}, kind="bundle")
+        return commit_folder(
+            beside, Path(folder), {"format": FORMAT, "tokenizer": self.tokenizer.fingerprint}, kind="bundle"
+        )
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Bundle:
@@ -82,7 +89,9 @@ class Bundle:
         config = GatoConfig.from_json(read_json(folder / "config.json"))
         tokenizer = TextTokenizer.load(folder / "tokenizer.model")
         if tokenizer.fingerprint != manifest["facts"]["tokenizer"] or tokenizer.size != config.vocabulary_size:
-            raise TokenizerError("the tokenizer is not the one this bundle was trained with", where=str(folder / "tokenizer.model"))
+            raise TokenizerError(
+                "the tokenizer is not the one this bundle was trained with", where=str(folder / "tokenizer.model")
+            )
         with torch.device("meta"):
             model = Gato(config)
         model = model.to_empty(device=device)
@@ -95,13 +104,17 @@ class Bundle:
         for task, record in read_json(folder / "tasks.json").items():
             prompt = folder / "prompts" / task
             tasks[task] = TaskCard(
-                TaskSpec.from_json(record["spec"]), record["window_timesteps"], Dataset.open(prompt)[0] if prompt.is_dir() else None
+                TaskSpec.from_json(record["spec"]),
+                record["window_timesteps"],
+                Dataset.open(prompt)[0] if prompt.is_dir() else None,
             )
         card = read_json(folder / "card.json")
         return cls(config, model.eval(), tokenizer, tasks, card.pop("acting"), card)
 
 
-def make_codec(config: GatoConfig, tokenizer: TextTokenizer, spec: TaskSpec, task: str, text_targets: bool = True) -> TimestepCodec:
+def make_codec(
+    config: GatoConfig, tokenizer: TextTokenizer, spec: TaskSpec, task: str, text_targets: bool = True
+) -> TimestepCodec:
     return TimestepCodec(
         spec, config.vocabulary, tokenizer, task=task, max_positions=config.local_position_encoding_size,
         action_position=config.action_position, text_targets=text_targets,

@@ -45,14 +45,18 @@ class GatoConfig:
                 fix="num_attention_heads · key_value_size = layer_width",
             )
         if self.feedforward_hidden_size % 2:
-            raise RecipeError(f"feedforward_hidden_size {self.feedforward_hidden_size} cannot be gated", fix="an even number")
+            raise RecipeError(
+                f"feedforward_hidden_size {self.feedforward_hidden_size} cannot be gated", fix="an even number"
+            )
         if self.patch_stem_width % self.num_group_norm_groups:
             raise RecipeError(
                 f"patch_stem_width {self.patch_stem_width} is not a multiple of {self.num_group_norm_groups} groups",
                 fix="a multiple of num_group_norm_groups",
             )
         if self.img_patch_size != 16 or self.continuous_values_size != 1024 or self.discretize_depth != 128:
-            raise RecipeError("patches of 16 pixels, 1024 bins and 128 patch positions are fixed", fix="leave these fields alone")
+            raise RecipeError(
+                "patches of 16 pixels, 1024 bins and 128 patch positions are fixed", fix="leave these fields alone"
+            )
 
     @property
     def vocabulary(self) -> Vocabulary:

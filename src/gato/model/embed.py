@@ -1,7 +1,7 @@
 """Embedding (paper section 2.2, appendix C.2, C.3): tokens by a look-up table, patches by a ResNet block.
 
-    token  = table[id] + local position
-    patch  = ResNet(pixels) + row position + column position + local position
+token  = table[id] + local position
+patch  = ResNet(pixels) + row position + column position + local position
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class PatchEmbedder(nn.Module):
         super().__init__()
         width, stride = config.patch_stem_width, config.patch_stem_stride
         self.stem = nn.Conv2d(3, width, stride, stride)
-        self.blocks = nn.Sequential(*(ResidualBlock(width, config.num_group_norm_groups) for _ in range(config.num_residual_blocks)))
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(width, config.num_group_norm_groups) for _ in range(config.num_residual_blocks))
+        )
         self.out = nn.Linear(width * (16 // stride) ** 2, config.layer_width)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
@@ -53,7 +55,9 @@ class Embedding(nn.Module):
         d = config.layer_width
         vocabulary = config.vocabulary
         self.table = nn.Parameter(torch.empty(vocabulary.size, d))
-        self.local = nn.Parameter(torch.empty(config.local_position_encoding_size + 1, d))  # last: the actions' shared one
+        self.local = nn.Parameter(
+            torch.empty(config.local_position_encoding_size + 1, d)
+        )  # last: the actions' shared one
         self.row = nn.Parameter(torch.empty(config.discretize_depth, d))
         self.column = nn.Parameter(torch.empty(config.discretize_depth, d))
         self.patch = PatchEmbedder(config)
@@ -86,7 +90,9 @@ class Embedding(nn.Module):
         x = x + torch.where((batch.positions == -1)[:, None], 0.0, local)
         if len(batch.image_rows):
             patches = self.patch(batch.patches).to(x.dtype)
-            places = F.embedding(batch.image_places[:, 0], self.row) + F.embedding(batch.image_places[:, 1], self.column)
+            places = F.embedding(batch.image_places[:, 0], self.row) + F.embedding(
+                batch.image_places[:, 1], self.column
+            )
             image = F.embedding(batch.image_index, patches) + places
             # An image row has no id: what the table gave it (id 0) is taken out again.
             x = x.index_add(0, batch.image_rows, image.to(x.dtype) - F.embedding(ids[batch.image_rows], table))

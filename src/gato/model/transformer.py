@@ -68,7 +68,9 @@ class Gato(nn.Module):
         return self.norm(x)
 
     @torch.no_grad()
-    def decode(self, batch: Batch, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor, cache: RingCache) -> torch.Tensor:
+    def decode(
+        self, batch: Batch, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor, cache: RingCache
+    ) -> torch.Tensor:
         """Feed R rows of n new tokens (one group, padded right; `valid` (R, n)) and return hidden states (R, n, D).
 
         Row r belongs to cache slot slots[r]; `times` (R, n) are timestep numbers, for memories counted in timesteps.
@@ -176,14 +178,19 @@ class Attention(nn.Module):
             bias = torch.zeros(distance.shape, dtype=q.dtype, device=q.device).masked_fill_(distance < 0, -torch.inf)
         else:
             # (q + v)·r for every distance, then row i is read off from distance i - j
-            scores = torch.matmul(q + self.distance_bias[:, None].to(q.dtype), self._distances(length, q).transpose(-1, -2))
+            scores = torch.matmul(
+                q + self.distance_bias[:, None].to(q.dtype), self._distances(length, q).transpose(-1, -2)
+            )
             index = distance.clamp(min=0).expand(*scores.shape[:2], -1, -1)
             bias = scores.gather(-1, index).mul(scale).masked_fill(distance < 0, -torch.inf)
             q = q + self.content_bias[:, None].to(q.dtype)
         if q.device.type == "cpu" and not (self.kind == "rope" and length > 192):
             # Two batched products: the CPU backward of scaled_dot_product_attention is far slower at these lengths.
             weights = torch.baddbmm(
-                bias.expand(q.shape[0], q.shape[1], -1, -1).flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=scale
+                bias.expand(q.shape[0], q.shape[1], -1, -1).flatten(0, 1),
+                q.flatten(0, 1),
+                k.flatten(0, 1).transpose(1, 2),
+                alpha=scale,
             ).softmax(-1)
             return torch.bmm(weights.to(v.dtype), v.flatten(0, 1)).view(q.shape)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)

@@ -46,7 +46,9 @@ class Batch:
     image_places: torch.Tensor  # int64 (I, 2) row and column position
     patches: torch.Tensor  # uint8 (U, 768), every different patch once
     groups: tuple[tuple[int, int, int], ...]  # (segments, length, first query)
-    queries: torch.Tensor  # int64 (M,) rows, counted over the groups' tokens from `first query` on, that predict a target
+    queries: (
+        torch.Tensor
+    )  # int64 (M,) rows, counted over the groups' tokens from `first query` on, that predict a target
     targets: torch.Tensor  # int64 (M,) the ids to predict
     stores: torch.Tensor  # int64 (M,) which store each target is from
     kinds: torch.Tensor  # uint8 (M,) kind of each target
@@ -56,7 +58,9 @@ class Batch:
         if str(device) == "cpu":
             return self
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, torch.Tensor)})
+        return replace(
+            self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, torch.Tensor)}
+        )
 
     @property
     def padding(self) -> float:

@@ -30,7 +30,9 @@ class Mixture:
     slots: int
     slot_tokens: int
     window_tokens: int
-    window_timesteps: Mapping[str, int | None] = field(default_factory=dict)  # glob of task ids → most timesteps in a window
+    window_timesteps: Mapping[str, int | None] = field(
+        default_factory=dict
+    )  # glob of task ids → most timesteps in a window
     prompt_share: float = 0.0
     prompt_loss: bool = True
     parallel_actions: bool = False
@@ -54,7 +56,12 @@ class Mixture:
             raise RecipeError(f"the weights sum to nothing over {len(self.stores)} datasets: {dict(self.weights)}")
         self.shares = share / share.sum()  # of tokens, per store
         probe = np.random.default_rng(0)
-        self.mean_tokens = np.array([np.mean([e - b for b, e in (self._window(k, probe, self.window_tokens) for _ in range(64))]) for k in range(len(self.stores))])
+        self.mean_tokens = np.array(
+            [
+                np.mean([e - b for b, e in (self._window(k, probe, self.window_tokens) for _ in range(64))])
+                for k in range(len(self.stores))
+            ]
+        )
         draw = self.shares / self.mean_tokens
         self._cumulative = np.cumsum(draw / draw.sum())
 

@@ -38,7 +38,9 @@ class TokenStore:
         return len(self.episodes) - 1
 
     @classmethod
-    def build(cls, task: str, codec: TimestepCodec, episodes: Iterable[Episode], table: PatchTable | None = None) -> TokenStore:
+    def build(
+        cls, task: str, codec: TimestepCodec, episodes: Iterable[Episode], table: PatchTable | None = None
+    ) -> TokenStore:
         """Encode episodes, many at once. Raises EpisodeError where an episode is none of this task's."""
         table = PatchTable() if table is None else table
         parts: list[Tokens] = []
@@ -73,7 +75,9 @@ class TokenStore:
             *(np.concatenate([getattr(p, name) for p in parts]) for name in ("patches", "boxes")),
             table,
         )
-        return cls(task, codec, tokens, np.concatenate(starts), np.concatenate([[0], np.cumsum(lengths)]), np.asarray(good))
+        return cls(
+            task, codec, tokens, np.concatenate(starts), np.concatenate([[0], np.cumsum(lengths)]), np.asarray(good)
+        )
 
     def window(self, rng: np.random.Generator, max_tokens: int, max_timesteps: int | None = None) -> tuple[int, int]:
         """Token rows [begin, end) of a random window, uniform over where it begins.
@@ -91,13 +95,19 @@ class TokenStore:
         e = int(np.searchsorted(self.episodes, t, side="right")) - 1
         first, last = int(self.episodes[e]), int(self.episodes[e + 1])
         stop = last if max_timesteps is None else min(last, t + max_timesteps)
-        stop = max(int(np.searchsorted(self.starts, begin + max_tokens, side="right")) - 1, t + 1) if self.starts[stop] - begin > max_tokens else stop
+        stop = (
+            max(int(np.searchsorted(self.starts, begin + max_tokens, side="right")) - 1, t + 1)
+            if self.starts[stop] - begin > max_tokens
+            else stop
+        )
         if stop == last:  # move back: as many whole timesteps as fit
             floor = first if max_timesteps is None else max(first, stop - max_timesteps)
             t = max(floor, int(np.searchsorted(self.starts, self.starts[stop] - max_tokens, side="left")))
         return int(self.starts[t]), int(self.starts[stop])
 
-    def prompt(self, rng: np.random.Generator, not_episode: int, max_tokens: int, from_end: bool) -> tuple[int, int] | None:
+    def prompt(
+        self, rng: np.random.Generator, not_episode: int, max_tokens: int, from_end: bool
+    ) -> tuple[int, int] | None:
         """Whole timesteps of another successful episode: its end, or a uniformly drawn part (paper section 2.2)."""
         choices = self.prompts[self.prompts != not_episode]
         if not len(choices):
@@ -128,4 +138,6 @@ def _concatenate(episodes: Sequence[Episode]) -> Episode:
             for path in leaves[0]
         }
 
-    return Episode(episodes[0].task, join("observations"), join("actions"), np.concatenate([e.rewards for e in episodes]))
+    return Episode(
+        episodes[0].task, join("observations"), join("actions"), np.concatenate([e.rewards for e in episodes])
+    )

@@ -28,7 +28,9 @@ def cut(images: np.ndarray) -> np.ndarray:
     images = images[..., :3]
     if (height, width) != (rows * PATCH, columns * PATCH):
         size = (columns * PATCH, rows * PATCH)
-        images = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in images])
+        images = np.stack(
+            [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in images]
+        )
     patches = images.reshape(t, rows, PATCH, columns, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
     return np.ascontiguousarray(patches).reshape(t, rows * columns, PATCH, PATCH, 3)
 

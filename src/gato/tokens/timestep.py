@@ -121,16 +121,22 @@ class TimestepCodec:
 
     def encode_observation(self, observation: Mapping[str, Any], table: images.PatchTable | None = None) -> Tokens:
         """Observation and separator of one timestep, from checked flat leaves: what the agent reads before it acts."""
-        leaves = {k: [v] if self.spec.observation[k].kind == "text" else np.asarray(v)[None] for k, v in observation.items()}
+        leaves = {
+            k: [v] if self.spec.observation[k].kind == "text" else np.asarray(v)[None] for k, v in observation.items()
+        }
         return self.encode_observations(leaves, 1, table)
 
-    def encode_observations(self, leaves: Mapping[str, Any], count: int, table: images.PatchTable | None = None) -> Tokens:
+    def encode_observations(
+        self, leaves: Mapping[str, Any], count: int, table: images.PatchTable | None = None
+    ) -> Tokens:
         """The same for many at once: leaves with `count` first, `steps` of the result numbers them."""
         return self._assemble(leaves, None, count, table)
 
     def _assemble(self, observations, actions, steps: int, table: images.PatchTable | None) -> Tokens:
         table = images.PatchTable() if table is None else table
-        columns: list[_Column] = [self._observation(path, s, observations[path], steps, table) for path, s in self.spec.observation.items()]
+        columns: list[_Column] = [
+            self._observation(path, s, observations[path], steps, table) for path, s in self.spec.observation.items()
+        ]
         if self.acts:
             columns.append(_Column(SEPARATOR, np.full((steps, 1), self.vocabulary.separator)))
             if actions is not None:
@@ -184,8 +190,15 @@ class TimestepCodec:
         flat = np.asarray(values).reshape(steps, spec.size)
         low, high = spec.bounds()
         if spec.kind == "discrete":
-            return _Column(DISCRETE, self.vocabulary.encode_discrete(flat.astype(np.int64) - low.astype(np.int64)), target=True, action=True)
-        return _Column(CONTINUOUS, self.vocabulary.encode_continuous(scale_action(flat, low, high)), target=True, action=True)
+            return _Column(
+                DISCRETE,
+                self.vocabulary.encode_discrete(flat.astype(np.int64) - low.astype(np.int64)),
+                target=True,
+                action=True,
+            )
+        return _Column(
+            CONTINUOUS, self.vocabulary.encode_continuous(scale_action(flat, low, high)), target=True, action=True
+        )
 
     def _encode_text(self, text: str, path: str) -> np.ndarray:
         if self.text is None:
@@ -200,7 +213,9 @@ class TimestepCodec:
 
     # -- decode -------------------------------------------------------------------------------------------------------
 
-    def decode_action(self, ids: Sequence[int] | np.ndarray, values: Sequence[float] | None = None) -> dict[str, np.ndarray]:
+    def decode_action(
+        self, ids: Sequence[int] | np.ndarray, values: Sequence[float] | None = None
+    ) -> dict[str, np.ndarray]:
         """Action ids (A,) → {path: array} inside the action space. `values`, if given, holds continuous tokens as numbers
         in [-1, 1] (a mean over the bins) in place of bin centres. Raises ValueError for an id of another block."""
         ids, at, out = np.asarray(ids), 0, {}
@@ -213,7 +228,11 @@ class TimestepCodec:
                     raise ValueError(f"id {part.tolist()} is no value of {path}")
                 flat = index + low.astype(np.int64)
             else:
-                y = self.vocabulary.decode_continuous(part) if values is None else np.asarray(values[at : at + spec.size])
+                y = (
+                    self.vocabulary.decode_continuous(part)
+                    if values is None
+                    else np.asarray(values[at : at + spec.size])
+                )
                 flat = np.clip(unscale_action(np.clip(y, -1, 1), low, high), low, high)
             out[path] = flat.astype(spec.dtype).reshape(spec.shape)
             at += spec.size

@@ -65,7 +65,8 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if self.text < NUM_BINS:
             raise RecipeError(
-                f"a text vocabulary of {self.text} is too small", fix=f"at least {NUM_BINS}: discrete values share its ids"
+                f"a text vocabulary of {self.text} is too small",
+                fix=f"at least {NUM_BINS}: discrete values share its ids",
             )
 
     @property

@@ -95,7 +95,9 @@ class Task:
 
     def expert(self, env: Any, seed: int) -> Policy:
         if self.make_expert is None:
-            raise UnknownNameError(f"{self.id} has no expert", where=self.id, fix="--expert module:function, or --policy random")
+            raise UnknownNameError(
+                f"{self.id} has no expert", where=self.id, fix="--expert module:function, or --policy random"
+            )
         return self.make_expert(env, seed)
 
     @functools.cached_property
@@ -145,7 +147,8 @@ def find(task_id: str) -> Task:
 
         return register(gym_task(task_id.removeprefix("gym/")))
     raise UnknownNameError(
-        f"no task {task_id!r}", fix=nearest(task_id, registry()) or "gato tasks lists them; gym/ENV-ID takes any Gymnasium id"
+        f"no task {task_id!r}",
+        fix=nearest(task_id, registry()) or "gato tasks lists them; gym/ENV-ID takes any Gymnasium id",
     )
 
 
@@ -156,6 +159,8 @@ def select(patterns: str | list[str]) -> list[Task]:
     for pattern in (p.strip() for p in wanted):
         hits = fnmatch.filter(registry(), pattern) if any(c in pattern for c in "*?[") else [find(pattern).id]
         if not hits:
-            raise UnknownNameError(f"no task matches {pattern!r}", fix=nearest(pattern, registry()) or "gato tasks lists them")
+            raise UnknownNameError(
+                f"no task matches {pattern!r}", fix=nearest(pattern, registry()) or "gato tasks lists them"
+            )
         chosen.update({task_id: find(task_id) for task_id in hits})
     return list(chosen.values())

@@ -1,0 +1,116 @@
+"""Acting: cached decisions equal a full pass, slots do not see each other, everything chosen is legal."""
+
+import numpy as np
+import pytest
+import torch
+
+from gato.errors import ObservationError, UnknownNameError
+from gato.model import Gato, GatoConfig
+from gato.model.bundle import Bundle, TaskCard
+from gato.policy import Agent
+from gato.rollouts import ExpertPolicy, LocalSlot, RandomPolicy, Unit, rollout
+from gato.sequences import Segment, TokenStore, collate
+from gato.worlds import find
+
+TASK = "dummy/count"
+
+
+def make_bundle(tokenizer, window_timesteps, acting=("greedy", "greedy"), prompt=None, **config):
+    torch.manual_seed(0)
+    base = GatoConfig.tiny().replace(
+        layer_width=64,
+        num_attention_heads=2,
+        feedforward_hidden_size=128,
+        num_transformer_blocks=2,
+        vocabulary_size=tokenizer.size,
+        **config,
+    )
+    card = TaskCard(find(TASK).spec, window_timesteps, prompt)
+    return Bundle(
+        base,
+        Gato(base).eval(),
+        tokenizer,
+        {TASK: card},
+        {"discrete": acting[0], "continuous": acting[1], "temperature": 1.0},
+        {},
+    )
+
+
+@pytest.mark.parametrize("window", [1, None])
+@pytest.mark.parametrize("position", ["rope", "xl"])
+def test_decisions_equal_a_full_pass(tokenizer, window, position):
+    """Greedy actions over an episode, from the cache and from one pass over everything the agent may see."""
+    bundle = make_bundle(tokenizer, window, position=position)
+    episode = next(rollout([Unit(TASK, 3, max_steps=6)], [LocalSlot()], Agent(bundle).policy(TASK, 1)))
+    codec = bundle.codec(TASK)
+    store = TokenStore.build(TASK, codec, [episode])
+    legal = codec.legal()
+    for t in range(len(episode)):
+        first = t if window == 1 else 0
+        batch = collate([Segment(0, ((int(store.starts[first]), int(store.starts[t + 1])),))], [store])
+        with torch.no_grad():
+            logits = bundle.model.logits(bundle.model.hidden_states(batch))
+        rows = range(len(logits) - 1 - len(legal), len(logits) - 1)
+        chosen = [
+            block.low + int(logits[r, block.low : block.high].argmax()) for r, block in zip(rows, legal, strict=True)
+        ]
+        assert chosen == store.tokens.ids[int(store.starts[t + 1]) - len(legal) : int(store.starts[t + 1])].tolist()
+
+
+def test_slots_do_not_see_each_other(tokenizer):
+    bundle = make_bundle(tokenizer, 2, ("sample", "sample"))
+    units = [Unit(TASK, seed, max_steps=8) for seed in range(5)]
+
+    def play(slots):
+        episodes = rollout(units, [LocalSlot() for _ in range(slots)], Agent(bundle).policy(TASK, slots))
+        return {e.info["seed"]: [v.tolist() for v in e.actions.values()] for e in episodes}
+
+    assert play(1) == play(3) == play(5)
+
+
+def test_everything_chosen_is_legal(tokenizer):
+    bundle = make_bundle(tokenizer, 1, ("sample", "mean"))
+    policy = Agent(bundle).policy(TASK, 4)
+    for episode in rollout([Unit(TASK, s, max_steps=10) for s in range(8)], [LocalSlot() for _ in range(4)], policy):
+        episode.check(find(TASK).spec)
+    assert 0 < policy.legal_mass < 1
+
+
+def test_all_actions_in_one_pass(tokenizer):
+    bundle = make_bundle(tokenizer, 1, parallel_actions=True)
+    episode = next(rollout([Unit(TASK, 3, max_steps=3)], [LocalSlot()], Agent(bundle).policy(TASK, 1)))
+    assert len(episode) == 3
+
+
+def test_prompts_are_read_first(tokenizer):
+    demonstration = next(rollout([Unit(TASK, 11)], [LocalSlot()], ExpertPolicy()))
+    observation, _ = find(TASK).make().reset(seed=5)
+    plain, prompted = (make_bundle(tokenizer, None, prompt=p) for p in (None, demonstration))
+    policy = Agent(prompted).policy(TASK, 1)
+    policy.reset(0, 0)
+    assert int(policy._cache.count[0]) > 100  # the first half window of the demonstration, in whole timesteps
+    a, b = (Agent(bundle).session(TASK).act(observation) for bundle in (plain, prompted))
+    assert set(a) == set(b)
+
+
+def test_sessions_and_sugar(tokenizer):
+    agent = Agent(make_bundle(tokenizer, 1))
+    env = find(TASK).make()
+    observation, _ = env.reset(seed=1)
+    session = agent.session(TASK)
+    action = session.act(observation)
+    assert env.action_space.contains(
+        {k: np.asarray(v, env.action_space[k].dtype) if not np.isscalar(v) else np.int64(v) for k, v in action.items()}
+    )
+    assert str(agent.act(observation, task=TASK)) == str(action)
+    with pytest.raises(ObservationError, match=TASK):
+        session.act({**observation, next(iter(observation)): object()})
+    with pytest.raises(UnknownNameError):
+        agent.session("dummy/cuont")
+    with pytest.raises(UnknownNameError):
+        agent.caption(np.zeros((32, 32, 3), np.uint8))
+
+
+def test_random_play_uses_the_same_loop():
+    episodes = list(rollout([Unit(TASK, s) for s in range(3)], [LocalSlot()], RandomPolicy()))
+    assert [e.info["seed"] for e in episodes] == [0, 1, 2]

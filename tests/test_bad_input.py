@@ -1,0 +1,249 @@
+"""What a user can get wrong, made to happen for real through the command line: a code, a place, a next step, no traceback,
+the exit code of the design, and what was there is left as it was."""
+
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gato.worlds.dummy import make_faulty
+
+
+def gato(*words, limit_file_bytes=None, cwd=None, path=None):
+    def limit():
+        if limit_file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_bytes, limit_file_bytes))
+
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(path or "")}
+    return subprocess.run(
+        [sys.executable, "-m", "gato", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=300,
+        preexec_fn=limit,
+        cwd=cwd,
+    )
+
+
+def refused(done, exit_code, code, *words):
+    assert done.returncode == exit_code, (done.returncode, done.stderr)
+    assert f"error[{code}]" in done.stderr and "Traceback" not in done.stderr
+    for word in words:
+        assert str(word) in done.stderr, done.stderr
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    for words in (
+        ["collect", "sokoban/7x7-1-box", "--out", folder / "data", "--episodes", 5, "--workers", 1],
+        [
+            "train",
+            "tiny",
+            "--data",
+            folder / "data",
+            "--out",
+            folder / "train",
+            "--steps",
+            2,
+            "--set",
+            "slots=1",
+            "slot_tokens=256",
+            "--processes",
+            1,
+        ],
+    ):
+        done = gato(*words)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_unknown_names(good, tmp_path):
+    refused(gato("collect", "babyai/go-to-lcoal", "--out", tmp_path), 2, "unknown-name", "babyai/go-to-local")
+    refused(gato("train", "dmeo", "--data", good / "data", "--out", tmp_path / "x"), 2, "unknown-name", "demo")
+    refused(gato("train", "tiny", "--data", good / "dta", "--out", tmp_path / "x"), 3, "dataset-missing", "dta")
+    refused(
+        gato("train", "tiny", "--data", good / "data", "--out", tmp_path / "x", "--set", "slotz=2"),
+        2,
+        "unknown-name",
+        "slots",
+    )
+    refused(gato("collect", "gym/CartPoel-v1", "--out", tmp_path), 2, "unknown-name", "CartPole")
+    refused(gato("evaluate", tmp_path / "none"), 4, "checkpoint-missing", "none")
+    refused(
+        gato("collect", "gym/CartPole-v1", "--policy", "nowhere:expert", "--out", tmp_path),
+        2,
+        "unknown-name",
+        "nowhere",
+    )
+    assert gato("train", "--frobnicate").returncode == 2
+
+
+def test_recipes_that_cannot_be(good, tmp_path):
+    for word in ("prompt_share=1.5", "model.num_attention_heads=3", "slots=3", 'weights={"*": -1}'):
+        done = gato(
+            "train",
+            "tiny",
+            "--data",
+            good / "data",
+            "--out",
+            tmp_path / "x",
+            "--set",
+            word,
+            "accumulate=2" if word == "slots=3" else "seed=1",
+        )
+        refused(done, 2, "recipe")
+    refused(
+        gato("train", "tiny", "--data", good / "data", "--out", tmp_path / "x", "--set", "window_tokens=20"),
+        2,
+        "recipe",
+        "sokoban/7x7-1-box",
+        "51 tokens",
+    )
+
+
+def test_a_simulator_that_is_not_installed(tmp_path):
+    (tmp_path / "minigrid.py").write_text("raise ImportError('broken on purpose')\n")
+    code = "import sys; sys.modules['minigrid'] = None; from gato.cli import main; main(sys.argv[1:])"
+    words = ["collect", "babyai/go-to-local", "--out", tmp_path / "out", "--workers", "0"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, env=env, timeout=120
+    )
+    refused(done, 5, "simulator-missing", "pip install", "babyai")
+    assert not list(tmp_path.glob("out/**/MANIFEST.json"))
+
+
+def test_folders_that_hold_something_else(good):
+    before = fingerprint(good)
+    done = gato("collect", "sokoban/7x7-1-box", "--out", good / "data", "--policy", "random", "--episodes", 9)
+    refused(done, 2, "output-exists", "data")
+    refused(gato("train", "tiny", "--data", good / "data", "--out", good / "train"), 2, "output-exists", "--resume")
+    assert fingerprint(good) == before
+
+
+@pytest.mark.parametrize(
+    "kind, word", [("nan", "NaN"), ("inf", "infinity"), ("wrong-shape", "shape"), ("missing-key", "missing")]
+)
+def test_observations_that_must_not_be(kind, word, tmp_path):
+    """A world that goes wrong at its third step: task, seed, step and field are named."""
+    assert callable(make_faulty(kind, at=3))
+    (tmp_path / "faulty_world.py").write_text(
+        "import sys\nfrom gato.worlds import Task, register\nfrom gato.worlds.dummy import counting_expert, make_faulty\n"
+        f"register(Task('dummy/faulty', make_faulty({kind!r}, at=3), counting_expert))\n"
+        "if __name__ == '__main__':\n    from gato.cli import main\n    main(sys.argv[1:])\n"
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = ["collect", "dummy/faulty", "--out", "out", "--workers", "0", "--episodes", "2"]
+    done = subprocess.run(
+        [sys.executable, "faulty_world.py", *words], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=120
+    )
+    refused(done, 3, "observation", "dummy/faulty", "seed", "step", word)
+
+
+def test_an_action_space_without_bounds(tmp_path):
+    (tmp_path / "unbounded.py").write_text(
+        "import gymnasium, numpy as np\n"
+        "class Env(gymnasium.Env):\n"
+        "    observation_space = gymnasium.spaces.Box(-1, 1, (2,))\n"
+        "    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))\n"
+        "gymnasium.register('Unbounded-v0', entry_point=Env)\n"
+    )
+    refused(
+        gato(
+            "collect",
+            "gym/unbounded:Unbounded-v0",
+            "--policy",
+            "random",
+            "--out",
+            tmp_path / "out",
+            "--workers",
+            0,
+            path=tmp_path,
+        ),
+        2,
+        "spec",
+        "bounds",
+        "RescaleAction",
+    )
+
+
+def test_a_text_the_tokenizer_cannot_hold(tokenizer):
+    from gato.errors import TokenizerError
+
+    with pytest.raises(TokenizerError):
+        tokenizer.encode("half of a pair: \ud800")
+
+
+def test_damaged_datasets(good, tmp_path):
+    import shutil
+
+    victim = tmp_path / "data"
+    shutil.copytree(good / "data", victim)
+    shard = next(victim.rglob("data/*.parquet"))
+    whole = shard.read_bytes()
+    for damaged in (whole[:-100], whole[:200] + bytes([whole[200] ^ 4]) + whole[201:]):
+        shard.write_bytes(damaged)
+        refused(
+            gato("train", "tiny", "--data", victim, "--out", tmp_path / "x", "--steps", 1),
+            3,
+            "dataset-corrupt",
+            shard.name,
+        )
+        assert gato("data", "verify", victim).returncode == 3
+    shard.unlink()
+    refused(
+        gato("train", "tiny", "--data", victim, "--out", tmp_path / "y", "--steps", 1), 3, "dataset-corrupt", shard.name
+    )
+
+
+def test_damaged_bundles(good, tmp_path):
+    import shutil
+
+    victim = tmp_path / "bundle"
+    shutil.copytree(good / "train" / "bundle", victim)
+    path = victim / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    refused(gato("evaluate", victim, "--out", tmp_path / "e"), 4, "checkpoint-corrupt", "model.safetensors")
+    path.unlink()
+    refused(gato("evaluate", victim, "--out", tmp_path / "e"), 4, "checkpoint-corrupt", "model.safetensors")
+    assert not (tmp_path / "e" / "results.json").exists()
+
+
+def test_a_full_disk(good, tmp_path):
+    """No file may grow past 40 kB: the checkpoint does not fit. What was there is intact, and nothing half-written is left."""
+    before = fingerprint(good)
+    done = gato(
+        "train",
+        "tiny",
+        "--data",
+        good / "data",
+        "--out",
+        tmp_path / "run",
+        "--steps",
+        1,
+        "--processes",
+        1,
+        limit_file_bytes=40_000,
+    )
+    refused(done, 6, "disk-full", "bytes needed")
+    assert fingerprint(good) == before
+    assert not [p for p in tmp_path.rglob("*") if p.suffix == ".safetensors"]
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["name"] == "tiny"
+    again = gato("train", "--resume", tmp_path / "run", "--processes", 1)
+    assert again.returncode == 0, again.stderr
