@@ -2,7 +2,7 @@
 
 import gato
 
-agent = gato.load("runs/demo/bundle")
+agent = gato.load("runs/demo")
 session = agent.session("babyai/go-to-local")
 action = session.act(observation)
 """

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from tyro.conf import Positional
 
 from gato.errors import GatoError, UsageError, nearest
-
-Positional = tyro.conf.Positional
 
 
 @dataclass
@@ -352,9 +351,9 @@ class Evaluate:
         if self.json:
             print(json.dumps(record["aggregates"], indent=1))
         else:
-            print(
-                f"{record['aggregates']['mean_of_domain_means']} % of expert (mean of domain means); report: {report}"
-            )
+            mean = record["aggregates"]["mean_of_domain_means"]
+            said = "no task with reference scores" if mean is None else f"{mean:.1f} % of expert (mean of domain means)"
+            print(f"{said}; report: {report}")
 
 
 @dataclass
@@ -478,7 +477,8 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _dispatch(words: list[str]) -> int:
-    verbs, said = VERBS, []
+    verbs: dict[str, Any] = VERBS
+    said: list[str] = []
     while True:
         if not words or words[0] in ("-h", "--help"):
             print(_usage(said, verbs))

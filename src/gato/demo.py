@@ -87,7 +87,7 @@ def run(
     report = write_report(out)
     record = json.loads((out / "results.json").read_text())
     print(
-        f"[4/4] {record['aggregates']['mean_of_domain_means']:.1f} % of expert (mean of domain means), {time.perf_counter() - began:.0f} s in all"
+        f"[4/4] {record['aggregates']['mean_of_domain_means'] or 0.0:.1f} % of expert (mean of domain means), {time.perf_counter() - began:.0f} s in all"
     )
     print(f"report: {report}")
     return report

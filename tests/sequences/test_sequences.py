@@ -80,9 +80,18 @@ def test_windows_stay_in_their_episode():
 
 
 def test_slots_are_pure_and_ranks_share_the_batch():
-    make = lambda: Mixture(
-        [counting_store("a/one"), counting_store("b/two", 6)], {"a": 1.0, "b": 2.0}, 6, 200, 64, {"*": 2}, 0.25, seed=3
-    )  # noqa: E731
+    def make():
+        return Mixture(
+            [counting_store("a/one"), counting_store("b/two", 6)],
+            {"a": 1.0, "b": 2.0},
+            6,
+            200,
+            64,
+            {"*": 2},
+            0.25,
+            seed=3,
+        )
+
     one, other = make(), make()
     assert [one.slot(5, i) for i in range(6)] == [other.slot(5, i) for i in reversed(range(6))][::-1]
     whole = sorted(map(str, (s for i in range(6) for s in one.slot(9, i))))
@@ -154,3 +163,14 @@ def test_bad_weights():
             )
     with pytest.raises(RecipeError, match=r"a/one|5 tokens"):
         Mixture([counting_store("a/one")], {"*": 1.0}, 1, 64, window_tokens=4)
+
+
+def test_long_episodes_are_prompted_too():
+    """A window that could fill everything leaves half to its prompt."""
+    mixture = Mixture(
+        [counting_store("a/one", lengths=(100, 90))], {"*": 1.0}, 4, 512, 128, {"*": None}, prompt_share=0.25
+    )
+    segments = [s for step in range(150) for i in range(4) for s in mixture.slot(step, i)]
+    share = sum(len(s.spans) == 2 for s in segments) / len(segments)
+    assert share == pytest.approx(0.25, abs=0.04)
+    assert all(len(s) <= 128 for s in segments)

@@ -103,7 +103,7 @@ def stack_episode(
     spec: TaskSpec,
     observations: Sequence[Any],
     actions: Sequence[Any],
-    rewards: Sequence[float],
+    rewards: Sequence[float] | np.ndarray,
     executed: Sequence[Any] | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> Episode:

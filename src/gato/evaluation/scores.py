@@ -54,7 +54,7 @@ class TaskScores:
     def __post_init__(self) -> None:
         if not np.isfinite(np.asarray(self.episodes, np.float64)).all():
             raise DataError(
-                "an episode's score is not a finite number", where=self.id, fix="gato play it and look at the rewards"
+                "an episode's score is not a finite number", where=self.id, fix="look at the rewards of this world"
             )
 
     @property

@@ -89,7 +89,8 @@ class GatoConfig:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> GatoConfig:
-        return cls(**{k: _known(k) and v for k, v in record.items()})
+        known: dict[str, Any] = {k: v for k, v in record.items() if _known(k)}
+        return cls(**known)
 
     def replace(self, **changes: Any) -> GatoConfig:
         for name in changes:

@@ -50,6 +50,8 @@ class PatchEmbedder(nn.Module):
 
 
 class Embedding(nn.Module):
+    hats: torch.Tensor
+
     def __init__(self, config: GatoConfig):
         super().__init__()
         d = config.layer_width

@@ -79,6 +79,7 @@ class Gato(nn.Module):
         x = self.embed(batch, self.embed.vocabulary()).view(rows, n, -1)
         view = cache.extend(slots, valid, times)
         for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
             x = block.decode(x, cache, layer, view)
         return self.norm(x)
 

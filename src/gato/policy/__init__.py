@@ -1,6 +1,6 @@
 """A bundle becomes something that acts: sessions, sampling, captions and text.
 
-agent = gato.load("runs/demo/bundle")
+agent = gato.load("runs/demo")
 session = agent.session("babyai/go-to-local", seed=0)
 session.reset()
 action = session.act(observation)

@@ -21,11 +21,8 @@ from gato.worlds import find
 def load(path: Path | str, device: str = "cpu") -> Agent:
     """The agent of a bundle folder (or of a run that holds one). Raises CheckpointMissingError and its siblings."""
     path = Path(path)
-    return Agent(
-        Bundle.load(
-            path / "bundle" if not (path / "MANIFEST.json").exists() and (path / "bundle").is_dir() else path, device
-        )
-    )
+    inside = [p for p in (path, path / "bundle", path / "train" / "bundle") if (p / "config.json").is_file()]
+    return Agent(Bundle.load(inside[0] if inside else path, device))
 
 
 class Session:

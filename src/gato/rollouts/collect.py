@@ -42,6 +42,7 @@ from gato.rollouts.loop import (
 )
 from gato.rollouts.pool import Beat, Play, WorkerPool
 from gato.worlds import MakeExpert, Task, find
+from gato.worlds.gym import load_expert
 
 MAX_CRASHES = 3  # seeds on which a world crashes again and again, before the task is given up
 MAX_FAILED_SHARE = 0.8  # of the first FAILED_TRIAL episodes and more: an expert that fails this often is broken
@@ -188,7 +189,7 @@ class _Job:
             often = max(result.reasons, key=lambda reason: result.reasons[reason])
             raise ExpertError(
                 f"the expert failed in {result.failed} of {tried} episodes, mostly so: {often}",
-                where=self.task.id, fix="choose another task, or another expert with --expert module:function",
+                where=self.task.id, fix="choose another task, or another expert with --policy module:function",
             )  # fmt: skip
         return [self._settings(number) for number in itertools.islice(self._open, len(chunk.failed))]
 
@@ -263,17 +264,6 @@ def _policy(policy: str | MakeExpert) -> tuple[str, Callable[[], BatchPolicy]]:
     raise UnknownNameError(
         f"no policy {policy!r}", fix=nearest(policy, ["expert", "random"]) or "expert, random, or module:function"
     )
-
-
-def load_expert(name: str) -> MakeExpert:
-    """`module:function`, importable from here. Raises UnknownNameError."""
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UnknownNameError(
-            f"no expert {name!r}: {error}", fix="name it module:function, importable from here"
-        ) from error
 
 
 # -- inside a worker --------------------------------------------------------------------------------------------------

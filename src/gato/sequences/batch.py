@@ -13,13 +13,14 @@ The third number is where the first prediction is made: a network's last block n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 
 from gato.sequences.store import TokenStore
-from gato.tokens.patches import mean_index, sampled_index
+from gato.tokens.patches import PatchTable, mean_index, sampled_index
 from gato.tokens.timestep import ACTION_POSITION, IMAGE
 
 
@@ -57,10 +58,9 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         if str(device) == "cpu":
             return self
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(
-            self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, torch.Tensor)}
-        )
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, torch.Tensor)}
+        return Batch(**{**values, **moved})
 
     @property
     def padding(self) -> float:
@@ -82,7 +82,7 @@ def collate(
     places = np.zeros((n, 2), np.int64)
     at, num_tokens = 0, 0
     tables: dict[int, int] = {}  # patch table → offset in one numbering of all patches
-    table_list = []
+    table_list: list[PatchTable] = []
     for members, length in groups:
         for segment in members:
             store = stores[segment.store]

@@ -50,6 +50,7 @@ class Mixture:
                     f"a window of {self.window_tokens} tokens is shorter than one timestep ({store.codec.fixed_tokens} tokens)",
                     where=store.task, fix="a larger window_tokens",
                 )  # fmt: skip
+        self._step = [int(np.diff(s.starts).max()) for s in self.stores]  # the longest timestep
         self._most = [pattern_value(self.window_timesteps, s.task, None) for s in self.stores]
         share = np.array([self._share(s) for s in self.stores], np.float64)
         if not share.sum() > 0:
@@ -80,18 +81,23 @@ class Mixture:
     def slot(self, step: int, i: int) -> list[Segment]:
         """The segments of slot i at a step."""
         rng = np.random.default_rng((self.seed, step, i))
-        left, segments = self.slot_tokens, []
+        left = self.slot_tokens
+        segments: list[Segment] = []
         while True:
             k = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.stores) - 1)
             store = self.stores[k]
-            begin, end = self._window(k, rng, self.window_tokens)
+            prompted = bool(self.prompt_share and store.codec.acts and rng.random() < self.prompt_share)
+            # A prompt may take half of the window; it is decided first, so that long episodes get theirs too.
+            begin, end = self._window(
+                k, rng, max(self.window_tokens // 2, self._step[k]) if prompted else self.window_tokens
+            )
             if end - begin > left:
                 if not store.codec.acts and left >= 32:  # a document fills what is left
                     segments.append(Segment(k, ((begin, begin + left),), seed=len(segments)))
                 break
             spans: tuple[tuple[int, int], ...] = ((begin, end),)
             masked = 0
-            if self.prompt_share and store.codec.acts and rng.random() < self.prompt_share:
+            if prompted:
                 room = min(self.window_tokens // 2, self.window_tokens - (end - begin), left - (end - begin))
                 from_end = bool(rng.random() < 0.5)
                 prompt = store.prompt(rng, store.episode_at(begin), room, from_end)

@@ -24,6 +24,7 @@ class TokenStore:
     starts: np.ndarray  # int64 (T + 1,)
     episodes: np.ndarray  # int64 (E + 1,)
     prompts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # episodes fit to be prompts
+    example: Episode | None = None  # the first of them, whole: a bundle's evaluation prompt
 
     @property
     def domain(self) -> str:
@@ -54,8 +55,10 @@ class TokenStore:
                 waiting.clear()
 
         steps = 0
+        example = None
         for episode in episodes:
             if episode.success is not False:
+                example = example or episode
                 good.append(len(lengths))
             lengths.append(len(episode))
             waiting.append(episode)
@@ -69,14 +72,22 @@ class TokenStore:
         for part in parts:
             starts.append(part.starts()[1:] + offset)
             offset += len(part)
+
+        def join(name: str) -> np.ndarray:
+            return np.concatenate([getattr(part, name) for part in parts])
+
         tokens = Tokens(
-            *(np.concatenate([getattr(p, name) for p in parts]) for name in ("ids", "kinds", "positions", "targets")),
-            np.zeros(0, np.int32),  # timestep numbers are in `starts`
-            *(np.concatenate([getattr(p, name) for p in parts]) for name in ("patches", "boxes")),
-            table,
-        )
+            join("ids"), join("kinds"), join("positions"), join("targets"), np.zeros(0, np.int32),  # steps: see `starts`
+            join("patches"), join("boxes"), table,
+        )  # fmt: skip
         return cls(
-            task, codec, tokens, np.concatenate(starts), np.concatenate([[0], np.cumsum(lengths)]), np.asarray(good)
+            task,
+            codec,
+            tokens,
+            np.concatenate(starts),
+            np.concatenate([[0], np.cumsum(lengths)]),
+            np.asarray(good),
+            example,
         )
 
     def window(self, rng: np.random.Generator, max_tokens: int, max_timesteps: int | None = None) -> tuple[int, int]:

@@ -154,7 +154,7 @@ class TimestepCodec:
             inside = _ragged_arange(length)
             where = np.repeat(starts[:-1] + offset, length) + inside
             out.kinds[where] = column.kind
-            if column.kind == IMAGE:
+            if column.boxes is not None:
                 out.patches[where] = column.values.ravel()
                 out.boxes[where] = np.tile(column.boxes, (steps, 1))
             else:

@@ -224,7 +224,14 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
 def _task_cards(stores: Sequence[TokenStore], recipe: Recipe) -> dict[str, TaskCard]:
     from gato.sequences.mixture import pattern_value
 
-    return {s.task: TaskCard(s.codec.spec, pattern_value(recipe.window_timesteps, s.task, None)) for s in stores}
+    return {
+        s.task: TaskCard(
+            s.codec.spec,
+            pattern_value(recipe.window_timesteps, s.task, None),
+            s.example if recipe.prompt_share and s.codec.acts else None,
+        )
+        for s in stores
+    }
 
 
 def _describe(store: TokenStore) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -57,7 +58,7 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def fork(others: int, work, port: int) -> list[mp.Process]:
+def fork(others: int, work, port: int) -> list[Any]:
     """Start ranks 1 … `others`, which run `work(rank, port)`. Forked, so that the token stores are shared, not copied;
     safe because nothing has used more than one thread before."""
     context = mp.get_context("fork")

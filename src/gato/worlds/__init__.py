@@ -96,7 +96,7 @@ class Task:
     def expert(self, env: Any, seed: int) -> Policy:
         if self.make_expert is None:
             raise UnknownNameError(
-                f"{self.id} has no expert", where=self.id, fix="--expert module:function, or --policy random"
+                f"{self.id} has no expert", where=self.id, fix="--policy module:function, or --policy random"
             )
         return self.make_expert(env, seed)
 

@@ -114,7 +114,7 @@ def load_expert(name: str) -> MakeExpert:
     """
     module_name, colon, function_name = name.partition(":")
     if not (colon and module_name and function_name):
-        raise UnknownNameError(f"an expert is named module:function, not {name!r}", fix="--expert my_experts:balance")
+        raise UnknownNameError(f"an expert is named module:function, not {name!r}", fix="--policy my_experts:balance")
     _see_current_directory()
     try:
         module = importlib.import_module(module_name)

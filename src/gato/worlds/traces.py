@@ -123,16 +123,20 @@ def replay(task_id: str, trace: Trace, env: gymnasium.Env | None = None) -> Epis
         raise _untrue(task, trace, f"reward {rewards[t]:.6g} at step {t}, recorded was {trace.rewards[t]:.6g}")
     if exact and _sha(env.unwrapped.state_bytes()) != trace.state:  # type: ignore[attr-defined]
         raise _untrue(task, trace, "the final state differs")
-    steps = range(len(trace))
+
+    def nested(leaves: Leaves) -> list[Any]:
+        steps = range(len(trace))
+        return [unflatten({p: v[t] for p, v in leaves.items()}, env.action_space, "action") for t in steps]
+
     episode = stack_episode(
         task_id,
         task.spec,
         observations,
-        [unflatten({p: v[t] for p, v in trace.actions.items()}, env.action_space, "action") for t in steps],
-        trace.rewards,
-        None if trace.executed is None else [unflatten({p: v[t] for p, v in played.items()}, env.action_space, "action") for t in steps],
+        nested(trace.actions),
+        trace.rewards.tolist(),
+        None if trace.executed is None else nested(trace.executed),
         {"seed": trace.seed, **trace.facts},
-    )  # fmt: skip
+    )
     if exact and trace.frames and _frames_sum(episode, task.spec) != trace.frames:
         raise _untrue(task, trace, "the frames differ")
     return episode
