@@ -44,11 +44,12 @@ class Mixture:
             raise RecipeError(f"prompt_share {self.prompt_share} is not a share", fix="between 0 and 1")
         if any(w < 0 for w in self.weights.values()):
             raise RecipeError(f"negative weights: {dict(self.weights)}", fix="every weight at least 0")
+        self.window_tokens = min(self.window_tokens, self.slot_tokens)  # the first window of a slot always fits
         for store in self.stores:
             if store.codec.acts and store.codec.fixed_tokens > self.window_tokens:
                 raise RecipeError(
                     f"a window of {self.window_tokens} tokens is shorter than one timestep ({store.codec.fixed_tokens} tokens)",
-                    where=store.task, fix="a larger window_tokens",
+                    where=store.task, fix="a larger window_tokens (and slot_tokens)",
                 )  # fmt: skip
         self._step = [int(np.diff(s.starts).max()) for s in self.stores]  # the longest timestep
         self._most = [pattern_value(self.window_timesteps, s.task, None) for s in self.stores]

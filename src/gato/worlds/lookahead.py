@@ -97,7 +97,7 @@ def _boxing(actions: Mapping[str, int]) -> Rule:
 GAMES: dict[str, Planning] = {
     "boxing": Planning(horizon=16, random_plans=8, habit=0.4, rule=_boxing),
     # Looks one lane ahead and no further: the wait before a car is then to be seen in the picture. A horizon of 10 scores
-    # 33 instead of 31, but a small network that imitates it walks straight on (21), against 27 with this one.
+    # 33 instead of 30, but a small network that imitates it walks straight on (21), against 27 with this one.
     "freeway": Planning(
         horizon=5, random_plans=0, commit=1, habit=0.003, actions=("NOOP", "DOWN"), holds=(1, 2), rule=_freeway,
         progress=_freeway_progress, discount=1.0, content=0.1,
