@@ -12,7 +12,7 @@ from gato.errors import NonFiniteError, OutputExistsError, RecipeError, UnknownN
 from gato.rollouts.collect import collect
 from gato.tokens.timestep import CONTINUOUS, DISCRETE
 from gato.training import Recipe, load_recipe, load_stores, train
-from gato.training.loss import token_losses
+from gato.training.loss import target_weights, token_losses
 from gato.training.optimizer import learning_rate
 from gato.worlds import find
 
@@ -58,6 +58,11 @@ def test_smooth_loss_by_hand():
         for k, w in zip(range(-5, 6), bell, strict=True)
     )
     assert float(edge[0]) == pytest.approx(inside, rel=1e-5)  # the tail stays in the block
+
+
+def test_datasets_may_count_by_their_tokens():
+    """A document is all targets, a grid world one token in fifty: its targets count fifty times as much."""
+    assert target_weights([1.0, 0.02, 0.5]).tolist() == pytest.approx([1, 50, 2])
 
 
 def test_learning_rate_ends():

@@ -12,6 +12,7 @@ MANIFEST.json       SHA-256 over all of it
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ class Bundle:
     def save(self, folder: Path) -> Path:
         """Commit atomically; raises OutputExistsError where something else is, DiskFullError."""
         beside = temporary_beside(Path(folder))
+        try:
+            self._write(beside)
+            facts = {"format": FORMAT, "tokenizer": self.tokenizer.fingerprint}
+            return commit_folder(beside, Path(folder), facts, kind="bundle")
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+
+    def _write(self, beside: Path) -> None:
         save_tensors(beside / "model.safetensors", {k: v for k, v in self.model.state_dict().items()})
         write_json(beside / "config.json", self.config.to_json())
         (beside / "tokenizer.model").write_bytes(self.tokenizer.to_bytes())
@@ -77,9 +87,6 @@ class Bundle:
                 writer = DatasetWriter(beside / "prompts" / task, task, card.spec, {})
                 writer.add(card.prompt)
                 writer.close()
-        return commit_folder(
-            beside, Path(folder), {"format": FORMAT, "tokenizer": self.tokenizer.fingerprint}, kind="bundle"
-        )
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Bundle:

@@ -38,6 +38,7 @@ class RingCache:
         shape = (config.num_transformer_blocks, slots, config.num_attention_heads, size + 1, config.key_value_size)
         self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         self.reach = size + 1  # distances run from 0 to size
+        self.relative: dict[int, torch.Tensor] = {}  # "xl": each layer's projected distances, as fixed as its keys
         self.position = torch.full((slots, size + 1), -1, dtype=torch.long, device=device)
         self.time = torch.full((slots, size + 1), -1, dtype=torch.long, device=device)
         self.count = torch.zeros(slots, dtype=torch.long, device=device)

@@ -40,7 +40,7 @@ class Gato(nn.Module):
         """Normal(0, 0.02); the two maps that write into the residual stream are scaled down by its depth."""
         depth = math.sqrt(2 * self.config.num_transformer_blocks)
         for name, p in self.named_parameters():
-            if p.ndim == 2 and name.startswith("blocks."):
+            if p.ndim == 2 and name.startswith("blocks.") and not name.endswith("_bias"):
                 nn.init.normal_(p, std=0.02 if self.config.layer_width >= 512 else p.shape[1] ** -0.5)
                 if name.endswith((".attention.out", ".feedforward.out")):
                     p.data.div_(depth)
@@ -211,7 +211,9 @@ class Attention(nn.Module):
         bias = view.bias[:, None]  # (R, 1, n, W): 0 or -inf
         scale = self.size**-0.5
         if self.kind == "xl":
-            scores = torch.matmul(q + self.distance_bias[:, None], self._distances(cache.reach, q).transpose(-1, -2))
+            if layer not in cache.relative:
+                cache.relative[layer] = self._distances(cache.reach, q)
+            scores = torch.matmul(q + self.distance_bias[:, None], cache.relative[layer].transpose(-1, -2))
             index = view.distances.clamp(0, cache.reach - 1)[:, None].expand(-1, self.heads, -1, -1)
             bias = scores.gather(-1, index) * scale + bias
             q = q + self.content_bias[:, None]
@@ -235,8 +237,8 @@ def _rotate(x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> torch
 
 def _angles(positions: torch.Tensor, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     half = width // 2
-    inverse = 10000.0 ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
-    angle = positions[..., None].float() * inverse
+    inverse = 10000.0 ** (-torch.arange(half, device=positions.device, dtype=torch.float64) / half)
+    angle = positions[..., None] * inverse  # float64: an episode of 10,000 steps has positions of six digits
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
@@ -248,7 +250,13 @@ def _angles_to(length: int, width: int, dtype: torch.dtype, device: torch.device
 
 
 def _sinusoids(length: int, width: int, device) -> torch.Tensor:
-    """Sines and cosines of distances 0 … length - 1, (length, width) (Dai et al. 2019)."""
-    inverse = 10000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
-    angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * inverse
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+    """Sines and cosines of distances 0 … length - 1, float64 (length, width) (Dai et al. 2019)."""
+    return _sinusoid_table(1 << (length - 1).bit_length(), width, device)[:length]
+
+
+@functools.lru_cache(maxsize=8)
+def _sinusoid_table(length: int, width: int, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        inverse = 10000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float64) / width)
+        angle = torch.arange(length, device=device, dtype=torch.float64)[:, None] * inverse
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)

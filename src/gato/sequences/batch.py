@@ -21,7 +21,7 @@ import torch
 
 from gato.sequences.store import TokenStore
 from gato.tokens.patches import PatchTable, mean_index, sampled_index
-from gato.tokens.timestep import ACTION_POSITION, IMAGE
+from gato.tokens.timestep import IMAGE, TEXT
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def collate(
     n = sum(len(members) * length for members, length in groups)
     ids, positions = np.zeros(n, np.int64), np.full(n, -1, np.int64)
     kinds, patches = np.zeros(n, np.uint8), np.full(n, -1, np.int64)
-    target, store_of = np.zeros(n, bool), np.zeros(n, np.int64)
+    target, acted, store_of = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, np.int64)
     places = np.zeros((n, 2), np.int64)
     at, num_tokens = 0, 0
     tables: dict[int, int] = {}  # patch table → offset in one numbering of all patches
@@ -100,6 +100,7 @@ def collate(
                     patches[row:to] = tokens.patches[begin:end] + tables[key]
                     boxes = tokens.boxes[begin:end]
                     places[row:to] = mean_index(boxes) if rng is None else sampled_index(boxes, rng)
+                acted[row:to] = tokens.targets[begin:end] & (tokens.kinds[begin:end] != TEXT)
                 row = to
             target[at : at + segment.masked] = False
             target[at] = False  # nothing before it predicts it
@@ -126,7 +127,7 @@ def collate(
     unique, index = np.unique(patches[image_rows], return_inverse=True)
     return Batch(
         torch.from_numpy(ids), torch.from_numpy(positions),
-        torch.from_numpy((positions == ACTION_POSITION) | (target & (positions < -1))) if parallel_actions else None,
+        torch.from_numpy(acted) if parallel_actions else None,
         torch.from_numpy(image_rows), torch.from_numpy(index.reshape(-1)), torch.from_numpy(places[image_rows]),
         torch.from_numpy(_rows(table_list, unique)), tuple(shapes), torch.from_numpy(queries),
         torch.from_numpy(ids[rows + 1]), torch.from_numpy(store_of[rows]), torch.from_numpy(kinds[rows + 1]), num_tokens,

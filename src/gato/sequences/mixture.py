@@ -4,8 +4,8 @@ Slot i of step s is a pure function of (seed, s, i), so the loader's state is on
 ranks sees the same global batch. A slot draws windows and packs them until it is full.
 
 Weights are over domains, uniform over tasks inside a domain, uniform over windows inside a task. A domain's weight is
-its share of the *tokens*: windows differ in length by a factor of fifty between domains, so they are drawn in
-inverse proportion to their mean length.
+its share of the *tokens*: windows differ in length by a factor of fifty between domains, so short ones are drawn more
+often (see `Mixture._chances`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import numpy as np
 from gato.errors import RecipeError
 from gato.sequences.batch import Batch, Segment, collate
 from gato.sequences.store import TokenStore
+
+SCRAP, DOCUMENT_SCRAP = 4, 32  # fewer tokens than these are not worth a segment, or a piece of a document
+PROBES = 64  # segments of each store that are measured beforehand
 
 
 @dataclass
@@ -57,15 +60,7 @@ class Mixture:
         if not share.sum() > 0:
             raise RecipeError(f"the weights sum to nothing over {len(self.stores)} datasets: {dict(self.weights)}")
         self.shares = share / share.sum()  # of tokens, per store
-        probe = np.random.default_rng(0)
-        self.mean_tokens = np.array(
-            [
-                np.mean([e - b for b, e in (self._window(k, probe, self.window_tokens) for _ in range(64))])
-                for k in range(len(self.stores))
-            ]
-        )
-        draw = self.shares / self.mean_tokens
-        self._cumulative = np.cumsum(draw / draw.sum())
+        self._cumulative = np.cumsum(self._chances())
 
     def _share(self, store: TokenStore) -> float:
         """A task's weight: its pattern's, divided among the tasks that the same pattern governs."""
@@ -84,32 +79,70 @@ class Mixture:
         rng = np.random.default_rng((self.seed, step, i))
         left = self.slot_tokens
         segments: list[Segment] = []
-        while True:
+        while left >= SCRAP:
             k = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.stores) - 1)
-            store = self.stores[k]
-            prompted = bool(self.prompt_share and store.codec.acts and rng.random() < self.prompt_share)
-            # A prompt may take half of the window; it is decided first, so that long episodes get theirs too.
-            begin, end = self._window(
-                k, rng, max(self.window_tokens // 2, self._step[k]) if prompted else self.window_tokens
-            )
-            if end - begin > left:
-                if not store.codec.acts and left >= 32:  # a document fills what is left
-                    segments.append(Segment(k, ((begin, begin + left),), seed=len(segments)))
+            segment = self._segment(k, rng, left)
+            if segment is None:
                 break
-            spans: tuple[tuple[int, int], ...] = ((begin, end),)
-            masked = 0
-            if prompted:
-                room = min(self.window_tokens // 2, self.window_tokens - (end - begin), left - (end - begin))
-                from_end = bool(rng.random() < 0.5)
-                prompt = store.prompt(rng, store.episode_at(begin), room, from_end)
-                if prompt is not None:
-                    spans = (prompt, *spans)
-                    masked = 0 if self.prompt_loss else prompt[1] - prompt[0]
-            segments.append(Segment(k, spans, masked, int(rng.integers(2**62))))
-            left -= len(segments[-1])
-            if left < 4:
-                break
+            segments.append(segment)
+            left -= len(segment)
         return segments
+
+    def _segment(self, k: int, rng: np.random.Generator, left: int) -> Segment | None:
+        """A window of store k, prompted or not, within `left` tokens; None where it does not fit."""
+        store = self.stores[k]
+        prompted = bool(self.prompt_share and store.codec.acts and rng.random() < self.prompt_share)
+        # A prompt may take half of the window; it is decided first, so that long episodes get theirs too.
+        half = min(self.window_tokens, max(self.window_tokens // 2, self._step[k]))
+        begin, end = self._window(k, rng, half if prompted else self.window_tokens)
+        if end - begin > left:
+            if store.codec.acts or left < DOCUMENT_SCRAP:
+                return None
+            end = begin + left  # a document fills what is left
+        spans: tuple[tuple[int, int], ...] = ((begin, end),)
+        masked = 0
+        if prompted:
+            room = min(self.window_tokens // 2, self.window_tokens - (end - begin), left - (end - begin))
+            from_end = bool(rng.random() < 0.5)
+            prompt = store.prompt(rng, store.episode_at(begin), room, from_end)
+            if prompt is not None:
+                spans = (prompt, *spans)
+                masked = 0 if self.prompt_loss else prompt[1] - prompt[0]
+        return Segment(k, spans, masked, int(rng.integers(2**62)))
+
+    def _chances(self) -> np.ndarray:
+        """How often each store must be drawn, (stores,), so that its share of the tokens is its weight.
+
+        A segment counts only if it fits into what is left of its slot, a long one less often than a short one. So a
+        store's chance goes with share / mean tokens that a draw of it adds, over the fill levels at which draws are
+        made. These follow from the chances in turn; a few rounds settle both.
+        """
+        rng = np.random.default_rng(0)
+        probes = [[self._segment(k, rng, self.slot_tokens) for _ in range(PROBES)] for k in range(len(self.stores))]
+        whole = np.array([[len(s) for s in row if s] for row in probes])
+        window = np.array([[s.spans[-1][1] - s.spans[-1][0] for s in row if s] for row in probes])
+        acts = np.array([s.codec.acts for s in self.stores])
+
+        def added(k, j, left):  # tokens of probe j of store k where `left` are left
+            cut = np.where(~acts[k] & (left >= DOCUMENT_SCRAP), left, 0)
+            return np.where(window[k, j] <= left, np.minimum(whole[k, j], left), cut)
+
+        chances = self.shares / whole.mean(axis=1)
+        chances /= chances.sum()
+        for _ in range(4):
+            levels, left = [], np.full(512, self.slot_tokens)
+            while len(left):
+                levels.append(left)
+                tokens = added(
+                    rng.choice(len(chances), len(left), p=chances), rng.integers(PROBES, size=len(left)), left
+                )
+                left = (left - tokens)[(tokens > 0) & (left - tokens >= SCRAP)]
+            met = np.sort(np.concatenate(levels))
+            met = met[np.linspace(0, len(met) - 1, 256).astype(int)]
+            gain = [added(k, np.arange(PROBES)[:, None], met).mean() for k in range(len(chances))]
+            chances = self.shares / np.array(gain)
+            chances /= chances.sum()
+        return chances
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """Step `step` of rank `rank`: its slots i ≡ rank (mod world), collated."""

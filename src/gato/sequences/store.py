@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gato.episodes import Episode
+from gato.errors import EpisodeError
 from gato.tokens import TimestepCodec, Tokens
 from gato.tokens.patches import PatchTable
 
@@ -42,7 +43,7 @@ class TokenStore:
     def build(
         cls, task: str, codec: TimestepCodec, episodes: Iterable[Episode], table: PatchTable | None = None
     ) -> TokenStore:
-        """Encode episodes, many at once. Raises EpisodeError where an episode is none of this task's."""
+        """Encode episodes, many at once. Raises EpisodeError where there are none."""
         table = PatchTable() if table is None else table
         parts: list[Tokens] = []
         lengths: list[int] = []
@@ -67,6 +68,8 @@ class TokenStore:
                 flush()
                 steps = 0
         flush()
+        if not parts:
+            raise EpisodeError("no episodes", where=task, fix=f"gato collect {task} --episodes 10 --out DIR")
         starts = [np.zeros(1, np.int64)]
         offset = 0
         for part in parts:
@@ -86,7 +89,7 @@ class TokenStore:
             tokens,
             np.concatenate(starts),
             np.concatenate([[0], np.cumsum(lengths)]),
-            np.asarray(good),
+            np.asarray(good, np.int64),
             example,
         )
 

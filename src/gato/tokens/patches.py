@@ -63,34 +63,46 @@ class PatchTable:
     and an embedding depends on the patch alone, so both memory and work are per different patch."""
 
     def __init__(self) -> None:
-        rng = np.random.default_rng(0)
-        self._multiplier = rng.integers(1, 2**63, PATCH * PATCH * 3 // 8, dtype=np.uint64) | np.uint64(1)
-        self._index: dict[int, int] = {}
+        self._rng = np.random.default_rng(0)
+        self._multiplier = self._draw_multiplier()
+        self._index: dict[int, int] = {}  # hash → row
+        self._size = 0
         self._chunks: list[np.ndarray] = []
         self._rows = np.zeros((0, PATCH * PATCH * 3), np.uint8)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return self._size
 
     def add(self, patches: np.ndarray) -> np.ndarray:
         """uint8 (…, 16, 16, 3) → int32 (…) rows of the table."""
         shape = patches.shape[:-3]
         flat = np.ascontiguousarray(patches).reshape(-1, PATCH * PATCH * 3)
-        words = flat.view(np.uint64)
-        mixed = words ^ (words >> np.uint64(29))
-        hashes = (mixed * self._multiplier).sum(axis=1, dtype=np.uint64)
-        unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+        index = self._find(flat)
+        while not np.array_equal(self.rows[index], flat):  # two different patches with one 64-bit hash: hash anew
+            self._multiplier = self._draw_multiplier()
+            self._index = {value: row for row, value in enumerate(self._hash(self.rows).tolist())}
+            index = self._find(flat)
+        return index.reshape(shape)
+
+    def _find(self, flat: np.ndarray) -> np.ndarray:
+        """Rows of patches (n, 768), by hash; new ones are appended. int32 (n,)"""
+        unique, first, inverse = np.unique(self._hash(flat), return_index=True, return_inverse=True)
         rows = np.empty(len(unique), np.int32)
         for k, value in enumerate(unique.tolist()):
             row = self._index.get(value)
             if row is None:
-                row = self._index[value] = len(self._index)
+                row = self._index[value] = self._size
                 self._chunks.append(flat[first[k]].copy())
+                self._size += 1
             rows[k] = row
-        index = rows[inverse]
-        if not np.array_equal(self.rows[index], flat):  # two different patches with one 64-bit hash
-            raise AssertionError("patch hash collision")
-        return index.reshape(shape)
+        return rows[inverse]
+
+    def _hash(self, flat: np.ndarray) -> np.ndarray:
+        words = flat.view(np.uint64)
+        return ((words ^ (words >> np.uint64(29))) * self._multiplier).sum(axis=1, dtype=np.uint64)
+
+    def _draw_multiplier(self) -> np.ndarray:
+        return self._rng.integers(1, 2**63, PATCH * PATCH * 3 // 8, dtype=np.uint64) | np.uint64(1)
 
     @property
     def rows(self) -> np.ndarray:

@@ -22,7 +22,7 @@ NUM_BINS = 1024
 
 def mu_law(x: np.ndarray) -> np.ndarray:
     """F(x) = sgn(x) log(|x| μ + 1) / log(M μ + 1), μ = 100, M = 256: [-256, 256] → [-1, 1], beyond it |F| > 1."""
-    x = np.asarray(x, np.float64)
+    x = np.clip(np.asarray(x, np.float64), -1e300, 1e300)  # the product below must not overflow
     return np.sign(x) * np.log1p(np.abs(x) * MU) / np.log1p(M * MU)
 
 

@@ -25,7 +25,7 @@ from gato.sequences import Mixture, TokenStore
 from gato.tokens.patches import PatchTable
 from gato.tokens.text import TextTokenizer
 from gato.training.checkpoint import State, load_checkpoint, save_checkpoint
-from gato.training.loss import token_losses
+from gato.training.loss import target_weights, token_losses
 from gato.training.optimizer import learning_rate, make_optimizers
 from gato.training.recipe import Recipe
 from gato.training.team import Team, fork, free_port
@@ -131,6 +131,9 @@ def _run(model, recipe: Recipe, stores, optimizers, state: State, out: Path, dev
     log = _Log(out / "log.jsonl" if lead else None, stores, state)
     parameters = list(model.parameters())
     parts = team.world * recipe.accumulate
+    weight_of = torch.ones(len(stores), device=device)
+    if recipe.loss_by == "tokens":
+        weight_of = target_weights([float(s.tokens.targets.mean()) for s in stores]).to(device)
     stop = _StopSignals()
     began = time.perf_counter() - state.elapsed_seconds
     saved = state.elapsed_seconds
@@ -145,19 +148,22 @@ def _run(model, recipe: Recipe, stores, optimizers, state: State, out: Path, dev
             mine = range(team.rank, parts, team.world)
             batches = [mixture.batch(state.step, part, parts).to(device) for part in mine]
             waited = time.perf_counter() - tick
+            counted = 0.0
             for batch in batches:
                 with autocast:
                     logits = model(batch)
                 losses = token_losses(
                     logits, batch.targets, batch.kinds, model.config.vocabulary.continuous, recipe.smooth_targets
                 )
-                losses.sum().backward()
+                weights = weight_of[batch.stores]
+                (losses * weights).sum().backward()
+                counted += float(weights.sum())
                 log.add(batch, losses.detach())
             # Sums over all parts and ranks, then one division: the loss is per target of the whole step.
             state.elapsed_seconds = time.perf_counter() - began
-            counted = [sum(len(b.targets) for b in batches), sum(b.num_tokens for b in batches)]
+            tokens_here = float(sum(b.num_tokens for b in batches))
             clock = [state.elapsed_seconds, float(stop.asked)] if lead else [0.0, 0.0]
-            targets, tokens, state.elapsed_seconds, asked = team.sum(parameters, [*map(float, counted), *clock])
+            targets, tokens, state.elapsed_seconds, asked = team.sum(parameters, [counted, tokens_here, *clock])
             for p in parameters:
                 if p.grad is not None:
                     p.grad.div_(targets)

@@ -27,3 +27,10 @@ def token_losses(
     # At the ends of the block the bell's tail falls on the last bin, never on the next block.
     index = torch.where(continuous, index.clamp(first_bin, first_bin + NUM_BINS - 1), index)
     return -(log_p.gather(1, index) * weights).sum(1)
+
+
+def target_weights(densities: list[float]) -> torch.Tensor:
+    """For `loss_by="tokens"`: what a target of each dataset counts, float32. A document is all targets, a grid world one
+    in sixty; weighing by the inverse lets each dataset pull as hard as its share of the tokens says."""
+    weights = 1.0 / torch.tensor(densities).clamp(min=1e-4)
+    return weights / weights.min()

@@ -37,5 +37,5 @@ def learning_rate(peak: float, progress: float, recipe: Recipe) -> float:
     """Linear from 1e-7 to the peak over the warm-up, then a cosine to `final_ratio` of it at progress 1."""
     if progress < recipe.warmup:
         return 1e-7 + (peak - 1e-7) * progress / recipe.warmup
-    x = min(1.0, (progress - recipe.warmup) / (1 - recipe.warmup))
+    x = min(1.0, (progress - recipe.warmup) / max(1 - recipe.warmup, 1e-9))
     return peak * (recipe.final_ratio + (1 - recipe.final_ratio) * 0.5 * (1 + math.cos(math.pi * x)))

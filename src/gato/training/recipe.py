@@ -51,6 +51,9 @@ class Recipe:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0
+    loss_by: Literal["targets", "tokens"] = (
+        "targets"  # tokens: a dataset counts by its share of tokens, however few are targets
+    )
     smooth_targets: float = 0.0  # sd, in bins, of the soft target of a continuous action; 0 for one-hot
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies it, else float32
     seed: int = 0
