@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 VERBS = ["demo", "doctor", "tasks", "collect", "train", "evaluate", "play", "chat", "caption", "report"]
@@ -83,9 +85,38 @@ def test_tasks():
     )
 
 
+def test_tasks_with_their_specs():
+    """Printed and as JSON; a domain that is not installed would say how to install it."""
+    record = json.loads(gato("tasks", "dummy/count", "--spec", "--json").stdout)[0]
+    assert record["extra"] == "" and record["spec"]["action"]["stick"] == {
+        "kind": "continuous", "shape": [2], "dtype": "float32", "low": [-1.0, -1.0], "high": [1.0, 1.0],
+        "channels_first": False,
+    }  # fmt: skip
+    shown = gato("tasks", "dummy/count", "--spec").stdout
+    assert "nested/unbounded: continuous float64 (2,) in -inf … inf" in shown
+
+
+def test_usage_of_verbs_that_do_not_exist():
+    assert gato().returncode == 2 and gato("--help").returncode == 0
+    done = gato("evalute")
+    assert done.returncode == 2 and "did you mean evaluate?" in done.stderr
+    for word in ("finetune", "answer", "serve"):  # not built yet: no stubs
+        assert gato(word).returncode == 2
+    assert gato("doctor", "--frobnicate").returncode == 2
+    assert gato("--version").stdout.startswith("gato ")
+
+
+def test_doctor_examines():
+    found = json.loads(gato("doctor", "--json").stdout)
+    assert {"python", "torch", "device", "rendering", "training", "babyai", "meta-world"} <= set(found)
+    before, after = found["training"].split("loss ")[1].split(" → ")
+    assert found["training"].startswith("two steps") and 0 < float(after) < float(before)
+
+
 def test_doctor_counts_the_sizes():
     found = json.loads(gato("doctor", "--sizes", "--json").stdout)
-    assert abs(found["gato-79m"]["parameters"] / 79e6 - 1) < 0.015
+    for name, printed in (("gato-79m", 79e6), ("gato-364m", 364e6), ("gato-1.18b", 1.18e9)):
+        assert abs(found[name]["parameters"] / printed - 1) < 0.015, name
 
 
 def test_the_whole_path(run):
@@ -119,6 +150,86 @@ def test_data_verbs(run, tmp_path):
     texts = gato("data", "show", run / "data/dummy/count", "--tokenizer", run / "train" / "tokenizer.model")
     assert texts.returncode == 0, texts.stderr
     assert gato("data", "verify", run / "data").returncode == 0
+
+
+def test_shown_tokens_are_the_trained_ones(run, tokenizer, tmp_path):
+    """Row for row: what `data show` prints is what the store that training reads holds."""
+    from gato.episodes.store import Dataset
+    from gato.model import GatoConfig
+    from gato.sequences import TokenStore
+    from gato.tokens import TimestepCodec
+    from gato.tokens.timestep import IMAGE, KINDS
+
+    tokenizer.save(tmp_path / "t.model")
+    dataset = Dataset.open(run / "data/dummy/count")
+    vocabulary = GatoConfig.tiny().replace(vocabulary_size=tokenizer.size).vocabulary
+    codec = TimestepCodec(dataset.spec, vocabulary, tokenizer, task=dataset.task)
+    store = TokenStore.build(dataset.task, codec, [dataset[i] for i in range(3)])
+    timestep = int(store.episodes[2]) + 4
+    first, last = int(store.starts[timestep]), int(store.starts[timestep + 1])
+    done = gato(
+        "data", "show", run / "data/dummy/count", "--episode", 2, "--step", 4, "--tokenizer", tmp_path / "t.model"
+    )
+    rows = [line for line in done.stdout.splitlines() if line.strip()[:1].isdigit()]
+    t = store.tokens
+    assert len(rows) == last - first
+    for line, i in zip(rows, range(first, last), strict=True):
+        kind, shown = line.split()[1:3]
+        assert kind == KINDS[t.kinds[i]] and shown == ("–" if t.kinds[i] == IMAGE else str(t.ids[i]))
+        assert line.rstrip().endswith("●") == bool(t.targets[i])
+    assert int(np.sum(t.targets[first:last])) > 3
+
+
+def test_table_one_adds_up(run):
+    rows = json.loads(gato("data", "ls", run / "data", "--json").stdout)
+    assert abs(sum(r["sample_weight"] for r in rows) - 1) < 1e-9
+    narrow = subprocess.run(
+        [sys.executable, "-m", "gato", "data", "ls", str(run / "data")],
+        capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}, timeout=60,
+    )  # fmt: skip
+    assert "sokoban/7x7-1-box" in narrow.stdout  # a name is never cut
+
+
+def test_chat_and_captions(tmp_path, tokenizer):
+    """A few steps on texts and scenes: the words are noise, the path is real, and a seed repeats it."""
+    from PIL import Image
+
+    from gato.scenes import generate
+
+    generate(tmp_path / "data", scenes=24)
+    tokenizer.save(tmp_path / "t.model")
+    words = ["--set", "slots=1", "slot_tokens=512", "--processes", 1, "--tokenizer", tmp_path / "t.model"]
+    done = gato("train", "tiny", "--data", tmp_path / "data", "--out", tmp_path / "run", "--steps", 2, *words)
+    assert done.returncode == 0, done.stderr
+    said = [gato("chat", tmp_path / "run", "Return the", "--max-tokens", 8, "--seed", s) for s in (1, 1, 2)]
+    assert [d.returncode for d in said] == [0, 0, 0], said[0].stderr
+    assert said[0].stdout == said[1].stdout != said[2].stdout
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
+    done = gato("caption", tmp_path / "run", tmp_path / "red.png", tmp_path / "red.png", "--json")
+    captions = json.loads(done.stdout)
+    assert len(captions) == 2 and captions[0] == captions[1] and isinstance(captions[0]["caption"], str)
+    half = gato("chat", tmp_path / "run", b"half \xff".decode(errors="surrogateescape"))
+    assert half.returncode == 2 and "error[tokenizer]" in half.stderr and "Traceback" not in half.stderr
+
+
+def test_interrupting_loses_no_finished_episode(tmp_path):
+    """Ctrl-C in a terminal goes to every process of the command: exit 130, no traceback, and what was done is kept."""
+    words = ["collect", "sokoban/7x7-1-box", "--out", str(tmp_path), "--episodes", "100000", "--workers", "1"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "gato", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    folder, deadline = tmp_path / "sokoban/7x7-1-box", time.monotonic() + 60
+    while len(list(folder.glob("pending/*.parquet"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130 and "Traceback" not in said, said
+    report = json.loads(gato("data", "verify", tmp_path, "--json").stdout)
+    assert report["ok"] and report["episodes"] >= 5
+    wanted = report["episodes"] + 2
+    more = gato("collect", "sokoban/7x7-1-box", "--out", tmp_path, "--episodes", wanted, "--workers", 0)
+    assert f"{wanted:,} episodes (+2)" in more.stdout
 
 
 def test_play(run, tmp_path):

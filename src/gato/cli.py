@@ -7,6 +7,7 @@ tracebacks appear with `--debug` alone.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from gato.errors import GatoError, UsageError, nearest
+from gato.errors import GatoError, OutputExistsError, UsageError, nearest
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Demo:
     """Only these of the demo's tasks."""
 
     def run(self) -> None:
+        _within("--episodes", self.episodes, 1)
+        _within("--workers", self.workers, 0)
         from gato.demo import run
 
         run(
@@ -80,18 +83,27 @@ class Tasks:
 
     pattern: Positional[str] = "*"
     json: bool = False
+    spec: bool = False
+    """Observations and actions too, of the tasks that are installed (each is made once)."""
 
     def run(self) -> None:
         from gato.worlds import select
 
         chosen = select(self.pattern)
         if self.json:
-            print(json.dumps([_task_record(t) for t in chosen], indent=1))
+            print(json.dumps([_task_record(t, self.spec) for t in chosen], indent=1))
+            return
+        if self.spec:
+            for t in chosen:
+                print(t.id if t.installed else f"{t.id}: {t.pip_line}")
+                for part in ("observation", "action") if t.installed else ():
+                    for path, leaf in getattr(t.spec, part).items():
+                        print(f"  {part:11} {path}: {_leaf(leaf)}")
             return
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        table = Table("task", "installed", "score", "random", "expert", "by")
+        table = Table(Column("task", no_wrap=True), "installed", "score", "random", "expert", "by")
         for t in chosen:
             random, expert = (t.references.get(k) for k in ("random", "expert"))
             numbers = [f"{r.mean:.4g}" if r else "–" for r in (random, expert)]
@@ -100,12 +112,20 @@ class Tasks:
         print(f"{len(chosen)} tasks in {len({t.domain for t in chosen})} domains")
 
 
-def _task_record(task: Any) -> dict[str, Any]:
+def _task_record(task: Any, spec: bool) -> dict[str, Any]:
     references = {k: vars(v) for k, v in task.references.items()}
-    return {
-        "id": task.id, "domain": task.domain, "installed": task.installed, "install": task.pip_line, "score": task.score,
-        "expert_name": task.expert_name, "max_steps": task.max_steps, "references": references, "notes": task.notes,
+    record = {
+        "id": task.id, "domain": task.domain, "extra": task.extra, "installed": task.installed, "install": task.pip_line,
+        "score": task.score, "expert_name": task.expert_name, "max_steps": task.max_steps, "references": references,
+        "notes": task.notes,
     }  # fmt: skip
+    return {**record, "spec": task.spec.to_json() if task.installed else None} if spec else record
+
+
+def _leaf(spec: Any) -> str:
+    """`continuous float32 (3,) in -1 … 1`."""
+    low, high = (f"{f(b):g}" if b else "" for f, b in ((min, spec.low), (max, spec.high)))
+    return f"{spec.kind} {spec.dtype} {spec.shape}" + (f" in {low} … {high}" if low and high else "")
 
 
 @dataclass
@@ -127,6 +147,10 @@ class Collect:
     """Replay the package's traces where there are any."""
 
     def run(self) -> None:
+        _within("--noise", self.noise, 0)
+        _within("--wide-share", self.wide_share, 0, 1)
+        if self.max_steps is not None:
+            _within("--max-steps", self.max_steps, 1)
         from gato.rollouts import Noise
         from gato.rollouts.collect import collect
         from gato.worlds import select
@@ -149,6 +173,7 @@ class DataLs:
     json: bool = False
 
     def run(self) -> None:
+        _some(self.paths, "a dataset folder", "gato data ls DIR")
         from gato.episodes.table import table
 
         rows = table(list(self.paths), tokens=_count_tokens)
@@ -159,9 +184,9 @@ class DataLs:
             print(json.dumps(rows, indent=1, default=str))
             return
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        shown = Table("task", "episodes", "timesteps", "tokens", "share of tokens", "mean return")
+        shown = Table(Column("task", no_wrap=True), "episodes", "timesteps", "tokens", "share of tokens", "mean return")
         for r in rows:
             mean = r.get("mean_return")
             shown.add_row(
@@ -196,6 +221,8 @@ class DataShow:
     picture: Path | None = None
 
     def run(self) -> None:
+        if self.picture:
+            _suffix("--picture", self.picture, ".png", ".jpg", ".webp")
         from gato.episodes.store import Dataset
         from gato.tokens import TimestepCodec, Vocabulary
         from gato.tokens.show import describe, draw
@@ -205,6 +232,12 @@ class DataShow:
         if not 0 <= self.episode < len(dataset):
             raise UsageError(
                 f"no episode {self.episode}", where=str(self.path), fix=f"--episode 0 … {len(dataset) - 1}"
+            )
+        if self.tokenizer is None and any(s.kind == "text" for s in dataset.spec.observation.values()):
+            raise UsageError(
+                "this task has texts, and their tokens depend on the tokenizer",
+                where=str(self.path),
+                fix="--tokenizer RUN/tokenizer.model",
             )
         text = TextTokenizer.load(self.tokenizer) if self.tokenizer else None
         codec = TimestepCodec(dataset.spec, Vocabulary(text.size if text else 32000), text, task=dataset.task)
@@ -227,6 +260,7 @@ class DataVerify:
     json: bool = False
 
     def run(self) -> None:
+        _some(self.paths, "a dataset folder", "gato data verify DIR")
         from gato.episodes.store import find_datasets, verify
 
         bad = 0
@@ -263,6 +297,7 @@ class TokenizerTrain:
     size: int = 32000
 
     def run(self) -> None:
+        _some(self.files, "a text file", "gato tokenizer train FILES")
         from gato.corpora.text import text_files
         from gato.tokens.text import TextTokenizer
 
@@ -293,10 +328,16 @@ class Train:
     """On a CPU: how many share each batch; 0 for one per core."""
 
     def run(self) -> None:
+        _within("--processes", self.processes, 0)
+        if self.steps is not None:
+            _within("--steps", self.steps, 1)
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise UsageError(f"--seconds {self.seconds}", fix="a number above 0")
+        device = _device(self.device)  # before anything is written
         from gato.training.start import resume_run, start_run
 
         if self.resume is not None:
-            bundle = resume_run(self.resume, _device(self.device), self.processes)
+            bundle = resume_run(self.resume, device, self.processes)
         else:
             if self.recipe is None or self.out is None or not self.data:
                 raise UsageError(
@@ -307,9 +348,7 @@ class Train:
             for name in ("size", "steps", "seconds"):
                 if getattr(self, name) is not None:
                     words.append(f"{name}={json.dumps(getattr(self, name))}")
-            bundle = start_run(
-                self.recipe, words, list(self.data), self.out, self.tokenizer, _device(self.device), self.processes
-            )
+            bundle = start_run(self.recipe, words, list(self.data), self.out, self.tokenizer, device, self.processes)
         print(f"bundle: {bundle}")
 
 
@@ -325,16 +364,30 @@ class Evaluate:
     workers: int = 2
     seed: int = 0
     film: bool = True
+    language: bool = False
+    """Captions of held-out scenes and bits per byte of held-out documentation too, where the bundle was trained on them."""
+    overwrite: bool = False
+    """Replace the results that are in --out."""
+    device: str = "auto"
     json: bool = False
 
     def run(self) -> None:
+        _within("--episodes", self.episodes, 1)
+        _within("--workers", self.workers, 0)
+        _within("--seed", self.seed, 0)
+        if (self.out / "MANIFEST.json").exists():
+            raise OutputExistsError("this folder holds a dataset or a bundle", where=str(self.out), fix="another --out")
+        if (self.out / "results.json").exists() and not self.overwrite:
+            raise OutputExistsError(
+                "this folder holds results", where=str(self.out), fix="another --out, or --overwrite to replace them"
+            )
         from gato.evaluation.evaluate import evaluate
         from gato.evaluation.report import write_report
         from gato.policy import load
         from gato.policy.agent import installed
         from gato.worlds import find, select
 
-        agent = load(self.bundle)
+        agent = load(self.bundle, _device(self.device))
         if self.tasks:
             chosen = select(self.tasks)
             known = [t for t in chosen if t.id in agent.tasks]
@@ -346,7 +399,17 @@ class Evaluate:
                 )
         else:
             known = [find(t) for t in installed(agent)]
-        record = evaluate(agent, known, self.episodes, self.out, workers=self.workers, seed=self.seed, film=self.film)
+        language = _language(agent, self.out / "media", str(self.bundle)) if self.language else None
+        record = evaluate(
+            agent,
+            known,
+            self.episodes,
+            self.out,
+            workers=self.workers,
+            seed=self.seed,
+            film=self.film,
+            language=language,
+        )
         report = write_report(self.out)
         if self.json:
             print(json.dumps(record["aggregates"], indent=1))
@@ -354,6 +417,28 @@ class Evaluate:
             mean = record["aggregates"]["mean_of_domain_means"]
             said = "no task with reference scores" if mean is None else f"{mean:.1f} % of expert (mean of domain means)"
             print(f"{said}; report: {report}")
+
+
+def _language(agent: Any, media: Path, where: str, scenes: int = 300) -> dict[str, Any]:
+    """Scores on the held-out part of the corpora that the package makes itself."""
+    from gato.corpora.text import PYTHON_DOCS, python_docs
+    from gato.evaluation.evaluate import evaluate_language
+    from gato.evaluation.language import trigram_bits_per_byte
+    from gato.scenes.grid import SCENES, captions
+
+    knows = agent.bundle.tasks.keys() & {SCENES, PYTHON_DOCS}
+    if not knows:
+        raise UsageError(
+            "this bundle was not trained on our texts or captions", where=where, fix="leave out --language"
+        )
+    held_out = list(python_docs("heldout")) if PYTHON_DOCS in knows else []
+    train, test = ([e.observations["text"][0] for e in part] for part in (python_docs("train"), held_out))
+    recipe = agent.bundle.card["recipe"]
+    return evaluate_language(
+        agent, list(captions("heldout", count=scenes)) if SCENES in knows else [], held_out, media,
+        window=recipe["document_tokens"] or recipe["window_tokens"],
+        baseline=trigram_bits_per_byte(train, test, agent.bundle.tokenizer) if held_out else None,
+    )  # fmt: skip
 
 
 @dataclass
@@ -365,15 +450,18 @@ class Play:
     video: Path = Path("episode.webp")
     seed: int = 0
     max_steps: int = 1000
+    device: str = "auto"
 
     def run(self) -> None:
+        _within("--max-steps", self.max_steps, 1)
+        _suffix("--video", self.video, ".webp", ".mp4")
         from gato.evaluation.animation import animate, write_mp4
         from gato.evaluation.evaluate import play
         from gato.policy import load
         from gato.rollouts import episode_seed
         from gato.worlds import find
 
-        agent, task = load(self.bundle), find(self.task)
+        agent, task = load(self.bundle, _device(self.device)), find(self.task)
         agent.bundle.codec(task.id)
         env = task.make(render=True)
         frames = play(agent, task, env, episode_seed(task.id, self.seed, "evaluation"), self.max_steps)
@@ -394,11 +482,16 @@ class Chat:
     text: Positional[str]
     max_tokens: int = 64
     temperature: float = 0.7
+    seed: int = 0
+    device: str = "auto"
 
     def run(self) -> None:
+        _within("--max-tokens", self.max_tokens, 1)
+        _within("--temperature", self.temperature, 0)
+        _within("--seed", self.seed, 0)
         from gato.policy import load
 
-        print(load(self.bundle).chat(self.text, self.max_tokens, self.temperature))
+        print(load(self.bundle, _device(self.device)).chat(self.text, self.max_tokens, self.temperature, self.seed))
 
 
 @dataclass
@@ -407,12 +500,16 @@ class Caption:
 
     bundle: Positional[Path]
     images: Positional[tuple[Path, ...]]
+    json: bool = False
+    device: str = "auto"
 
     def run(self) -> None:
+        _some(self.images, "a picture", "gato caption BUNDLE PICTURES")
         from gato.policy import load
 
-        for path, caption in zip(self.images, load(self.bundle).captions(list(self.images)), strict=True):
-            print(f"{path}: {caption}")
+        captions = load(self.bundle, _device(self.device)).captions(list(self.images))
+        said = [{"image": str(i), "caption": c} for i, c in zip(self.images, captions, strict=True)]
+        print(json.dumps(said, indent=1) if self.json else "\n".join(f"{s['image']}: {s['caption']}" for s in said))
 
 
 @dataclass
@@ -435,11 +532,37 @@ VERBS: dict[str, Any] = {
 
 
 def _device(name: str) -> str:
-    if name != "auto":
+    """auto, cpu, cuda or cuda:N, checked before anything is written. Raises UsageError."""
+    if name == "cpu":
         return name
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if count else "cpu"
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (":" in name and not number.isdecimal()):
+        raise UsageError(f"no device {name!r}", fix="--device auto, cpu, cuda or cuda:N")
+    if int(number or 0) >= count:
+        raise UsageError(f"no device {name!r}: this PyTorch sees {count} CUDA devices", fix="--device cpu")
+    return name
+
+
+def _within(flag: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raises UsageError for a number out of range (NaN and infinity are always)."""
+    if not (low <= value <= high and math.isfinite(value)):
+        raise UsageError(f"{flag} {value}", fix=f"at least {low}" if high == math.inf else f"between {low} and {high}")
+
+
+def _some(given: tuple[Path, ...], noun: str, line: str) -> None:
+    """Raises UsageError for an empty list: nothing checked must not read as nothing wrong."""
+    if not given:
+        raise UsageError(f"{noun} is needed", fix=line)
+
+
+def _suffix(flag: str, path: Path, *known: str) -> None:
+    if path.suffix.lower() not in known:
+        raise UsageError(f"{flag} {path}: the ending says the format", fix=f"a name that ends in {' or '.join(known)}")
 
 
 def main(words: list[str] | None = None) -> None:

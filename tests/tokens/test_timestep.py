@@ -129,3 +129,126 @@ def test_observations_longer_than_the_position_table():
     )
     with pytest.raises(SpecError, match="512"):
         TimestepCodec(spec, V, None, task="big/one")
+
+
+def test_the_counting_world_by_hand(counting):
+    """Every token of every timestep, from the count alone: nothing shifted, nothing dropped, the last one included."""
+    _, episode, codec = counting
+    tokens = codec.encode(episode)
+    starts = tokens.starts()
+    first = int(episode.observations["image"][0, 0, 0, 0])
+    assert len(starts) - 1 == len(episode) == len(episode.rewards)
+    bin_of = lambda y: V.continuous + min(1023, max(0, int((y + 1) / 2 * 1024)))  # noqa: E731
+    for t in range(len(episode)):
+        count = first + t
+        ramp = np.float32(count / 64 - 1)
+        text = codec.text.encode(f"step {count}").tolist()
+        observation = [
+            *[count >> i & 1 for i in reversed(range(8))], count // 100, count // 10 % 10, count % 10,  # binary, digits
+            *[0] * 4, count % 16,  # image (its rows have no id), level
+            *[bin_of(float(mu_law(v))) for v in (ramp, -ramp, np.float32((count / 64 - 1) ** 2))],  # nested/ramp
+            count % 3, *[bin_of(float(mu_law(v))) for v in (10 * count, -10 * count)], *text,  # sign, unbounded, text
+        ]  # fmt: skip
+        action = [count % 16, bin_of(ramp), bin_of(-ramp)]
+        rows = slice(starts[t], starts[t + 1])
+        assert tokens.ids[rows].tolist() == [*observation, V.separator, *action]
+        n = len(observation)
+        assert tokens.positions[rows].tolist() == [*range(n + 1), *[ACTION_POSITION] * 3]
+        assert tokens.targets[rows].tolist() == [False] * (n - len(text)) + [True] * len(text) + [False] + [True] * 3
+        patches = tokens.table.rows[tokens.patches[rows][tokens.kinds[rows] == IMAGE]]
+        assert patches.shape == (4, 768) and (patches == count).all()
+        seen = codec.encode_observation({k: v[t] for k, v in episode.observations.items()})
+        assert seen.ids.tolist() == [*observation, V.separator]
+        assert np.array_equal(seen.positions, tokens.positions[rows][: n + 1])
+        assert np.array_equal(seen.boxes, tokens.boxes[rows][: n + 1])
+
+
+def test_many_observations_are_each_one(counting):
+    """Texts of different lengths side by side, as eight environments in one batch deliver them."""
+    _, episode, codec = counting
+    texts = ["a", "", "a much longer instruction than the others", "step 5"]
+    leaves = {k: v[:4] for k, v in episode.observations.items()} | {"text": texts}
+    together = codec.encode_observations(leaves, 4)
+    starts = together.starts()
+    assert len(set(np.diff(starts))) == 4
+    for i in range(4):
+        alone = codec.encode_observation({k: v[i] for k, v in leaves.items()})
+        rows = slice(starts[i], starts[i + 1])
+        assert np.array_equal(alone.ids, together.ids[rows])
+        assert np.array_equal(alone.positions, together.positions[rows])
+        assert np.array_equal(
+            alone.table.rows[alone.patches[:15][-4:]], together.table.rows[together.patches[rows][11:15]]
+        )
+
+
+ENDS = {
+    "bits": (Spec("discrete", (3,), "int8", (0.0,), (1.0,)), [0, 0, 0], [1, 1, 1]),
+    "button": (Spec("discrete", (), "int64", (-2.0,), (5.0,)), -2, 5),
+    "grid": (Spec("discrete", (2, 2), "int64", (0.0, 1.0, 2.0, 3.0), (9.0, 1.0, 1025.0, 4.0)), [[0, 1], [2, 3]], [[9, 1], [1025, 4]]),
+    "throttle": (Spec("continuous", (), "float64", (0.0,), (1e6,)), 0.0, 1e6),
+    "torque": (Spec("continuous", (2,), "float32", (-0.1, -3.0), (0.1, 7.0)), [-0.1, -3.0], [0.1, 7.0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("names", [*([n] for n in ENDS), list(ENDS)])
+def test_actions_at_both_ends(names, separate):
+    spec = TaskSpec({"x": Spec("continuous", (1,), "float32", (-1.0,), (1.0,))}, {n: ENDS[n][0] for n in sorted(names)})
+    codec = TimestepCodec(spec, Vocabulary(1024, separate), None)
+    actions = {n: np.array([ENDS[n][1], ENDS[n][2]], ENDS[n][0].dtype) for n in names}
+    episode = Episode("t/t", {"x": np.zeros((2, 1), np.float32)}, actions, np.zeros(2, np.float32)).check(spec)
+    tokens = codec.encode(episode)
+    assert len(tokens) == 2 * (2 + codec.action_tokens)
+    for t, rows in enumerate((slice(2, 2 + codec.action_tokens), slice(-codec.action_tokens, None))):
+        ids = tokens.ids[rows]
+        assert all(block.low <= i < block.high for i, block in zip(ids, codec.legal(), strict=True))
+        back = codec.decode_action(ids)
+        assert list(back) == sorted(names)
+        for n in names:
+            leaf, wanted = ENDS[n][0], episode.actions[n][t]
+            assert back[n].dtype == leaf.dtype and back[n].shape == leaf.shape
+            low, high = (b.reshape(leaf.shape) for b in leaf.bounds())
+            slack = 0 if leaf.kind == "discrete" else (high - low) / 2048 * 1.001  # half a bin
+            assert (np.abs(back[n].astype(float) - wanted) <= slack).all()
+            assert (back[n] >= low.astype(leaf.dtype)).all() and (back[n] <= high.astype(leaf.dtype)).all()
+    values = codec.decode_action(ids, [1.0] * codec.action_tokens)  # a mean over the bins may be the very end
+    for n in names:
+        if ENDS[n][0].kind == "continuous":
+            assert np.array_equal(values[n], np.asarray(ENDS[n][2], ENDS[n][0].dtype))
+
+
+def test_ids_of_other_blocks_are_no_action():
+    spec = TaskSpec(
+        {"x": Spec("continuous", (1,), "float32", (-1.0,), (1.0,))},
+        {"a": Spec("discrete", (), "int64", (0.0,), (3.0,)), "b": Spec("continuous", (), "float32", (-1.0,), (1.0,))},
+    )
+    codec = TimestepCodec(spec, V, None)
+    assert codec.decode_action([3, 1024])["a"] == 3
+    for ids in ([4, 1024], [-1, 1024], [1024, 1024], [3, 1023], [3, V.separator], [3, 3]):
+        with pytest.raises(ValueError):
+            codec.decode_action(ids)
+
+
+def test_a_text_that_does_not_fit_is_refused_when_it_comes(counting):
+    codec = counting[2]
+    observation = {k: v[0] for k, v in counting[1].observations.items()}
+    with pytest.raises(SpecError, match="512"):
+        codec.encode_observation(observation | {"text": "a b c d e f g h " * 100})
+    codec.encode_observation(observation)  # and the next one is fine
+
+
+def test_action_position_is_a_switch(counting):
+    task, episode, codec = counting
+    without = TimestepCodec(task.spec, V, codec.text, action_position=False).encode(episode)
+    with_it = codec.encode(episode)
+    differs = with_it.positions != without.positions
+    assert (
+        np.array_equal(differs, with_it.positions == ACTION_POSITION)
+        and (without.positions[differs] == NO_POSITION).all()
+    )
+
+
+def test_textual_observations_are_targets_by_a_switch(counting):
+    task, episode, codec = counting
+    tokens = TimestepCodec(task.spec, V, codec.text, text_targets=False).encode(episode)
+    assert np.array_equal(tokens.targets, tokens.positions == ACTION_POSITION)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gato.errors import RecipeError
@@ -65,6 +65,7 @@ def test_mu_law_inverse(x):
     assert math.isclose(float(mu_law_inverse(mu_law(x))), x, rel_tol=1e-9, abs_tol=1e-12)
 
 
+@settings(max_examples=60)
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.floats(0, 1))
 def test_actions_are_scaled_from_their_bounds(low, span, share):
     high = low + span
@@ -80,3 +81,34 @@ def test_actions_are_scaled_from_their_bounds(low, span, share):
 def test_small_vocabularies_are_refused():
     with pytest.raises(RecipeError):
         Vocabulary(1023)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_largest_floats_saturate_quietly():
+    x = np.array([np.finfo(np.float64).max, -np.finfo(np.float64).max, np.finfo(np.float32).max])
+    assert V.encode_continuous(mu_law(x)).tolist() == [33023, 32000, 33023]
+
+
+def test_every_bin_is_its_own_centre():
+    bins = np.arange(1024)
+    assert np.array_equal(to_bins(from_bins(bins)), bins)
+    edges = np.arange(1, 1024) / 512 - 1  # exact in binary
+    assert np.array_equal(to_bins(edges), np.arange(1, 1024))  # an edge belongs to the bin above it
+    assert np.array_equal(to_bins(edges - 1e-12), np.arange(1023))
+    assert from_bins(bins).mean() == 0  # the centres are not half a bin low
+
+
+@pytest.mark.parametrize("vocabulary", [Vocabulary(1024), Vocabulary(32000), Vocabulary(1024, separate_discrete=True)])
+def test_the_separator_is_no_value(vocabulary):
+    values = {*vocabulary.encode_discrete(np.arange(1024)).tolist()}
+    numbers = {*vocabulary.encode_continuous(np.linspace(-1, 1, 5000)).tolist()}
+    assert vocabulary.separator not in values | numbers and not values & numbers
+    assert vocabulary.separator >= vocabulary.text  # nor a piece of text
+    assert max(values | numbers | {vocabulary.separator}) == vocabulary.size - 1
+
+
+def test_a_fixed_action_has_a_middle():
+    """Bounds that leave no room (a joint that is locked) are no division by zero."""
+    low = high = np.array([0.5])
+    assert scale_action(np.array([0.5]), low, high).tolist() == [0.0]
+    assert unscale_action(np.array([0.0]), low, high).tolist() == [0.5]

@@ -21,7 +21,7 @@ from gato.sequences.batch import Batch, Segment, collate
 from gato.sequences.store import TokenStore
 
 SCRAP, DOCUMENT_SCRAP = 4, 32  # fewer tokens than these are not worth a segment, or a piece of a document
-PROBES = 64  # segments of each store that are measured beforehand
+PROBES = 256  # segments of each store that are measured beforehand
 
 
 @dataclass

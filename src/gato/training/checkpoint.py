@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 
-from gato.episodes.manifest import commit_folder, temporary_beside, verify_manifest, write_file_atomically
+from gato.episodes.manifest import (
+    commit_folder,
+    remove_leftovers,
+    temporary_beside,
+    verify_manifest,
+    write_file_atomically,
+)
 from gato.errors import CheckpointCorruptError, CheckpointMismatchError, CheckpointMissingError
 from gato.model.bundle import load_tensors, load_weights, read_json, save_tensors, write_json
 from gato.training.optimizer import Optimizers
@@ -47,9 +53,10 @@ def save_checkpoint(
             shutil.rmtree(beside, ignore_errors=True)
             raise
     write_file_atomically(folder.parent / "last", folder.name.encode())
-    for old in sorted(folder.parent.glob("step-*"))[:-keep_last]:
-        if ".tmp-" not in old.name:
-            shutil.rmtree(old)
+    remove_leftovers(folder.parent)  # of savers that were killed
+    others = sorted(p for p in folder.parent.glob("step-*") if p != folder)
+    for old in others[: max(0, len(others) + 1 - keep_last)]:
+        shutil.rmtree(old)
     return folder
 
 

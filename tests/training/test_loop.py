@@ -1,0 +1,213 @@
+"""The loop learns what the data says, in any number of parts, writes down what it did, and stops before it spoils anything."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import gato.training.loop as loop
+from gato.errors import NonFiniteError, RecipeError
+from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
+from gato.rollouts.collect import collect
+from gato.rollouts.loop import EVALUATION_SEEDS
+from gato.sequences import Segment, TokenStore, collate
+from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, TEXT
+from gato.training import Recipe, load_stores, make_mixture, train
+from gato.training.loss import token_losses
+from gato.training.optimizer import learning_rate, make_optimizers
+from gato.worlds import find
+
+RECIPE = Recipe(
+    name="test", steps=150, slots=8, slot_tokens=256, window_tokens=256, window_timesteps={"*": 1}, prompt_share=0.0,
+    optimizer="muon", learning_rate=3e-3, precision="float32", save_every_seconds=1e9, text_targets=False,
+    model={"layer_width": 64, "num_attention_heads": 2, "feedforward_hidden_size": 128, "num_transformer_blocks": 2},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory, tokenizer):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("data")
+    collect([find("dummy/count")], 40, folder, workers=0, progress=False)
+    return load_stores([folder], RECIPE.config(), tokenizer, RECIPE)
+
+
+@pytest.fixture(scope="module")
+def trained(stores, tokenizer, tmp_path_factory):
+    """(bundle, run folder) of 150 steps, every one of them in the log."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
+    run = tmp_path_factory.mktemp("run") / "run"
+    bundle = train(RECIPE, stores, tokenizer, run)
+    patch.undo()
+    return bundle, run
+
+
+def log_of(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_goes_down(trained):
+    losses = [r["loss"] for r in log_of(trained[1])]
+    assert len(losses) == 150
+    assert losses[0] == pytest.approx(math.log(RECIPE.config().vocabulary.size), rel=0.1)
+    assert np.mean(losses[25:30]) < 0.7 * losses[0] and np.mean(losses[-10:]) < 0.4 * losses[0]
+
+
+def test_actions_are_learned(trained):
+    """New episodes, the right history given: the best legal id is the right button, and the right stick to half a count
+    (the world's own tolerance, four bins). A sequence shifted by one anywhere between world and loss cannot get there."""
+    bundle, _ = trained
+    codec = bundle.codec("dummy/count")
+    episodes = rollout([Unit("dummy/count", EVALUATION_SEEDS + k) for k in range(6)], [LocalSlot()], ExpertPolicy())
+    store = TokenStore.build("dummy/count", codec, episodes)
+    steps = [Segment(0, ((int(a), int(b)),)) for a, b in zip(store.starts, store.starts[1:], strict=False)]
+    batch = collate(steps, [store])
+    with torch.no_grad():
+        logits = bundle.model(batch)
+    action = batch.kinds != TEXT  # textual observations are targets of a bundle's own codec
+    logits, targets, kinds = logits[action], batch.targets[action], batch.kinds[action]
+    buttons, sticks = kinds == DISCRETE, kinds == CONTINUOUS
+    assert buttons.sum() * 2 == sticks.sum() == 2 * store.num_timesteps
+    assert (logits[buttons].argmax(-1) == targets[buttons]).float().mean() > 0.9  # over the whole vocabulary
+    assert ((logits[sticks].argmax(-1) - targets[sticks]).abs() <= 4).float().mean() > 0.9
+
+
+def test_the_log_says_what_was_done(trained, stores):
+    _, run = trained
+    records = log_of(run)
+    assert [r["step"] for r in records] == [*range(1, 151)]
+    mixture = make_mixture(stores, RECIPE)
+    tokens = np.cumsum([mixture.batch(step).num_tokens for step in range(5)])
+    assert [r["tokens"] for r in records[:5]] == tokens.tolist()
+    for r in records:
+        assert r["loss"] == pytest.approx(r["loss/dummy"]) and r["grad_norm"] > 0 and 0 <= r["padding"] < 0.1
+        assert r["learning_rate"] == pytest.approx(learning_rate(3e-3, (r["step"] - 1) / 150, RECIPE))
+    assert all(a["elapsed_seconds"] <= b["elapsed_seconds"] for a, b in itertools.pairwise(records))
+
+
+def test_the_bundle_says_where_it_comes_from(trained):
+    bundle, _ = trained
+    assert bundle.card["steps"] == 150 and bundle.card["parameters"] == bundle.model.num_parameters
+    assert bundle.card["data"][0]["task"] == "dummy/count" and bundle.card["data"][0]["episodes"] == 40
+    assert Recipe.from_json(bundle.card["recipe"]).to_json() == RECIPE.to_json()
+
+
+def gradients(model, mixture, parts):
+    """Of one whole step in `parts` parts: sums over all of them, then one division."""
+    model.zero_grad()
+    targets = 0
+    for part in range(parts):
+        batch = mixture.batch(3, part, parts)
+        losses = token_losses(model(batch), batch.targets, batch.kinds, model.config.vocabulary.continuous, 2.0)
+        losses.sum().backward()
+        targets += len(losses)
+    return torch.cat([(p.grad / targets).flatten() for p in model.parameters()]), targets
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_parts_are_one_batch(trained, stores, parts):
+    """The gradient is that of the whole batch, whatever the number of parts: per target, not per part. Patch positions
+    belong to the segment, so that they too are the same."""
+    mixture = make_mixture(stores, RECIPE.replace(window_timesteps={"*": 3}, prompt_share=0.5))
+    model = trained[0].model.eval()
+    whole, targets = gradients(model, mixture, 1)
+    split, again = gradients(model, mixture, parts)
+    assert targets == again
+    assert (whole - split).abs().max() <= 1e-5 * whole.abs().max()
+
+
+def test_the_loss_against_a_plain_one():
+    """Every offset and both ends of the block, written out bin by bin in float64."""
+    first, sd = 7, 3.0
+    logits = torch.randn(40, first + 1024 + 2, generator=torch.Generator().manual_seed(1))
+    bins = [0, 1, 5, 300, 511, 512, 1018, 1022, 1023]
+    targets = torch.tensor([first + b for b in bins] + [3, 6])
+    kinds = torch.tensor([CONTINUOUS] * len(bins) + [DISCRETE, TEXT])
+    got = token_losses(logits[: len(targets)], targets, kinds, first, sd)
+    for row, bin_ in enumerate(bins):
+        q = np.zeros(1024)
+        for k in range(-8, 9):  # 2.5 sd, rounded
+            q[min(max(bin_ + k, 0), 1023)] += math.exp(-0.5 * (k / sd) ** 2)
+        q /= q.sum()
+        p = torch.log_softmax(logits[row].double(), 0)[first : first + 1024].numpy()
+        assert float(got[row]) == pytest.approx(-(q * p).sum(), rel=1e-5)
+    for row in (len(bins), len(bins) + 1):
+        wanted = torch.nn.functional.cross_entropy(logits[row : row + 1], targets[row : row + 1])
+        assert float(got[row]) == pytest.approx(float(wanted), rel=1e-5)
+    hard = token_losses(logits[: len(targets)], targets, kinds, first)
+    assert torch.allclose(hard, torch.nn.functional.cross_entropy(logits[: len(targets)], targets, reduction="none"))
+
+
+def test_half_precision_logits_lose_nothing_in_the_loss():
+    logits = torch.randn(4, 3000).bfloat16() * 8
+    losses = token_losses(logits, torch.arange(4), torch.full((4,), DISCRETE), 1024)
+    assert losses.dtype == torch.float32
+    assert torch.allclose(losses, torch.nn.functional.cross_entropy(logits.float(), torch.arange(4), reduction="none"))
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 1.0])
+def test_the_ends_of_the_schedule(warmup):
+    recipe = Recipe(steps=10, warmup=warmup, final_ratio=0.25)
+    rates = [learning_rate(2e-3, x, recipe) for x in np.linspace(0, 1, 101)]
+    assert rates[0] == pytest.approx(1e-7 if warmup else 2e-3)
+    assert max(rates) == pytest.approx(2e-3) and np.argmax(rates) == round(100 * warmup)
+    if warmup < 1:
+        assert rates[-1] == pytest.approx(0.25 * 2e-3)
+        assert rates[round(50 + 50 * warmup)] == pytest.approx(2e-3 * 0.625)  # half of the cosine
+    assert learning_rate(2e-3, 1.3, recipe) >= 0.25 * 2e-3 * (1 - 1e-9)  # a clock may run over its end
+
+
+def test_what_is_decayed(trained):
+    """Matrices of blocks and patch embedder; no vector, no norm, no embedding. Every parameter is in one group."""
+    model = trained[0].model
+    names = {id(p): n for n, p in model.named_parameters()}
+    for kind in ("adamw", "muon"):
+        optimizers = make_optimizers(model, RECIPE.replace(optimizer=kind, weight_decay=0.1))
+        groups = [g for o in optimizers.values() for g in o.param_groups]
+        assert sorted(names[id(p)] for g in groups for p in g["params"]) == sorted(names.values())
+        decayed = {names[id(p)] for g in groups if g["weight_decay"] for p in g["params"]}
+        assert all(dict(model.named_parameters())[n].ndim >= 2 for n in decayed)
+        assert decayed >= {"blocks.0.attention.query", "blocks.1.feedforward.out", "embed.patch.out.weight"}
+        assert not any(n.startswith("embed.") and not n.startswith("embed.patch") for n in decayed)
+        matrices = {names[id(p)] for p in optimizers["muon"].param_groups[0]["params"]} if kind == "muon" else set()
+        assert all(n.startswith("blocks.") for n in matrices)
+
+
+def test_a_real_divergence_is_stopped_before_the_update(stores, tokenizer, tmp_path, monkeypatch):
+    """A learning rate of 1e30 makes the second or third step's gradient overflow for real."""
+    monkeypatch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
+    recipe = RECIPE.replace(
+        optimizer="adamw", learning_rate=1e30, warmup=0.0, steps=20, save_every_seconds=0.0, keep_last=99
+    )
+    with pytest.raises(NonFiniteError, match=r"at step \d+; nothing was updated") as caught:
+        train(recipe, stores, tokenizer, tmp_path / "run")
+    assert caught.value.exit_code == 6 and not (tmp_path / "run" / "bundle").exists()
+    step = json.loads((tmp_path / "run" / "non-finite.json").read_text())["step"]
+    saved = sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert saved == [f"step-{k:08d}" for k in range(1, step + 1)] and step >= 1
+    assert (tmp_path / "run" / "checkpoints" / "last").read_text() == saved[-1]
+    assert [r["step"] for r in log_of(tmp_path / "run")] == [*range(1, step + 1)]
+
+
+def test_targets_are_what_the_recipe_says(stores, tokenizer, tmp_path_factory):
+    """`text_targets` and `prompt_loss` reach the loss."""
+    kinds = {int(k) for k in make_mixture(stores, RECIPE).batch(0).kinds}
+    assert kinds == {DISCRETE, CONTINUOUS}
+    recipe = RECIPE.replace(prompt_share=1.0, window_timesteps={"*": 2}, prompt_loss=False)
+    silent, loud = (
+        make_mixture(stores, recipe).batch(0),
+        make_mixture(stores, recipe.replace(prompt_loss=True)).batch(0),
+    )
+    assert torch.equal(silent.ids, loud.ids) and 0 < len(silent.targets) < len(loud.targets)
+    actions = int((loud.positions == ACTION_POSITION).sum())
+    assert len(loud.targets) == actions
+
+
+def test_weights_that_name_nothing_stop_before_anything_starts(stores, tokenizer, tmp_path):
+    with pytest.raises(RecipeError):
+        train(RECIPE.replace(weights={"babyai": 1.0}), stores, tokenizer, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
