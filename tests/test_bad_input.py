@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,34 @@ def test_recipes_that_cannot_be(good, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("collect dummy/count --out NEW --noise nan", "--noise nan"),
+        ("collect dummy/count --out NEW --wide-share 7", "between 0 and 1"),
+        ("collect dummy/count --out NEW --episodes 0", "0 episodes"),
+        ("collect dummy/count --out NEW --max-steps 0", "--max-steps 0"),
+        ("train tiny --data DATA --out NEW --steps 0", "--steps 0"),
+        ("train tiny --data DATA --out NEW --seconds nan", "--seconds nan"),
+        ("train tiny --data DATA --out NEW --device potato", "auto, cpu, cuda"),
+        ("train tiny --data DATA --out NEW --device cuda:99", "cuda:99"),
+        ("evaluate RUN --out NEW --episodes 0", "--episodes 0"),
+        ("play RUN sokoban/7x7-1-box --video NEW.foo", ".webp or .mp4"),
+        ("data show DATA/sokoban/7x7-1-box --picture NEW.foo", ".png"),
+        ("data verify", "dataset folder"),
+        ("data ls", "dataset folder"),
+        ("tokenizer train --out NEW", "text file"),
+        ("caption RUN", "picture"),
+    ],
+)
+def test_numbers_and_words_out_of_range(words, said, good, tmp_path):
+    """Refused before anything is written: the mended line works in the same place."""
+    new = tmp_path / "new"
+    words = words.replace("NEW", str(new)).replace("DATA", str(good / "data")).replace("RUN", str(good / "train"))
+    refused(gato(*words.split()), 2, "usage", said)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_simulator_that_is_not_installed(tmp_path):
     (tmp_path / "minigrid.py").write_text("raise ImportError('broken on purpose')\n")
     code = "import sys; sys.modules['minigrid'] = None; from gato.cli import main; main(sys.argv[1:])"
@@ -133,11 +162,34 @@ def test_folders_that_hold_something_else(good):
     done = gato("collect", "sokoban/7x7-1-box", "--out", good / "data", "--policy", "random", "--episodes", 9)
     refused(done, 2, "output-exists", "data")
     refused(gato("train", "tiny", "--data", good / "data", "--out", good / "train"), 2, "output-exists", "--resume")
+    bundle = good / "train" / "bundle"
+    refused(gato("evaluate", bundle, "--out", bundle), 2, "output-exists", "another --out")
     assert fingerprint(good) == before
 
 
+def test_results_are_not_replaced_by_accident(good, tmp_path):
+    (tmp_path / "results.json").write_text("somebody's")
+    refused(gato("evaluate", good / "train", "--out", tmp_path), 2, "output-exists", "--overwrite")
+    assert fingerprint(tmp_path) == {"results.json": hashlib.sha256(b"somebody's").hexdigest()}
+    done = gato(
+        "evaluate", good / "train", "--out", tmp_path, "--overwrite", "--episodes", 1, "--workers", 0, "--no-film"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["tasks"][0]["episodes"] == 1
+
+
 @pytest.mark.parametrize(
-    "kind, word", [("nan", "NaN"), ("inf", "infinity"), ("wrong-shape", "shape"), ("missing-key", "missing")]
+    "kind, word",
+    [
+        ("nan", "NaN"),
+        ("inf", "infinity"),
+        ("wrong-shape", "shape"),
+        ("wrong-dtype", "float32"),
+        ("out-of-range", "level"),
+        ("object", "digits"),
+        ("extra-key", "surprise"),
+        ("missing-key", "missing"),
+    ],
 )
 def test_observations_that_must_not_be(kind, word, tmp_path):
     """A world that goes wrong at its third step: task, seed, step and field are named."""
@@ -190,16 +242,15 @@ def test_a_text_the_tokenizer_cannot_hold(tokenizer):
 
 
 def test_damaged_datasets(good, tmp_path):
-    import shutil
-
     victim = tmp_path / "data"
     shutil.copytree(good / "data", victim)
+    tokenizer = good / "train" / "tokenizer.model"
     shard = next(victim.rglob("data/*.parquet"))
     whole = shard.read_bytes()
     for damaged in (whole[:-100], whole[:200] + bytes([whole[200] ^ 4]) + whole[201:]):
         shard.write_bytes(damaged)
         refused(
-            gato("train", "tiny", "--data", victim, "--out", tmp_path / "x", "--steps", 1),
+            gato("train", "tiny", "--data", victim, "--out", tmp_path / "x", "--steps", 1, "--tokenizer", tokenizer),
             3,
             "dataset-corrupt",
             shard.name,
@@ -207,13 +258,14 @@ def test_damaged_datasets(good, tmp_path):
         assert gato("data", "verify", victim).returncode == 3
     shard.unlink()
     refused(
-        gato("train", "tiny", "--data", victim, "--out", tmp_path / "y", "--steps", 1), 3, "dataset-corrupt", shard.name
+        gato("train", "tiny", "--data", victim, "--out", tmp_path / "y", "--steps", 1, "--tokenizer", tokenizer),
+        3,
+        "dataset-corrupt",
+        shard.name,
     )
 
 
 def test_damaged_bundles(good, tmp_path):
-    import shutil
-
     victim = tmp_path / "bundle"
     shutil.copytree(good / "train" / "bundle", victim)
     path = victim / "model.safetensors"
@@ -223,6 +275,95 @@ def test_damaged_bundles(good, tmp_path):
     path.unlink()
     refused(gato("evaluate", victim, "--out", tmp_path / "e"), 4, "checkpoint-corrupt", "model.safetensors")
     assert not (tmp_path / "e" / "results.json").exists()
+
+
+def retold(folder: Path, change) -> None:
+    """The same folder with other tensors in it and a manifest that matches them: hashes alone would not notice."""
+    import safetensors.torch
+
+    from gato.episodes.manifest import read_manifest, sha256_of_file, write_manifest
+
+    kind = "bundle" if folder.name == "bundle" else "checkpoint"
+    record = read_manifest(folder, kind)
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    change(tensors)
+    safetensors.torch.save_file(tensors, path)
+    entry = record["files"][path.name]
+    assert set(entry) == {"bytes", "sha256"}, entry
+    record["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+    write_manifest(folder, kind, record["files"], record["facts"])
+
+
+def drop(tensors):
+    tensors.pop(sorted(tensors)[0])
+
+
+def add(tensors):
+    tensors["surplus.weight"] = next(iter(tensors.values())).clone()
+
+
+def cut(tensors):
+    name = next(k for k in sorted(tensors) if tensors[k].ndim == 2)
+    tensors[name] = tensors[name][:-1].contiguous()
+
+
+@pytest.mark.parametrize("change, word", [(drop, "missing "), (add, "unexpected surplus.weight"), (cut, "expected (")])
+def test_tensors_that_do_not_fit(change, word, good, tmp_path):
+    """A bundle that is to act, and a checkpoint that is to go on."""
+    victim = tmp_path / "run"
+    shutil.copytree(good / "train", victim)
+    retold(victim / "bundle", change)
+    done = gato("evaluate", victim / "bundle", "--out", tmp_path / "e")
+    refused(done, 4, "checkpoint-mismatch", word, "model.safetensors")
+    shutil.rmtree(victim / "bundle")
+    retold(victim / "checkpoints" / (victim / "checkpoints" / "last").read_text().strip(), change)
+    before = fingerprint(victim / "checkpoints")
+    done = gato("train", "--resume", victim, "--processes", 1)
+    refused(done, 4, "checkpoint-mismatch", word, "model.safetensors")
+    assert fingerprint(victim / "checkpoints") == before and not (victim / "bundle").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_damaged_checkpoints(name, good, tmp_path):
+    """One flipped bit, then a cut, then nothing: the run stays as it is."""
+    victim = tmp_path / "run"
+    shutil.copytree(good / "train", victim)
+    shutil.rmtree(victim / "bundle")
+    path = next((victim / "checkpoints").glob(f"step-*/{name}"))
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    refused(gato("train", "--resume", victim, "--processes", 1), 4, "checkpoint-corrupt", name)
+    path.write_bytes(whole)
+    done = gato("train", "--resume", victim, "--processes", 1)
+    assert done.returncode == 0 and (victim / "bundle" / "MANIFEST.json").exists(), done.stderr
+
+
+def test_a_full_disk_while_collecting(tmp_path):
+    """No file may grow past 4 kB: episodes that fitted are kept, and topping up goes on from them."""
+    words = ["collect", "sokoban/7x7-1-box", "--out", tmp_path, "--workers", 0]
+    refused(gato(*words, "--episodes", 200, limit_file_bytes=4096), 6, "disk-full", "sokoban")
+    again = gato(*words, "--episodes", 12)
+    assert again.returncode == 0 and "12 episodes" in again.stdout, again.stderr
+    assert gato("data", "verify", tmp_path).returncode == 0
+
+
+def test_an_error_of_ours_is_one_line(tmp_path):
+    """What nobody foresaw: its type, the way to see more, exit code 1; the traceback comes with --debug."""
+    (tmp_path / "worlds_of_mine.py").write_text(
+        "import sys\nfrom gato.worlds import Task, register\n"
+        "def make(*, render=False):\n    raise ZeroDivisionError('a slip')\n"
+        "register(Task('dummy/slip', make))\n"
+        "from gato.cli import main\nmain(sys.argv[1:])\n"
+    )
+    for words, shows in (([], False), (["--debug"], True)):
+        done = subprocess.run(
+            [sys.executable, "worlds_of_mine.py", "tasks", "dummy/slip", "--spec", *words],
+            capture_output=True, text=True, cwd=tmp_path, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+        assert ("Traceback" in done.stderr) == shows and ("--debug" in done.stderr) != shows
 
 
 def test_a_full_disk(good, tmp_path):

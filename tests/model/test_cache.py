@@ -23,7 +23,7 @@ def model_of(position: str) -> Gato:
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.startswith("blocks.") and p.ndim == 2:
-                p.mul_(2.0) if not name.endswith("_bias") else p.normal_(std=0.5)  # attention that is not flat
+                p.mul_(1.3) if not name.endswith("_bias") else p.normal_(std=0.3)  # attention that is not flat
     return model
 
 

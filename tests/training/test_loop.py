@@ -10,6 +10,7 @@ import torch
 
 import gato.training.loop as loop
 from gato.errors import NonFiniteError, RecipeError
+from gato.model import Gato
 from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
 from gato.rollouts.collect import collect
 from gato.rollouts.loop import EVALUATION_SEEDS
@@ -211,3 +212,18 @@ def test_weights_that_name_nothing_stop_before_anything_starts(stores, tokenizer
     with pytest.raises(RecipeError):
         train(RECIPE.replace(weights={"babyai": 1.0}), stores, tokenizer, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("accumulate, processes", [(1, 1), (2, 1), (8, 1), (1, 2), (2, 2)])
+def test_the_loop_divides_by_all_targets_of_the_step(stores, tokenizer, tmp_path, accumulate, processes):
+    """Parts and processes: the first step's gradient is that of one whole batch, before clipping."""
+    recipe = RECIPE.replace(steps=1, accumulate=accumulate, window_timesteps={"*": 3}, prompt_share=0.5)
+    train(recipe, stores, tokenizer, tmp_path / "run", processes=processes)
+    record = log_of(tmp_path / "run")[0]
+    torch.manual_seed(recipe.seed)
+    model = Gato(recipe.config())
+    batch = make_mixture(stores, recipe).batch(0)
+    token_losses(model(batch), batch.targets, batch.kinds, model.config.vocabulary.continuous).mean().backward()
+    norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    assert record["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert record["tokens"] == batch.num_tokens
