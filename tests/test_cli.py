@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-VERBS = ["demo", "doctor", "tasks", "collect", "train", "evaluate", "play", "chat", "caption", "report"]
+VERBS = ["demo", "doctor", "tasks", "collect", "train", "finetune", "evaluate", "play", "chat", "caption", "report"]
 
 
 def gato(*words, cwd=None):
@@ -259,3 +259,24 @@ def test_tokenizer_train(tmp_path):
     )
     small = gato("tokenizer", "train", text, "--size", 32000, "--out", tmp_path / "t.model")
     assert small.returncode == 2 and "tokenizer" in small.stderr and "Traceback" not in small.stderr
+
+
+def test_a_flag_of_many_values_may_be_repeated(tmp_path):
+    """The parser alone would keep the last `--set` and forget the others without a word."""
+    from gato.cli import _together
+
+    words = ["tiny", "--set", "a=1", "--data", "x", "y", "--steps", "3", "--set", "b=2", "c=3", "--data", "z"]
+    assert _together(words, ("--set", "--data")) == [
+        "tiny",
+        "--steps",
+        "3",
+        "--set",
+        "a=1",
+        "b=2",
+        "c=3",
+        "--data",
+        "x",
+        "y",
+        "z",
+    ]
+    assert _together(["babyai/*", "--json"], ("--set",)) == ["babyai/*", "--json"]

@@ -353,6 +353,65 @@ class Train:
 
 
 @dataclass
+class Finetune:
+    """Go on training a bundle on demonstrations of other tasks; with --demonstrations, the paper's few-shot protocol."""
+
+    bundle: Positional[Path]
+    recipe: Positional[str] = "finetune"
+    tasks: str = ""
+    """Globs, comma-separated: which of the datasets."""
+    data: tuple[Path, ...] = ()
+    out: Path | None = None
+    set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    """field=value of the recipe; model.field=value reaches into the network (dropout)."""
+    demonstrations: tuple[int, ...] = ()
+    """Few-shot: sizes of the nested subsets, say 1 10 100. The task must be held out of the bundle's training."""
+    series: int = 3
+    """Few-shot: how many draws of the demonstrations."""
+    scratch: bool = True
+    """Few-shot: beside the bundle, a network that starts from nothing."""
+    episodes: int = 10
+    every: int = 100
+    workers: int = 2
+    device: str = "auto"
+    processes: int = 0
+
+    def run(self) -> None:
+        for name, least in (("series", 1), ("episodes", 1), ("every", 1), ("workers", 0), ("processes", 0)):
+            _within(f"--{name}", getattr(self, name), least)
+        if not self.tasks or not self.data or self.out is None:
+            raise UsageError(
+                "--tasks, --data and --out are needed", fix="gato finetune BUNDLE --tasks GLOB --data DIR --out DIR"
+            )
+        for size in self.demonstrations:
+            _within("--demonstrations", size, 1)
+        device = _device(self.device)
+        from gato.policy import load
+        from gato.training.start import datasets_of, finetune_recipe, finetune_run
+
+        bundle = load(self.bundle, device).bundle
+        folders = datasets_of(self.tasks, list(self.data))
+        if not self.demonstrations:
+            made = finetune_run(bundle, self.recipe, list(self.set), folders, self.out, device, self.processes)
+            print(f"bundle: {made}")
+            return
+        from gato.episodes.store import Dataset
+        from gato.evaluation.few_shot import draw, few_shot
+        from gato.worlds import find
+
+        recipe = finetune_recipe(bundle, self.recipe, list(self.set))
+        for folder in folders:
+            dataset = Dataset.open(folder)
+            out = self.out if len(folders) == 1 else self.out / dataset.task
+            starts = {"pretrained": bundle, **({"scratch": None} if self.scratch else {})}
+            record = few_shot(
+                starts, find(dataset.task), dataset, recipe, list(self.demonstrations), self.series, out,
+                episodes=self.episodes, every=self.every, workers=self.workers, device=device,
+            )  # fmt: skip
+            print(f"picture: {draw(record, out / 'few_shot.png')}")
+
+
+@dataclass
 class Evaluate:
     """Expert-normalised scores of a bundle: results.json, report.html and films in --out."""
 
@@ -527,7 +586,7 @@ class ReportAgain:
 VERBS: dict[str, Any] = {
     "demo": Demo, "doctor": Doctor, "tasks": Tasks, "collect": Collect,
     "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify}, "tokenizer": {"train": TokenizerTrain},
-    "train": Train, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "report": ReportAgain,
+    "train": Train, "finetune": Finetune, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "report": ReportAgain,
 }  # fmt: skip
 
 
@@ -620,9 +679,25 @@ def _dispatch(words: list[str]) -> int:
         said.append(word)
         chosen: Callable[..., Any] | dict[str, Any] = verbs[word]
         if not isinstance(chosen, dict):
-            tyro.cli(chosen, args=words, prog=f"gato {' '.join(said)}").run()
+            tyro.cli(chosen, args=_together(words, ("--set", "--data")), prog=f"gato {' '.join(said)}").run()
             return 0
         verbs = chosen
+
+
+def _together(words: list[str], flags: tuple[str, ...]) -> list[str]:
+    """`--set a --set b` means `--set a b`; the parser alone would forget the first."""
+    kept: list[str] = []
+    values: dict[str, list[str]] = {}
+    into = kept
+    for word in words:
+        if word in flags:
+            into = values.setdefault(word, [])
+        elif word.startswith("--"):
+            into = kept
+            kept.append(word)
+        else:
+            into.append(word)
+    return [*kept, *(w for flag, found in values.items() for w in (flag, *found))]
 
 
 def _usage(said: list[str], verbs: dict[str, Any]) -> str:

@@ -142,7 +142,7 @@ def train_one(out: Path, tokenizer, seconds: float | None, device: str):
     with TrainingBar() as bar:
         train(
             recipe, stores, tokenizer, out / "train", resume=(out / "train" / "recipe.json").exists(), device=device, watch=bar,
-            processes=sensible(recipe.slots) if device == "cpu" else 1,
+            processes=sensible(recipe.slots // recipe.accumulate) if device == "cpu" else 1,
         )  # fmt: skip
 
 

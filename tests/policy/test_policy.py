@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gato.errors import ObservationError, UnknownNameError
+from gato.episodes import Episode, Spec, TaskSpec
+from gato.errors import ObservationError, SpecError, UnknownNameError
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent
@@ -37,17 +38,27 @@ def make_bundle(tokenizer, window_timesteps, acting=("greedy", "greedy"), prompt
 
 
 @pytest.mark.parametrize("window", [1, None])
-@pytest.mark.parametrize("position", ["rope", "xl"])
-def test_decisions_equal_a_full_pass(tokenizer, window, position):
-    """Greedy actions over an episode, from the cache and from one pass over everything the agent may see."""
-    bundle = make_bundle(tokenizer, window, position=position)
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"position": "rope"}, {"position": "xl"}, {"position": "learned"}, {"parallel_actions": True},
+        {"task_token": True}, {"encodings": "fixed"}, {"patch_embedder": "linear"}, {"observation_bins": "linear"},
+        {"separate_discrete": True}, {"action_position": False},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_decisions_equal_a_full_pass(tokenizer, window, switches):
+    """Greedy actions over an episode, from the cache and from one pass over everything the agent may see, whatever the
+    network's switches are."""
+    bundle = make_bundle(tokenizer, window, **switches)
     episode = next(rollout([Unit(TASK, 3, max_steps=6)], [LocalSlot()], Agent(bundle).policy(TASK, 1)))
     codec = bundle.codec(TASK)
     store = TokenStore.build(TASK, codec, [episode])
     legal = codec.legal()
     for t in range(len(episode)):
         first = t if window == 1 else 0
-        batch = collate([Segment(0, ((int(store.starts[first]), int(store.starts[t + 1])),))], [store])
+        segment = Segment(0, ((int(store.starts[first]), int(store.starts[t + 1])),))
+        batch = collate([segment], [store], parallel_actions=bundle.config.parallel_actions)
         with torch.no_grad():
             logits = bundle.model.logits(bundle.model.hidden_states(batch))
         rows = range(len(logits) - 1 - len(legal), len(logits) - 1)
@@ -55,6 +66,26 @@ def test_decisions_equal_a_full_pass(tokenizer, window, position):
             block.low + int(logits[r, block.low : block.high].argmax()) for r, block in zip(rows, legal, strict=True)
         ]
         assert chosen == store.tokens.ids[int(store.starts[t + 1]) - len(legal) : int(store.starts[t + 1])].tolist()
+
+
+def test_a_longer_text_than_any_before_makes_room(tokenizer):
+    """Observations of 8, then of about 200 tokens of text, from one cache: what one pass over both says."""
+    spec = TaskSpec({"words": Spec("text", (), "object")}, {"action": Spec("discrete", (), "int64", (0.0,), (3.0,))})
+    bundle = make_bundle(tokenizer, None)
+    bundle.tasks["dummy/words"] = TaskCard(spec, None)
+    policy = Agent(bundle).policy("dummy/words", 1)
+    policy.reset(0, 0)
+    texts = ["open", "return the value of the key " * 12, "close"]
+    chosen = [int(policy.act({0: {"words": text}})[0]["action"]) for text in texts]
+    episode = Episode("dummy/words", {"words": texts}, {"action": np.array(chosen)}, np.zeros(3, np.float32))
+    store = TokenStore.build("dummy/words", bundle.codec("dummy/words"), [episode])
+    assert max(np.diff(store.starts)) > 64 + 8
+    batch = collate([Segment(0, ((0, len(store.tokens)),))], [store])
+    with torch.no_grad():
+        logits = bundle.model.logits(bundle.model.hidden_states(batch))
+    assert chosen == [int(logits[end - 2, :4].argmax()) for end in store.starts[1:]]
+    with pytest.raises(SpecError, match="512"):
+        policy.act({0: {"words": "key " * 2000}})
 
 
 def test_slots_do_not_see_each_other(tokenizer):
@@ -76,10 +107,13 @@ def test_everything_chosen_is_legal(tokenizer):
     assert 0 < policy.legal_mass < 1
 
 
-def test_all_actions_in_one_pass(tokenizer):
-    bundle = make_bundle(tokenizer, 1, parallel_actions=True)
-    episode = next(rollout([Unit(TASK, 3, max_steps=3)], [LocalSlot()], Agent(bundle).policy(TASK, 1)))
-    assert len(episode) == 3
+def test_learned_positions_begin_again_where_the_context_ends(tokenizer):
+    """A context of few timesteps, an episode of many: it goes on, from position 0."""
+    bundle = make_bundle(tokenizer, None, position="learned", token_sequence_length=128)
+    policy = Agent(bundle).policy(TASK, 1)
+    episode = next(rollout([Unit(TASK, 3, max_steps=12)], [LocalSlot()], policy))
+    assert len(episode) == 12 and int(policy._cache.count[0]) <= 128
+    assert sum(bundle.codec(TASK).encode(episode).starts()[-1:]) > 128
 
 
 def test_prompts_are_read_first(tokenizer):

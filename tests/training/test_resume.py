@@ -63,15 +63,15 @@ def same(a, b):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"optimizer": "adamw"}, {"optimizer": "muon"}, {"optimizer": "adamw", "accumulate": 2}],
-    ids=["adamw", "muon", "accumulate"],
+    ("changes", "processes"),
+    [({}, 1), ({"optimizer": "muon"}, 1), ({"accumulate": 2}, 1), ({}, 2)],
+    ids=["adamw", "muon", "accumulate", "processes"],
 )
-def test_stopped_by_a_signal_and_resumed_is_the_same_run(stores, tokenizer, tmp_path, changes):
+def test_stopped_by_a_signal_and_resumed_is_the_same_run(stores, tokenizer, tmp_path, changes, processes):
     """SIGTERM, as a machine going away sends it, twice; weights and log are the uninterrupted run's to the bit. Dropout
     and stochastic depth are on, so that the random state must be right too."""
     recipe = RECIPE.replace(**changes)
-    train(recipe, stores, tokenizer, tmp_path / "whole")
+    train(recipe, stores, tokenizer, tmp_path / "whole", processes=processes)
     run = tmp_path / "parts"
     for resume, step in ((False, 5), (True, 9)):
         torch.manual_seed(1234 + step)  # whatever this process did before does not matter
@@ -82,12 +82,13 @@ def test_stopped_by_a_signal_and_resumed_is_the_same_run(stores, tokenizer, tmp_
                 tokenizer,
                 run,
                 resume=resume,
+                processes=processes,
                 watch=at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM)),
             )
         assert stopped.value.code == 130
         assert not (run / "bundle").exists()
         assert (run / "checkpoints" / "last").read_text() in (f"step-{step:08d}", f"step-{step + 1:08d}")
-    train(recipe, stores, tokenizer, run, resume=True)
+    train(recipe, stores, tokenizer, run, resume=True, processes=processes)
     assert same(weights(tmp_path / "whole"), weights(run))
     assert log_of(tmp_path / "whole") == log_of(run)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -164,6 +164,13 @@ def test_processes_share_a_batch(data, tokenizer, tmp_path):
     assert records[-1]["step"] == 4 and records[-1]["tokens"] > 3 * 4 * 200
 
 
+def test_more_processes_than_slots_are_refused_before_anything_is_written(data, tokenizer, tmp_path):
+    recipe = RECIPE.replace(accumulate=2)
+    with pytest.raises(RecipeError, match="--processes 2"):
+        train(recipe, stores_of(data, recipe, tokenizer), tokenizer, tmp_path / "run", processes=3)
+    assert not list((tmp_path / "run").glob("*.json"))
+
+
 def test_nothing_is_updated_by_a_gradient_that_is_not_finite(data, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "token_losses", lambda *a, **k: token_losses(*a, **k) * torch.tensor(float("nan")))
     with pytest.raises(NonFiniteError, match="step 0"):

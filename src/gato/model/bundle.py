@@ -63,7 +63,7 @@ class Bundle:
                 f"this bundle was not trained on {task!r}",
                 fix=nearest(task, self.tasks) or f"it knows {', '.join(self.tasks)}",
             )
-        return make_codec(self.config, self.tokenizer, self.tasks[task].spec, task)
+        return make_codec(self.config, self.tokenizer, self.tasks[task].spec, task, list(self.tasks).index(task))
 
     def save(self, folder: Path) -> Path:
         """Commit atomically; raises OutputExistsError where something else is, DiskFullError."""
@@ -120,11 +120,13 @@ class Bundle:
 
 
 def make_codec(
-    config: GatoConfig, tokenizer: TextTokenizer, spec: TaskSpec, task: str, text_targets: bool = True
+    config: GatoConfig, tokenizer: TextTokenizer, spec: TaskSpec, task: str, task_index: int = 0, **targets: bool
 ) -> TimestepCodec:
+    """`task_index` counts where the network has task tokens; `targets` are TimestepCodec's switches of what is predicted."""
     return TimestepCodec(
         spec, config.vocabulary, tokenizer, task=task, max_positions=config.local_position_encoding_size,
-        action_position=config.action_position, text_targets=text_targets,
+        action_position=config.action_position, linear=config.observation_bins == "linear",
+        task_index=task_index if config.task_token else None, **targets,
     )  # fmt: skip
 
 

@@ -32,17 +32,33 @@ class RingCache:
         self, config: GatoConfig, slots: int, window: int, timesteps: int | None = None, *, most_new: int | None = None,
         dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
     ):  # fmt: skip
-        self.window, self.timesteps = window, timesteps
-        self.most_new = most_new or window
-        size = window + self.most_new
-        shape = (config.num_transformer_blocks, slots, config.num_attention_heads, size + 1, config.key_value_size)
-        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        self.reach = size + 1  # distances run from 0 to size
-        self.relative: dict[int, torch.Tensor] = {}  # "xl": each layer's projected distances, as fixed as its keys
-        self.position = torch.full((slots, size + 1), -1, dtype=torch.long, device=device)
-        self.time = torch.full((slots, size + 1), -1, dtype=torch.long, device=device)
+        self.timesteps = timesteps
+        self._shape = (config.num_transformer_blocks, slots, config.num_attention_heads, config.key_value_size)
+        self._dtype, self._device = dtype, device
         self.count = torch.zeros(slots, dtype=torch.long, device=device)
-        self._size = size
+        self._allocate(window, most_new or window)
+
+    def _allocate(self, window: int, most_new: int) -> None:
+        self.window, self.most_new = window, most_new
+        self._size = window + most_new
+        blocks, slots, heads, width = self._shape
+        shape = (blocks, slots, heads, self._size + 1, width)
+        self.keys, self.values = (torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(2))
+        self.reach = self._size + 1  # distances run from 0 to size
+        self.relative: dict[int, torch.Tensor] = {}  # "xl": each layer's projected distances, as fixed as its keys
+        self.position = torch.full((slots, self._size + 1), -1, dtype=torch.long, device=self._device)
+        self.time = torch.full((slots, self._size + 1), -1, dtype=torch.long, device=self._device)
+
+    def grow(self, window: int, most_new: int) -> None:
+        """Make room for a longer window or more tokens at once; what is in the ring stays."""
+        keys, values, position, time, size = self.keys, self.values, self.position, self.time, self._size
+        self._allocate(max(window, self.window), max(most_new, self.most_new))
+        entries = torch.where(position >= 0, position % self._size, self._size)[:, :size]
+        rows = torch.arange(len(position), device=position.device)[:, None]
+        self.keys[:, rows, :, entries] = keys[:, rows, :, torch.arange(size, device=position.device)[None]]
+        self.values[:, rows, :, entries] = values[:, rows, :, torch.arange(size, device=position.device)[None]]
+        self.position[rows, entries], self.time[rows, entries] = position[:, :size], time[:, :size]
+        self.position[:, self._size], self.time[:, self._size] = -1, -1  # the bin for padding
 
     @property
     def num_bytes(self) -> int:

@@ -9,6 +9,11 @@ from typing import Any, Literal
 from gato.errors import RecipeError, UnknownNameError, nearest
 from gato.tokens.values import Vocabulary
 
+CHOICES = {
+    "patch_embedder": ("resnet", "linear"), "encodings": ("learned", "fixed"), "observation_bins": ("mu_law", "linear"),
+    "position": ("xl", "rope", "learned"),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class GatoConfig:
@@ -27,12 +32,16 @@ class GatoConfig:
     img_patch_size: int = 16
     num_residual_blocks: int = 1
     num_group_norm_groups: int = 32
+    patch_embedder: Literal["resnet", "linear"] = "resnet"
     patch_stem_width: int = 64
     patch_stem_stride: int = 4
     discretize_depth: int = 128
     local_position_encoding_size: int = 512
+    encodings: Literal["learned", "fixed"] = "learned"  # of local and patch positions
     action_position: bool = True
-    position: Literal["xl", "rope"] = "xl"
+    task_token: bool = False
+    observation_bins: Literal["mu_law", "linear"] = "mu_law"
+    position: Literal["xl", "rope", "learned"] = "xl"  # in the sequence
     dropout_rate: float = 0.0
     stochastic_depth: float = 0.0
     smooth_bin_rows: bool = False
@@ -44,6 +53,9 @@ class GatoConfig:
                 f"{self.num_attention_heads} heads of {self.key_value_size} are not the width {self.layer_width}",
                 fix="num_attention_heads · key_value_size = layer_width",
             )
+        for name, values in CHOICES.items():
+            if getattr(self, name) not in values:
+                raise RecipeError(f"{name}={getattr(self, name)!r}", fix=f"one of {', '.join(values)}")
         if self.feedforward_hidden_size % 2:
             raise RecipeError(
                 f"feedforward_hidden_size {self.feedforward_hidden_size} cannot be gated", fix="an even number"

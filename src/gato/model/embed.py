@@ -49,6 +49,17 @@ class PatchEmbedder(nn.Module):
         return self.out(F.gelu(self.blocks(x)).flatten(1))
 
 
+class LinearPatches(nn.Module):
+    """The switch `patch_embedder="linear"`: one matrix per patch, as in ViT. uint8 (U, 768) → (U, D)."""
+
+    def __init__(self, config: GatoConfig):
+        super().__init__()
+        self.out = nn.Linear(16 * 16 * 3, config.layer_width)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return self.out((patches.to(self.out.weight.dtype) / 127.5 - 1.0) / 4.0)
+
+
 class Embedding(nn.Module):
     hats: torch.Tensor
 
@@ -62,7 +73,12 @@ class Embedding(nn.Module):
         )  # last: the actions' shared one
         self.row = nn.Parameter(torch.empty(config.discretize_depth, d))
         self.column = nn.Parameter(torch.empty(config.discretize_depth, d))
-        self.patch = PatchEmbedder(config)
+        self.patch = PatchEmbedder(config) if config.patch_embedder == "resnet" else LinearPatches(config)
+        if config.encodings == "fixed":
+            for table in (self.local, self.row, self.column):
+                table.requires_grad_(False)
+        if config.position == "learned":
+            self.global_position = nn.Parameter(torch.empty(config.token_sequence_length, d))
         self._continuous = vocabulary.continuous
         if config.smooth_bin_rows:
             self.register_buffer("hats", hats(), persistent=False)
@@ -71,6 +87,15 @@ class Embedding(nn.Module):
     def reset(self) -> None:
         for p in (self.table, self.local, self.row, self.column):
             nn.init.normal_(p, std=0.02)
+        if hasattr(self, "global_position"):
+            nn.init.normal_(self.global_position, std=0.02)
+        if not self.local.requires_grad and not self.local.is_meta:
+            with torch.no_grad():
+                self.local[:-1] = 0.02 * sinusoids(len(self.local) - 1, self.local.shape[1])
+                # rows and columns are told apart by a fixed shuffle of the features
+                for table, seed in ((self.row, 1), (self.column, 2)):
+                    order = torch.randperm(table.shape[1], generator=torch.Generator().manual_seed(seed))
+                    table.copy_(0.02 * sinusoids(*table.shape)[:, order])
 
     def vocabulary(self) -> torch.Tensor:
         """The table (V, D) that embeds and, tied, predicts. With `smooth_bin_rows` neighbouring bins share most of a row."""
@@ -80,8 +105,9 @@ class Embedding(nn.Module):
         rows = self.hats.to(self.smooth.dtype) @ self.smooth
         return torch.cat([self.table[:c], self.table[c : c + NUM_BINS] + rows, self.table[c + NUM_BINS :]])
 
-    def forward(self, batch: Batch, table: torch.Tensor) -> torch.Tensor:
-        """(N,) tokens → (N, D)."""
+    def forward(self, batch: Batch, table: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
+        """(N,) tokens → (N, D). `places` (N,), for learned global positions: where in its sequence each token is; a
+        batch's segments count from 0."""
         ids = batch.ids
         x = F.embedding(ids, table)
         if batch.blank is not None:
@@ -90,6 +116,10 @@ class Embedding(nn.Module):
         index = torch.where(batch.positions < -1, last, batch.positions)
         local = F.embedding(index.clamp(min=0), self.local)
         x = x + torch.where((batch.positions == -1)[:, None], 0.0, local)
+        if hasattr(self, "global_position"):
+            if places is None:
+                places = torch.cat([torch.arange(length, device=ids.device).repeat(n) for n, length, _ in batch.groups])
+            x = x + F.embedding(places, self.global_position)
         if len(batch.image_rows):
             patches = self.patch(batch.patches).to(x.dtype)
             places = F.embedding(batch.image_places[:, 0], self.row) + F.embedding(
@@ -99,6 +129,12 @@ class Embedding(nn.Module):
             # An image row has no id: what the table gave it (id 0) is taken out again.
             x = x.index_add(0, batch.image_rows, image.to(x.dtype) - F.embedding(ids[batch.image_rows], table))
         return x
+
+
+def sinusoids(length: int, width: int) -> torch.Tensor:
+    """Sines and cosines of 0 … length - 1, (length, width), with a norm like that of normal(0, 1) rows."""
+    at = torch.arange(length, dtype=torch.float64)[:, None] * 10000.0 ** (-torch.arange(0, width, 2) / width)
+    return math.sqrt(2) * torch.cat([at.sin(), at.cos()], dim=1)[:, :width].float()
 
 
 def hats() -> torch.Tensor:

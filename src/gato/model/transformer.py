@@ -3,7 +3,8 @@
     B segments of a group, L their length, H heads, d head width, D = H·d, N all tokens of the batch, V vocabulary
 
 Global order comes from `position`: "xl", Transformer-XL's relative attention, the reading that matches the published
-parameter counts, or "rope". Both depend on distances alone, so keys and values can be cached for ever.
+parameter counts, or "rope". Both depend on distances alone, so keys and values can be cached for ever. "learned" is a
+table of absolute positions, for comparison: it ends where the context does.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ class Gato(nn.Module):
         Row r belongs to cache slot slots[r]; `times` (R, n) are timestep numbers, for memories counted in timesteps.
         """
         rows, n = valid.shape
-        x = self.embed(batch, self.embed.vocabulary()).view(rows, n, -1)
         view = cache.extend(slots, valid, times)
+        x = self.embed(batch, self.embed.vocabulary(), view.positions.flatten()).view(rows, n, -1)
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             x = block.decode(x, cache, layer, view)
@@ -173,11 +174,12 @@ class Attention(nn.Module):
         at = torch.arange(length, device=q.device)
         distance = at[first:, None] - at[None]
         scale = self.size**-0.5
+        if self.kind != "xl":
+            bias = torch.zeros(distance.shape, dtype=q.dtype, device=q.device).masked_fill_(distance < 0, -torch.inf)
         if self.kind == "rope":
             cos, sin = _angles_to(length, self.size, q.dtype, q.device)
             q, k = _rotate(q, (cos[first:], sin[first:])), _rotate(k, (cos, sin))
-            bias = torch.zeros(distance.shape, dtype=q.dtype, device=q.device).masked_fill_(distance < 0, -torch.inf)
-        else:
+        if self.kind == "xl":
             # (q + v)·r for every distance, then row i is read off from distance i - j
             scores = torch.matmul(
                 q + self.distance_bias[:, None].to(q.dtype), self._distances(length, q).transpose(-1, -2)
@@ -185,7 +187,7 @@ class Attention(nn.Module):
             index = distance.clamp(min=0).expand(*scores.shape[:2], -1, -1)
             bias = scores.gather(-1, index).mul(scale).masked_fill(distance < 0, -torch.inf)
             q = q + self.content_bias[:, None].to(q.dtype)
-        if q.device.type == "cpu" and not (self.kind == "rope" and length > 192):
+        if q.device.type == "cpu" and not (self.kind != "xl" and length > 192):
             # Two batched products: the CPU backward of scaled_dot_product_attention is far slower at these lengths.
             weights = torch.baddbmm(
                 bias.expand(q.shape[0], q.shape[1], -1, -1).flatten(0, 1),

@@ -124,6 +124,8 @@ class Agent:
         slots = list(range(count))
         hidden = feed(self.bundle, cache, slots, rows, tokens)
         h = hidden[torch.arange(count), torch.tensor([len(row["ids"]) - 1 for row in rows])]
+        if self.bundle.config.position == "learned":
+            max_tokens = min(max_tokens, window - longest + 1)  # its positions end where the context does
         rng = np.random.default_rng(seed)
         eos, size = self.bundle.tokenizer.eos_id, self.bundle.config.vocabulary_size
         out: list[list[int]] = [[] for _ in slots]

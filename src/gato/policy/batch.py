@@ -1,8 +1,8 @@
 """Acting for many slots at once: context and cache live here, the network stays a function.
 
 A decision is one pass over what is new (the last action token, the observation, the separator) and one more pass per
-further action token, A passes in all; with `parallel_actions` all action tokens come out of one pass. What a slot
-samples depends on its own seed and tokens, never on its neighbours.
+further action token, A passes in all; with `parallel_actions` no action is ever read, present or past, and all action
+tokens come out of one pass. What a slot samples depends on its own seed and tokens, never on its neighbours.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class AgentPolicy:
         starts = tokens.starts()
         stop = int(starts[np.searchsorted(starts, self._cache.window // 2, side="right") - 1])
         rows = _rows(tokens, 0, stop)
+        if self._parallel:
+            rows["blank"] = (tokens.positions[:stop] < 0) & np.isin(tokens.kinds[:stop], (DISCRETE, CONTINUOUS))
         step = self._cache.most_new
         for at in range(0, stop - 1, step):
             part = {k: v[at : min(at + step, stop - 1)] for k, v in rows.items()}
@@ -93,14 +95,15 @@ class AgentPolicy:
         tokens = self._codec.encode_observations(leaves, len(slots))
         starts = tokens.starts()
         rows = []
+        self._start_over(slots, np.diff(starts))
         for r, i in enumerate(slots):
             row = _rows(tokens, int(starts[r]), int(starts[r + 1]), time=int(self._time[i]))
             if self._last[i] is not None:
                 row = _join(self._action_row(self._last[i], int(self._time[i]) - 1), row)  # type: ignore[arg-type]
             if self._parallel:
-                blanks = [self._action_row(0, int(self._time[i])) for _ in self._legal[1:]]
-                row = _join(row, *blanks, blank=len(blanks))
+                row = _join(row, *(self._action_row(0, int(self._time[i])) for _ in self._legal[1:]))
             rows.append(row)
+        self._make_room(max(len(row["ids"]) for row in rows))
         hidden = self._pass(slots, rows, tokens)  # (R, n, D)
         ends = torch.tensor([len(row["ids"]) for row in rows]) - 1
         ids = np.zeros((len(slots), len(self._legal)), np.int64)
@@ -121,6 +124,25 @@ class AgentPolicy:
             self._time[i] += 1
             self._last[i] = None if self._card.window_timesteps == 1 else int(ids[r, -1])
         return out
+
+    def _make_room(self, new: int) -> None:
+        """An observation with more text than any before it makes the cache longer."""
+        if new <= self._cache.most_new:
+            return
+        new += TEXT_ROOM
+        context, steps = self._bundle.config.token_sequence_length, self._card.window_timesteps
+        self._cache.grow(context if steps is None else min(context, steps * new), new)
+
+    def _start_over(self, slots: list[int], lengths: np.ndarray) -> None:
+        """Learned global positions end where the context does: a slot without room for its timestep begins again at
+        position 0 (one that sees a single timestep always does). Relative positions never end."""
+        if self._bundle.config.position != "learned":
+            return
+        room = self._bundle.config.token_sequence_length - 1 - len(self._legal)
+        for i, length in zip(slots, lengths, strict=True):
+            if self._card.window_timesteps == 1 or int(self._cache.count[i]) + length > room:
+                self._cache.clear([i])
+                self._last[i] = None
 
     def _choose(self, slots: list[int], logits: torch.Tensor, a: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids (R,) within the legal block of action token a, and their values in [-1, 1] (continuous tokens)."""
@@ -147,7 +169,7 @@ class AgentPolicy:
         kind = CONTINUOUS if token >= self._bundle.config.vocabulary.continuous else DISCRETE
         return {
             "ids": np.array([token]), "kinds": np.array([kind]), "positions": np.array([position]),
-            "patches": np.array([-1]), "boxes": np.zeros((1, 4), np.uint8), "times": np.array([time]), "blank": np.array([False]),
+            "patches": np.array([-1]), "boxes": np.zeros((1, 4), np.uint8), "times": np.array([time]), "blank": np.array([self._parallel]),
         }  # fmt: skip
 
     def _pass(self, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens) -> torch.Tensor:
@@ -201,8 +223,5 @@ def _rows(tokens: Tokens, begin: int, end: int, time: int | None = None) -> dict
     }  # fmt: skip
 
 
-def _join(*rows: dict[str, np.ndarray], blank: int = 0) -> dict[str, np.ndarray]:
-    joined = {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
-    if blank:
-        joined["blank"][-blank:] = True
-    return joined
+def _join(*rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}

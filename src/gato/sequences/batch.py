@@ -54,6 +54,7 @@ class Batch:
     stores: torch.Tensor  # int64 (M,) which store each target is from
     kinds: torch.Tensor  # uint8 (M,) kind of each target
     num_tokens: int  # without padding
+    observed: torch.Tensor | None = None  # bool (M,) targets that are values of an observation (the paper has none)
 
     def to(self, device: torch.device | str) -> Batch:
         if str(device) == "cpu":
@@ -100,7 +101,8 @@ def collate(
                     patches[row:to] = tokens.patches[begin:end] + tables[key]
                     boxes = tokens.boxes[begin:end]
                     places[row:to] = mean_index(boxes) if rng is None else sampled_index(boxes, rng)
-                acted[row:to] = tokens.targets[begin:end] & (tokens.kinds[begin:end] != TEXT)
+                observed = (tokens.positions[begin:end] >= 0) | (tokens.kinds[begin:end] == TEXT)
+                acted[row:to] = tokens.targets[begin:end] & ~observed
                 row = to
             target[at : at + segment.masked] = False
             target[at] = False  # nothing before it predicts it
@@ -131,6 +133,7 @@ def collate(
         torch.from_numpy(image_rows), torch.from_numpy(index.reshape(-1)), torch.from_numpy(places[image_rows]),
         torch.from_numpy(_rows(table_list, unique)), tuple(shapes), torch.from_numpy(queries),
         torch.from_numpy(ids[rows + 1]), torch.from_numpy(store_of[rows]), torch.from_numpy(kinds[rows + 1]), num_tokens,
+        torch.from_numpy((positions[rows + 1] >= 0) & (kinds[rows + 1] != TEXT)),
     )  # fmt: skip
 
 

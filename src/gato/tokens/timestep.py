@@ -29,6 +29,7 @@ from gato.tokens.values import Vocabulary, mu_law, scale_action, unscale_action
 
 TEXT, IMAGE, DISCRETE, CONTINUOUS, SEPARATOR = range(5)
 KINDS = ("text", "image", "discrete", "continuous", "separator")
+LINEAR_RANGE = 10.0
 NO_POSITION, ACTION_POSITION = -1, -2  # otherwise 0 … n_obs: the index inside the observation (appendix C.3)
 
 
@@ -77,14 +78,21 @@ class TimestepCodec:
         max_positions: int = 512,
         action_position: bool = True,
         text_targets: bool = True,
+        observation_targets: bool = False,
         linear: bool = False,
+        task_index: int | None = None,
     ):
+        """The switches: `observation_targets` makes discrete and continuous observations targets too; `linear` bins
+        observations evenly over [-LINEAR_RANGE, LINEAR_RANGE] in place of mu-law; `task_index` opens every timestep
+        with a discrete token that names the task."""
         self.spec, self.vocabulary, self.text, self.task = spec, vocabulary, text, task
         self._max_positions, self._action_position, self._linear = max_positions, action_position, linear
         self.acts = bool(spec.action)
         self._text_targets = text_targets or not self.acts
+        self._observation_targets = observation_targets
+        self._task_index = task_index if self.acts else None
         self._texts: dict[str, np.ndarray] = {}
-        fixed = sum(_num_tokens(s) for s in spec.observation.values())
+        fixed = self.fixed_tokens - self.acts - self.action_tokens
         if self.acts and fixed + 1 > max_positions:
             raise SpecError(
                 f"an observation of {fixed} tokens; local positions end at {max_positions}", where=task,
@@ -100,7 +108,8 @@ class TimestepCodec:
     @property
     def fixed_tokens(self) -> int:
         """Tokens of a timestep without its texts, whose length varies."""
-        return sum(_num_tokens(s) for s in self.spec.observation.values()) + self.acts + self.action_tokens
+        named = self._task_index is not None
+        return named + sum(_num_tokens(s) for s in self.spec.observation.values()) + self.acts + self.action_tokens
 
     def legal(self) -> list[Legal]:
         """For each action token the block of ids it may take."""
@@ -137,6 +146,9 @@ class TimestepCodec:
         columns: list[_Column] = [
             self._observation(path, s, observations[path], steps, table) for path, s in self.spec.observation.items()
         ]
+        if self._task_index is not None:
+            name = self.vocabulary.encode_discrete(np.full((steps, 1), self._task_index))
+            columns.insert(0, _Column(DISCRETE, name))
         if self.acts:
             columns.append(_Column(SEPARATOR, np.full((steps, 1), self.vocabulary.separator)))
             if actions is not None:
@@ -182,9 +194,10 @@ class TimestepCodec:
             return _Column(IMAGE, table.add(images.cut(frames)), boxes=images.boxes(*spec.shape[:2]))
         flat = np.asarray(values).reshape(steps, spec.size)
         if spec.kind == "discrete":
-            return _Column(DISCRETE, v.encode_discrete(flat.astype(np.int64) - spec.bounds()[0].astype(np.int64)))
-        y = np.asarray(flat, np.float64) if self._linear else mu_law(flat)
-        return _Column(CONTINUOUS, v.encode_continuous(y))
+            ids = v.encode_discrete(flat.astype(np.int64) - spec.bounds()[0].astype(np.int64))
+            return _Column(DISCRETE, ids, target=self._observation_targets)
+        y = np.asarray(flat, np.float64) / LINEAR_RANGE if self._linear else mu_law(flat)
+        return _Column(CONTINUOUS, v.encode_continuous(y), target=self._observation_targets)
 
     def _action(self, spec: Spec, values: Any, steps: int) -> _Column:
         flat = np.asarray(values).reshape(steps, spec.size)

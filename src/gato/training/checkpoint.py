@@ -1,4 +1,4 @@
-"""The state to continue a run: weights, optimisers, step, clock, random state. Committed whole or not at all.
+"""The state to continue a run: weights, optimisers, step, clock. Committed whole or not at all.
 
 RUN/checkpoints/step-000123/{model,optimizer}.safetensors, state.json, MANIFEST.json
 RUN/checkpoints/last          the name of the newest, replaced atomically
@@ -45,7 +45,6 @@ def save_checkpoint(
         try:
             save_tensors(beside / "model.safetensors", dict(model.state_dict()))
             tensors, scalars = _flatten(optimizers)
-            tensors["random/torch"] = torch.get_rng_state()
             save_tensors(beside / "optimizer.safetensors", tensors)
             write_json(beside / "state.json", {**vars(state), "optimizer": scalars})
             commit_folder(beside, folder, {"step": state.step}, kind="checkpoint")
@@ -70,7 +69,6 @@ def load_checkpoint(run: Path, model: torch.nn.Module, optimizers: Optimizers) -
     load_weights(model, load_tensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
     tensors, record = load_tensors(folder / "optimizer.safetensors"), read_json(folder / "state.json")
     _unflatten(optimizers, tensors, record.pop("optimizer"), str(folder))
-    torch.set_rng_state(tensors["random/torch"])
     return State(**record)
 
 
@@ -91,8 +89,6 @@ def _unflatten(optimizers: Optimizers, tensors: dict[str, torch.Tensor], scalars
     states: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in optimizers}
     for path, value in [*tensors.items(), *scalars.items()]:
         name, i, *rest = path.split("/")
-        if name == "random":
-            continue
         if name not in states:
             raise CheckpointMismatchError(f"state of an optimizer {name!r} that this recipe does not use", where=where)
         states[name].setdefault(int(i), {})[rest[0]] = value

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ import torch
 
 from gato.episodes.manifest import lock_folder, write_file_atomically
 from gato.episodes.store import Dataset, find_datasets
-from gato.errors import DatasetMissingError, NonFiniteError, OutputExistsError, TokenizerError
+from gato.errors import DatasetMissingError, NonFiniteError, OutputExistsError, RecipeError, TokenizerError
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard, make_codec
 from gato.sequences import Mixture, TokenStore
+from gato.sequences.filter import good_episodes
 from gato.tokens.patches import PatchTable
 from gato.tokens.text import TextTokenizer
 from gato.training.checkpoint import State, load_checkpoint, save_checkpoint
@@ -55,11 +57,19 @@ def load_stores(
             f"the tokenizer has {tokenizer.size} pieces, the network's vocabulary_size is {config.vocabulary_size}",
             fix=f"--set model.vocabulary_size={tokenizer.size}, or gato tokenizer train FILES --size {config.vocabulary_size}",
         )
-    stores = []
+    stores: list[TokenStore] = []
     for path in paths:
         dataset = Dataset.open(path)
-        codec = make_codec(config, tokenizer, dataset.spec, dataset.task, recipe.text_targets)
-        stores.append(TokenStore.build(dataset.task, codec, (dataset[i] for i in range(len(dataset))), PatchTable()))
+        if any(fnmatch.fnmatch(dataset.task, pattern) for pattern in recipe.hold_out):
+            continue
+        codec = make_codec(
+            config, tokenizer, dataset.spec, dataset.task, len(stores),
+            text_targets=recipe.text_targets, observation_targets=recipe.observation_loss > 0,
+        )  # fmt: skip
+        chosen: Iterable[int] = range(len(dataset))
+        if recipe.return_filter is not None and codec.acts and len(dataset):
+            chosen = good_episodes(dataset.returns, recipe.return_filter).tolist()
+        stores.append(TokenStore.build(dataset.task, codec, (dataset[i] for i in chosen), PatchTable()))
     return stores
 
 
@@ -82,8 +92,12 @@ def train(
     watch: Callable[[Report], None] | None = None,
     references: Mapping[str, Any] | None = None,
     processes: int = 1,
+    visit: Callable[[Gato, State], None] | None = None,
 ) -> Bundle:
     """Train and leave a bundle in `out/bundle`. Killed or interrupted, `resume=True` goes on from the last checkpoint.
+
+    `start` is a bundle to fine-tune: its weights and its network, but for the fields in `recipe.model` (dropout, say).
+    `visit` sees the network after each step, in evaluation mode where it asks for it, and must leave it in training mode.
 
     `processes` share each batch's slots on a CPU (one thread each); 1 leaves the threads to PyTorch.
 
@@ -91,15 +105,22 @@ def train(
     """
     out = Path(out)
     with lock_folder(out):
+        if processes * recipe.accumulate > recipe.slots:
+            raise RecipeError(
+                f"{recipe.slots} slots cannot be shared by {processes} processes in {recipe.accumulate} parts each",
+                where=recipe.name, fix=f"--processes {max(1, recipe.slots // recipe.accumulate)}, or more slots",
+            )  # fmt: skip
         _claim(out, recipe, resume)
         make_mixture(stores, recipe)  # what is wrong with the weights is said before anything starts
-        config = start.config if start else recipe.config()
+        config = start.config.replace(**recipe.model) if start else recipe.config()
         port = free_port() if processes > 1 else 0
 
         def work(rank: int, port: int) -> tuple[Gato, State]:
             team = Team(rank, processes, port)
             torch.manual_seed(recipe.seed)
-            model = start.model if start else Gato(config)
+            model = Gato(config)
+            if start:
+                model.load_state_dict(start.model.state_dict())
             model.to(device).train()
             optimizers = make_optimizers(model, recipe)
             state = (
@@ -107,7 +128,7 @@ def train(
                 if resume and (out / "checkpoints" / "last").exists()
                 else State()
             )
-            _run(model, recipe, stores, optimizers, state, out, device, watch, team)
+            _run(model, recipe, stores, optimizers, state, out, device, watch, visit, team)
             team.close()
             return model, state
 
@@ -125,11 +146,13 @@ def train(
         return bundle
 
 
-def _run(model, recipe: Recipe, stores, optimizers, state: State, out: Path, device: str, watch, team: Team) -> None:
+def _run(
+    model: Gato, recipe: Recipe, stores, optimizers, state: State, out: Path, device: str, watch, visit, team: Team
+) -> None:
     mixture = make_mixture(stores, recipe)
     lead = team.rank == 0
     log = _Log(out / "log.jsonl" if lead else None, stores, state)
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]
     parts = team.world * recipe.accumulate
     weight_of = torch.ones(len(stores), device=device)
     if recipe.loss_by == "tokens":
@@ -146,22 +169,25 @@ def _run(model, recipe: Recipe, stores, optimizers, state: State, out: Path, dev
                     group["lr"] = learning_rate(group["peak"], progress, recipe)
             tick = time.perf_counter()
             mine = range(team.rank, parts, team.world)
-            batches = [mixture.batch(state.step, part, parts).to(device) for part in mine]
+            batches = [(part, mixture.batch(state.step, part, parts).to(device)) for part in mine]
             waited = time.perf_counter() - tick
             counted = 0.0
-            for batch in batches:
+            for part, batch in batches:
+                torch.manual_seed(_noise_seed(recipe.seed, state.step, part))
                 with autocast:
                     logits = model(batch)
                 losses = token_losses(
                     logits, batch.targets, batch.kinds, model.config.vocabulary.continuous, recipe.smooth_targets
                 )
                 weights = weight_of[batch.stores]
+                if recipe.observation_loss and batch.observed is not None:
+                    weights = torch.where(batch.observed, recipe.observation_loss * weights, weights)
                 (losses * weights).sum().backward()
                 counted += float(weights.sum())
                 log.add(batch, losses.detach())
             # Sums over all parts and ranks, then one division: the loss is per target of the whole step.
             state.elapsed_seconds = time.perf_counter() - began
-            tokens_here = float(sum(b.num_tokens for b in batches))
+            tokens_here = float(sum(b.num_tokens for _, b in batches))
             clock = [state.elapsed_seconds, float(stop.asked)] if lead else [0.0, 0.0]
             targets, tokens, state.elapsed_seconds, asked = team.sum(parameters, [counted, tokens_here, *clock])
             for p in parameters:
@@ -182,6 +208,8 @@ def _run(model, recipe: Recipe, stores, optimizers, state: State, out: Path, dev
             state.step += 1
             state.tokens += int(tokens)
             log.waited += waited
+            if visit and lead:
+                visit(model, state)
             progress = _progress(recipe, state)
             if lead and (log.due(state) or progress >= 1):
                 record = log.write(state, norm, next(iter(optimizers.values())).param_groups[0]["lr"])
@@ -199,6 +227,11 @@ def _run(model, recipe: Recipe, stores, optimizers, state: State, out: Path, dev
     if progress < 1:
         print(f"stopped at step {state.step}; go on with: gato train --resume {out}", file=sys.stderr)
         raise SystemExit(130)
+
+
+def _noise_seed(seed: int, step: int, part: int) -> int:
+    """Dropout and stochastic depth are drawn anew from where the run is, so that a resumed run draws the same."""
+    return int(np.random.SeedSequence((seed, step, part)).generate_state(1)[0])
 
 
 def _in_bf16(recipe: Recipe, device: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -18,8 +19,13 @@ def make_optimizers(model: torch.nn.Module, recipe: Recipe) -> Optimizers:
     chosen = {id(p) for p in matrices}
     rest = [(n, p) for n, p in named if id(p) not in chosen]
     decayed = [p for n, p in rest if p.ndim >= 2 and n.startswith("embed.patch")]
-    plain = [p for n, p in rest if not (p.ndim >= 2 and n.startswith("embed.patch"))]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    tables = [p for n, p in rest if p.ndim == 2 and not n.startswith("embed.patch")]
+    plain = [p for _, p in rest if not any(p is q for q in (*decayed, *tables))]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+        {"params": tables, "weight_decay": 0.0, "lr": recipe.table_learning_rate or recipe.learning_rate},
+    ]
     if recipe.optimizer == "adamw":
         groups[0]["params"] = [*decayed, *matrices]
     optimizers: Optimizers = {

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from gato.errors import RecipeError, UnknownNameError, nearest
 from gato.model.config import GatoConfig, size
 
-RECIPES = ("demo", "paper", "tiny")  # files of gato.recipes
+RECIPES = ("demo", "finetune", "paper", "tiny")  # files of gato.recipes
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Recipe:
     steps: int | None = 1000
     seconds: float | None = None
     # data
+    hold_out: tuple[
+        str, ...
+    ] = ()  # globs of tasks whose data are not read: to be learned from few demonstrations later
     weights: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
     slots: int = 8
     slot_tokens: int = 1024
@@ -41,9 +44,11 @@ class Recipe:
     prompt_share: float = 0.25
     prompt_loss: bool = True
     text_targets: bool = True
+    return_filter: float | None = None  # train on episodes with at least this share of the expert's return (paper: 0.8)
     # optimiser (paper: section 2.3 and appendix D for AdamW's; Muon is ours)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-4
+    table_learning_rate: float | None = None  # of the look-up tables, where it is another
     muon_learning_rate: float = 0.02
     final_ratio: float = 0.1  # of the learning rate at the end of the cosine
     warmup: float = 0.015  # share of the run, from 1e-7
@@ -54,6 +59,7 @@ class Recipe:
     loss_by: Literal["targets", "tokens"] = (
         "targets"  # tokens: a dataset counts by its share of tokens, however few are targets
     )
+    observation_loss: float = 0.0  # weight of predicting discrete and continuous observations; the paper's is 0
     smooth_targets: float = 0.0  # sd, in bins, of the soft target of a continuous action; 0 for one-hot
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies it, else float32
     seed: int = 0
@@ -74,6 +80,12 @@ class Recipe:
             raise RecipeError(
                 f"prompt_share {self.prompt_share} is not a share", where=self.name, fix="between 0 and 1"
             )
+        if self.return_filter is not None and not 0 < self.return_filter <= 1:
+            raise RecipeError(
+                f"return_filter {self.return_filter} is not a share", where=self.name, fix="the paper's 0.8"
+            )
+        if self.observation_loss < 0:
+            raise RecipeError(f"observation_loss {self.observation_loss}", where=self.name, fix="0 or a small weight")
         if any(w < 0 for w in self.weights.values()) or not sum(self.weights.values()) > 0:
             raise RecipeError(f"weights {dict(self.weights)}", where=self.name, fix="none negative, and not all zero")
         if self.slots % self.accumulate:
@@ -94,7 +106,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Recipe:
-        return cls(**{**record, "betas": tuple(record["betas"])})
+        return cls(**{**record, "betas": tuple(record["betas"]), "hold_out": tuple(record.get("hold_out", ()))})
 
     def replace(self, **changes: Any) -> Recipe:
         names = [f.name for f in fields(self)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ import torch
 
 from gato.episodes.manifest import make_folder, write_file_atomically
 from gato.episodes.store import Dataset, find_datasets
-from gato.errors import CheckpointMissingError, OutputExistsError
-from gato.model.bundle import read_json
+from gato.errors import CheckpointMissingError, DatasetMissingError, OutputExistsError, nearest
+from gato.model.bundle import Bundle, read_json
 from gato.tokens.text import TextTokenizer
 from gato.training.loop import load_stores, train
 from gato.training.progress import TrainingBar
@@ -47,6 +48,46 @@ def start_run(
     return _run(recipe, data, out, text, device, processes, resume=False)
 
 
+def finetune_run(
+    bundle: Bundle,
+    recipe_name: str,
+    words: Sequence[str],
+    data: Sequence[Path],
+    out: Path,
+    device: str,
+    processes: int = 0,
+) -> Path:
+    """Go on training a bundle on the datasets `data` (paper section 5). Returns the new bundle's folder."""
+    recipe = finetune_recipe(bundle, recipe_name, words)
+    if (out / "recipe.json").exists():
+        raise OutputExistsError(
+            "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
+        )
+    make_folder(out)
+    write_file_atomically(out / "tokenizer.model", bundle.tokenizer.to_bytes())
+    write_file_atomically(out / "data.json", json.dumps([str(p.resolve()) for p in data]).encode())
+    return _run(recipe, data, out, bundle.tokenizer, device, processes, resume=False, start=bundle)
+
+
+def finetune_recipe(bundle: Bundle, name: str, words: Sequence[str]) -> Recipe:
+    """A recipe for this bundle's network: its sizes, but for what the recipe's `model` sets (dropout)."""
+    recipe = load_recipe(name).override(list(words))
+    return recipe.replace(model={**bundle.config.to_json(), **recipe.model})
+
+
+def datasets_of(tasks: str, data: Sequence[Path]) -> list[Path]:
+    """Folders of the datasets whose task matches one of the comma-separated globs. Raises DatasetMissingError."""
+    wanted = [glob.strip() for glob in tasks.split(",")]
+    known = {path: Dataset.open(path).task for path in find_datasets(list(data))}
+    chosen = [path for path, task in known.items() if any(fnmatch.fnmatch(task, glob) for glob in wanted)]
+    if not chosen:
+        raise DatasetMissingError(
+            f"no demonstrations of {tasks}", where=", ".join(map(str, data)),
+            fix=nearest(tasks, set(known.values())) or f"there are {', '.join(sorted(set(known.values())))}",
+        )  # fmt: skip
+    return chosen
+
+
 def resume_run(out: Path, device: str, processes: int = 0) -> Path:
     """Go on where the run in `out` stopped; a finished one costs nothing."""
     if not (out / "recipe.json").exists():
@@ -59,14 +100,15 @@ def resume_run(out: Path, device: str, processes: int = 0) -> Path:
 
 
 def _run(
-    recipe: Recipe, data: Sequence[Path], out: Path, text: TextTokenizer, device: str, processes: int, resume: bool
-) -> Path:
-    processes = 1 if device != "cpu" else processes or sensible(recipe.slots)
+    recipe: Recipe, data: Sequence[Path], out: Path, text: TextTokenizer, device: str, processes: int, resume: bool,
+    start: Bundle | None = None,
+) -> Path:  # fmt: skip
+    processes = 1 if device != "cpu" else processes or sensible(recipe.slots // recipe.accumulate)
     if processes > 1:
         torch.set_num_threads(1)  # before anything uses more: they are forked
     stores = load_stores(list(data), recipe.config(), text, recipe)
     with TrainingBar() as bar:
-        train(recipe, stores, text, out, resume=resume, device=device, watch=bar, processes=processes)
+        train(recipe, stores, text, out, resume=resume, start=start, device=device, watch=bar, processes=processes)
     return out / "bundle"
 
 
