@@ -10,7 +10,7 @@ RANKS = {
     "errors": 0, "episodes": 1, "worlds": 2, "corpora": 2, "tokens": 2, "rollouts": 3, "sequences": 3, "scenes": 4, "model": 4,
     "training": 5, "policy": 5, "evaluation": 6, "serving": 6,
 }  # fmt: skip
-FREE = {"cli", "recipes", "testing", "client", "demo", "doctor", "__init__", "__main__"}
+FREE = {"cli", "recipes", "testing", "client", "demo", "doctor", "paper", "__init__", "__main__"}
 
 
 def imports_of(source, package):

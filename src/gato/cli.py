@@ -57,8 +57,15 @@ class Doctor:
     json: bool = False
     sizes: bool = False
     """Parameters of every named size, counted without allocating them."""
+    paper: bool = False
+    """The paper, sentence by sentence: where it is in the code, and which test holds it there."""
 
     def run(self) -> None:
+        if self.paper:
+            from gato.paper import as_json, as_text
+
+            print(as_json() if self.json else as_text())
+            return
         from gato.doctor import examine, sizes
 
         if self.sizes:
@@ -170,22 +177,38 @@ class DataLs:
     """Your own Table 1: tasks, episodes, timesteps, tokens, share of the tokens."""
 
     paths: Positional[tuple[Path, ...]]
+    paper: bool = False
+    """By domain, beside the paper's tasks, episodes, tokens and sample weights."""
     json: bool = False
 
     def run(self) -> None:
         _some(self.paths, "a dataset folder", "gato data ls DIR")
-        from gato.episodes.table import table
+        from gato.episodes.table import beside_the_paper, table
 
         rows = table(list(self.paths), tokens=_count_tokens)
         total = sum(r["tokens"] or 0 for r in rows) or 1
         for row in rows:
             row["sample_weight"] = (row["tokens"] or 0) / total
+        if self.paper:
+            from gato.recipes.paper import TABLE_1
+
+            rows = beside_the_paper(rows, TABLE_1)
         if self.json:
             print(json.dumps(rows, indent=1, default=str))
             return
         from rich.console import Console
         from rich.table import Column, Table
 
+        if self.paper:
+            from gato.evaluation.charts import short
+
+            names = ("tasks", "episodes", "tokens")
+            shown = Table(Column("ours / the paper's", no_wrap=True), *names, "weight")
+            for r in rows:
+                pairs = [f"{short(r[name])} / {short(r[f'paper_{name}'])}" for name in names]
+                shown.add_row(r["domain"], *pairs, f"{r['paper_weight']:.2f} %")
+            Console().print(shown)
+            return
         shown = Table(Column("task", no_wrap=True), "episodes", "timesteps", "tokens", "share of tokens", "mean return")
         for r in rows:
             mean = r.get("mean_return")
@@ -572,6 +595,59 @@ class Caption:
 
 
 @dataclass
+class Answer:
+    """The reply to a question about a picture."""
+
+    bundle: Positional[Path]
+    image: Positional[Path]
+    question: Positional[str]
+    json: bool = False
+    device: str = "auto"
+
+    def run(self) -> None:
+        from gato.policy import load
+
+        reply = load(self.bundle, _device(self.device)).answer(self.image, self.question)
+        print(json.dumps({"question": self.question, "reply": reply}) if self.json else reply)
+
+
+@dataclass
+class Serve:
+    """A policy server, and a page to watch the agent, on this machine."""
+
+    bundle: Positional[Path]
+    host: str = "127.0.0.1"
+    """Any other address needs a token."""
+    port: int = 8000
+    """0 takes a free one."""
+    token: str | None = None
+    """What every request must carry; better given as GATO_TOKEN, since others can read command lines."""
+    sessions: int = 64
+    """How many may act at once."""
+    live: int = 2
+    """How many worlds may be watched at once, each in a process of its own."""
+    idle_seconds: float = 600.0
+    """After which an unused session is forgotten."""
+    device: str = "auto"
+
+    def run(self) -> None:
+        _within("--port", self.port, 0, 65535)
+        _within("--sessions", self.sessions, 1)
+        _within("--live", self.live, 0)
+        _within("--idle-seconds", self.idle_seconds, 1)
+        from gato.serving.run import check_address, serve
+
+        token = self.token or os.environ.get("GATO_TOKEN") or None
+        check_address(self.host, token)  # before the bundle is read
+        from gato.policy import load
+        from gato.serving.limits import Limits
+
+        agent = load(self.bundle, _device(self.device))
+        limits = Limits(sessions=self.sessions, live=self.live, idle_seconds=self.idle_seconds)
+        serve(agent, self.host, self.port, token, limits, lambda url: print(f"{agent}\nserving: {url}", flush=True))
+
+
+@dataclass
 class ReportAgain:
     """The report of a run, made again from its results."""
 
@@ -586,7 +662,8 @@ class ReportAgain:
 VERBS: dict[str, Any] = {
     "demo": Demo, "doctor": Doctor, "tasks": Tasks, "collect": Collect,
     "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify}, "tokenizer": {"train": TokenizerTrain},
-    "train": Train, "finetune": Finetune, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "report": ReportAgain,
+    "train": Train, "finetune": Finetune, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "answer": Answer,
+    "serve": Serve, "report": ReportAgain,
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from gato.episodes import Episode, Spec, TaskSpec
 from gato.episodes import store as store_room
 from gato.episodes.manifest import MANIFEST
 from gato.episodes.store import Dataset, DatasetWriter, _row_groups, encode_chunk, find_datasets, verify
-from gato.episodes.table import table
+from gato.episodes.table import beside_the_paper, table
 from gato.errors import DataError, DatasetCorruptError, DatasetMissingError, EpisodeError, OutputExistsError
 
 INFINITE = ((-np.inf,), (np.inf,))
@@ -416,3 +416,16 @@ def test_finding_and_listing(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetMissingError, match="no dataset here"):
         find_datasets(tmp_path / "empty")
+
+
+def test_beside_the_paper():
+    """Sums by domain; the paper's domains first, also those we have nothing of."""
+    rows = [
+        {"domain": "babyai", "task": "babyai/a", "episodes": 3, "tokens": 10},
+        {"domain": "babyai", "task": "babyai/b", "episodes": 4, "tokens": None},
+        {"domain": "mine", "task": "mine/c", "episodes": 1, "tokens": 2},
+    ]
+    found = beside_the_paper(rows, {"procgen": (16, 1.6e6, 4.46e9, 5.34), "babyai": (46, 4.61e6, 22.8e9, 9.06)})
+    assert [(r["domain"], r["tasks"], r["episodes"], r["tokens"], r["paper_tasks"]) for r in found] == [
+        ("procgen", 0, 0, 0, 16), ("babyai", 2, 7, 10, 46), ("mine", 1, 1, 2, 0),
+    ]  # fmt: skip

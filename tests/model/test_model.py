@@ -292,3 +292,18 @@ def test_weights_that_do_not_fit_are_listed(bundle):
     with pytest.raises(CheckpointMismatchError) as caught:
         load_weights(bundle.model, tensors, "here")
     assert all(word in str(caught.value) for word in ("missing norm.weight", "unexpected extra", "norm.bias is (3,)"))
+
+
+def test_the_table_that_an_agent_keeps_follows_the_weights():
+    """Made once while acting, and made anew when a weight changes or training begins."""
+    model = Gato(GatoConfig.tiny()).eval()
+    with torch.no_grad():
+        first = model.embed.vocabulary()
+        assert model.embed.vocabulary() is first
+        model.embed.smooth.add_(1.0)
+        second = model.embed.vocabulary()
+        assert second is not first and not torch.equal(first, second)
+    model.load_state_dict(Gato(GatoConfig.tiny()).state_dict())
+    with torch.inference_mode():
+        assert not torch.equal(model.embed.vocabulary(), second)
+    assert model.train().embed.vocabulary().requires_grad

@@ -127,6 +127,18 @@ def test_prompts_are_read_first(tokenizer):
     assert set(a) == set(b)
 
 
+def test_a_prompt_stays_in_sight_of_short_windows(tokenizer):
+    """Trained on single timesteps behind a prompt: at the third step of an episode the prompt still decides."""
+    prompts = list(rollout([Unit(TASK, s) for s in (11, 12)], [LocalSlot()], ExpertPolicy()))
+    observation, _ = find(TASK).make().reset(seed=5)
+    chosen = []
+    for prompt in prompts:
+        session = Agent(make_bundle(tokenizer, 1, ("greedy", "mean"), prompt=prompt)).session(TASK)
+        chosen.append([session.act(observation) for _ in range(3)][-1])
+    numbers = [np.concatenate([np.ravel(v).astype(float) for v in action.values()]) for action in chosen]
+    assert np.abs(numbers[0] - numbers[1]).max() > 1e-6
+
+
 def test_sessions_and_sugar(tokenizer):
     agent = Agent(make_bundle(tokenizer, 1))
     env = find(TASK).make()

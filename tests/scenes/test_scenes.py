@@ -1,5 +1,6 @@
 """Scenes: captions are true of the pixels, splits share nothing, and an index is one scene for ever."""
 
+import collections
 import hashlib
 import time
 
@@ -24,6 +25,7 @@ from gato.scenes.grid import (
     caption,
     captions,
     draw,
+    question_episode,
     sample,
     scene_episode,
 )  # fmt: skip
@@ -141,3 +143,35 @@ def test_generate_refuses_what_it_cannot_mix(tmp_path):
         generate(tmp_path, [SCENES], scenes=5, split="heldout")
     with pytest.raises(UnknownNameError, match="captions/scenes"):
         generate(tmp_path, ["captions/scene"])
+
+
+def test_replies_are_true_and_every_kind_of_question_is_asked():
+    """Read back from the state by other words than those that made them."""
+    seen = collections.Counter()
+    for index in range(400):
+        state = sample("train", index)
+        episode = question_episode("train", index)
+        asked, reply = (str(episode.observations[k][0]) for k in ("question", "reply"))
+        words = asked.removeprefix("Q: ").removesuffix("? A:").split()
+        things = [(t.colour, t.kind) for t in state.things]
+        match words:
+            case ["how", "many", *_]:
+                true = {1: "one", 2: "two", 3: "three"}[len(things)]
+            case ["what", "colour", "is", "the", kind]:
+                (true,) = [c for c, k in things if k == kind]
+            case ["what", "is", colour]:
+                (kind,) = [k for c, k in things if c == colour]
+                true = f"the {kind}"
+            case ["is", "there", "a", colour, kind]:
+                true = "yes" if (colour, kind) in things else "no"
+        assert reply == f" {true}", asked
+        seen[" ".join(words[:2]), reply if words[0] == "is" else ""] += 1
+        assert np.array_equal(episode.observations["image"][0], draw(state))
+    assert set(seen) == {
+        ("how many", ""),
+        ("what colour", ""),
+        ("what is", ""),
+        ("is there", " yes"),
+        ("is there", " no"),
+    }
+    assert min(seen.values()) > 20

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gato.corpora import asked, question_spec
 from gato.episodes import Episode, Spec, TaskSpec
 from gato.errors import SpecError
 from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
@@ -252,3 +253,48 @@ def test_textual_observations_are_targets_by_a_switch(counting):
     task, episode, codec = counting
     tokens = TimestepCodec(task.spec, V, codec.text, text_targets=False).encode(episode)
     assert np.array_equal(tokens.targets, tokens.positions == ACTION_POSITION)
+
+
+def test_a_task_token_opens_every_timestep(counting):
+    task, episode, codec = counting
+    plain = codec.encode(episode)
+    named_codec = TimestepCodec(task.spec, V, codec.text, task_index=7)
+    named = named_codec.encode(episode)
+    first = named.starts()[:-1]
+    assert (named.ids[first] == V.encode_discrete(np.array(7))).all() and (named.kinds[first] == DISCRETE).all()
+    assert (named.positions[first] == 0).all() and not named.targets[first].any()
+    rest = np.setdiff1d(np.arange(len(named)), first)
+    assert np.array_equal(named.ids[rest], plain.ids) and len(named) == len(plain) + len(episode)
+    assert named_codec.fixed_tokens == codec.fixed_tokens + 1
+
+
+def test_observations_are_targets_by_a_switch(counting):
+    task, episode, codec = counting
+    tokens = TimestepCodec(task.spec, V, codec.text, observation_targets=True).encode(episode)
+    values = np.isin(tokens.kinds, (DISCRETE, CONTINUOUS))
+    assert np.array_equal(tokens.targets, values | (tokens.kinds == TEXT))  # never a patch, never a separator
+
+
+def test_linear_bins_by_hand():
+    """Of [-10, 10]: 0 is the middle edge, 5 three quarters, and what lies beyond is clipped."""
+    spec = TaskSpec(
+        {"x": Spec("continuous", (4,), "float32", (-np.inf,), (np.inf,))},
+        {"action": Spec("discrete", (), "int64", (0.0,), (1.0,))},
+    )
+    tokens = TimestepCodec(spec, V, None, linear=True).encode_observation(
+        {"x": np.array([0.0, 5.0, -10.0, 99.0], np.float32)}
+    )
+    assert (tokens.ids[:4] - V.continuous).tolist() == [512, 768, 0, 1023]
+
+
+def test_only_the_answer_is_a_target(counting):
+    """`Q: … A:` reads on into the reply, which alone is predicted and ends; the switch adds the question (figure 2)."""
+    text = counting[2].text
+    episode = asked("questions/x", np.zeros((16, 16, 3), np.uint8), "what is red?", "the ball")
+    spec = question_spec(16, 16)
+    question, reply = text.encode("Q: what is red? A:").tolist(), [*text.encode(" the ball").tolist(), text.eos_id]
+    tokens = TimestepCodec(spec, V, text).encode(episode)
+    assert tokens.ids.tolist() == [0, *question, *reply]
+    assert tokens.targets.tolist() == [False] * (1 + len(question)) + [True] * len(reply)
+    both = TimestepCodec(spec, V, text, question_targets=True).encode(episode)
+    assert both.targets.tolist() == [False] + [True] * (len(question) + len(reply))

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import gato.training.loop as loop
+from gato.episodes.store import Dataset
 from gato.errors import NonFiniteError, RecipeError
 from gato.model import Gato
 from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
 from gato.rollouts.collect import collect
 from gato.rollouts.loop import EVALUATION_SEEDS
 from gato.sequences import Segment, TokenStore, collate
+from gato.sequences.filter import good_episodes
 from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, TEXT
 from gato.training import Recipe, load_stores, make_mixture, train
 from gato.training.loss import token_losses
@@ -206,6 +208,50 @@ def test_targets_are_what_the_recipe_says(stores, tokenizer, tmp_path_factory):
     assert torch.equal(silent.ids, loud.ids) and 0 < len(silent.targets) < len(loud.targets)
     actions = int((loud.positions == ACTION_POSITION).sum())
     assert len(loud.targets) == actions
+
+
+def test_observations_are_learned_with_their_weight(stores, tokenizer, tmp_path):
+    """`observation_loss=0.5`: the step's gradient is that of the weighted loss, computed here from its definition."""
+    recipe = RECIPE.replace(steps=1, observation_loss=0.5)
+    folder = tmp_path / "data"
+    collect([find("dummy/count")], 4, folder, workers=0, progress=False)
+    seeing = load_stores([folder], recipe.config(), tokenizer, recipe)
+    train(recipe, seeing, tokenizer, tmp_path / "run")
+    torch.manual_seed(recipe.seed)
+    model = Gato(recipe.config())
+    batch = make_mixture(seeing, recipe).batch(0)
+    assert 0.2 < float(batch.observed.float().mean()) < 1
+    losses = token_losses(model(batch), batch.targets, batch.kinds, model.config.vocabulary.continuous)
+    weights = torch.tensor([0.5 if observed else 1.0 for observed in batch.observed])
+    ((losses * weights).sum() / weights.sum()).backward()
+    norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    assert log_of(tmp_path / "run")[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_poor_episodes_and_held_out_tasks_are_not_read(tokenizer, tmp_path):
+    """A third of the episodes play at random: the return filter keeps the expert's; a held-out task leaves nothing."""
+    task = find("dummy/count")
+    collect([task], 20, tmp_path, workers=0, progress=False)
+    whole = load_stores([tmp_path], RECIPE.config(), tokenizer, RECIPE)[0]
+    returns = Dataset.open(tmp_path / task.id).returns
+    kept = load_stores([tmp_path], RECIPE.config(), tokenizer, RECIPE.replace(return_filter=0.8))[0]
+    assert kept.num_episodes == len(good_episodes(returns, 0.8)) < whole.num_episodes == 20
+    assert load_stores([tmp_path], RECIPE.config(), tokenizer, RECIPE.replace(hold_out=("dummy/*",))) == []
+
+
+def test_tables_may_learn_at_their_own_rate():
+    model = Gato(RECIPE.config())
+    groups = make_optimizers(model, RECIPE.replace(table_learning_rate=0.02))["adamw"].param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    rates = {names[id(p)]: g["lr"] for g in groups for p in g["params"]}
+    assert {n for n, rate in rates.items() if rate == 0.02} == {
+        "embed.table",
+        "embed.local",
+        "embed.row",
+        "embed.column",
+        "embed.smooth",
+    }
+    assert set(rates.values()) == {0.02, RECIPE.learning_rate}
 
 
 def test_weights_that_name_nothing_stop_before_anything_starts(stores, tokenizer, tmp_path):

@@ -14,6 +14,7 @@ from gato.tokens.timestep import CONTINUOUS, DISCRETE
 from gato.training import Recipe, load_recipe, load_stores, train
 from gato.training.loss import target_weights, token_losses
 from gato.training.optimizer import learning_rate
+from gato.training.start import absent_weights
 from gato.worlds import find
 
 RECIPE = Recipe(
@@ -176,3 +177,9 @@ def test_nothing_is_updated_by_a_gradient_that_is_not_finite(data, tokenizer, tm
     with pytest.raises(NonFiniteError, match="step 0"):
         train(RECIPE, stores_of(data, RECIPE, tokenizer), tokenizer, tmp_path / "run")
     assert not (tmp_path / "run" / "bundle").exists()
+
+
+def test_absent_domains_are_named(data, tokenizer):
+    recipe = RECIPE.replace(weights={"dummy": 1.0, "procgen": 2.0, "*": 1.0, "sokoban/7*": 0.0})
+    assert absent_weights(recipe, stores_of(data, recipe, tokenizer)) == ["procgen"]
+    assert absent_weights(load_recipe("paper"), stores_of(data, RECIPE, tokenizer))[0] == "dm-lab"

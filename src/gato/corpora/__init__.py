@@ -31,6 +31,13 @@ def caption_spec(height: int, width: int) -> TaskSpec:
     return TaskSpec({"image": image, "text": Spec("text", (), "str")}, {})
 
 
+def question_spec(height: int, width: int) -> TaskSpec:
+    """The spec of questions about images. `image` < `question` < `reply`; of the two texts the reply alone is a target
+    (paper, figure 2)."""
+    image = Spec("image", (height, width, 3), "uint8", (0.0,), (255.0,))
+    return TaskSpec({"image": image, "question": Spec("text", (), "str"), "reply": Spec("text", (), "str")}, {})
+
+
 def document(task: str, text: str, info: dict[str, Any] | None = None) -> Episode:
     """One text as an Episode."""
     return Episode(task, {"text": [text]}, {}, np.zeros(1, np.float32), info=dict(info or {}))
@@ -39,6 +46,12 @@ def document(task: str, text: str, info: dict[str, Any] | None = None) -> Episod
 def captioned(task: str, image: np.ndarray, caption: str, info: dict[str, Any] | None = None) -> Episode:
     """One image (height, width, 3), uint8, and its caption as an Episode."""
     return Episode(task, {"image": image[None], "text": [caption]}, {}, np.zeros(1, np.float32), info=dict(info or {}))
+
+
+def asked(task: str, image: np.ndarray, question: str, reply: str, info: dict[str, Any] | None = None) -> Episode:
+    """One image, a question about it and the reply, written `Q: … A:` and ` …` as in the paper's figure 2."""
+    observations = {"image": image[None], "question": [f"Q: {question} A:"], "reply": [f" {reply}"]}
+    return Episode(task, observations, {}, np.zeros(1, np.float32), info=dict(info or {}))
 
 
 def split_of(name: str, held_out_percent: float = HELD_OUT_PERCENT) -> Split:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +38,22 @@ def _row(dataset: Dataset, tokens: Callable[[Dataset], int] | None) -> dict[str,
         "failed": len(dataset.failed),
         "bytes": sum(f.stat().st_size for f in (dataset.folder / MANIFEST, *dataset.folder.glob("*/*.parquet"))),
     }
+
+
+def beside_the_paper(
+    rows: Iterable[Mapping[str, Any]], paper: Mapping[str, tuple[float, float, float, float]]
+) -> list[dict[str, Any]]:
+    """Rows of `table` summed by domain, beside the paper's (tasks, episodes, tokens, weight in percent). The paper's
+    domains first, in its order, then those that it does not have."""
+    rows = list(rows)
+    domains = [*paper, *(d for d in dict.fromkeys(r["domain"] for r in rows) if d not in paper)]
+    out = []
+    for domain in domains:
+        mine = [r for r in rows if r["domain"] == domain]
+        tasks, episodes, tokens, weight = paper.get(domain, (0, 0, 0, 0.0))
+        out.append(
+            {"domain": domain, "tasks": len({r["task"] for r in mine}), "paper_tasks": int(tasks),
+             "episodes": sum(r["episodes"] for r in mine), "paper_episodes": int(episodes),
+             "tokens": sum(r["tokens"] or 0 for r in mine), "paper_tokens": int(tokens), "paper_weight": weight}
+        )  # fmt: skip
+    return out

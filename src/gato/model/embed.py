@@ -80,6 +80,7 @@ class Embedding(nn.Module):
         if config.position == "learned":
             self.global_position = nn.Parameter(torch.empty(config.token_sequence_length, d))
         self._continuous = vocabulary.continuous
+        self._kept: tuple[tuple, torch.Tensor] | None = None
         if config.smooth_bin_rows:
             self.register_buffer("hats", hats(), persistent=False)
             self.smooth = nn.Parameter(torch.zeros(self.hats.shape[1], d))
@@ -98,12 +99,21 @@ class Embedding(nn.Module):
                     table.copy_(0.02 * sinusoids(*table.shape)[:, order])
 
     def vocabulary(self) -> torch.Tensor:
-        """The table (V, D) that embeds and, tied, predicts. With `smooth_bin_rows` neighbouring bins share most of a row."""
+        """The table (V, D) that embeds and, tied, predicts. With `smooth_bin_rows` neighbouring bins share most of a row.
+
+        An agent asks for it at every token: in evaluation mode, without gradients, it is made once and kept.
+        """
         if not hasattr(self, "smooth"):
             return self.table
+        kept = not self.training and not torch.is_grad_enabled()
+        made_of = (self.table._version, self.smooth._version, self.table.data_ptr(), self.table.dtype)
+        if kept and self._kept is not None and self._kept[0] == made_of:
+            return self._kept[1]
         c = self._continuous
         rows = self.hats.to(self.smooth.dtype) @ self.smooth
-        return torch.cat([self.table[:c], self.table[c : c + NUM_BINS] + rows, self.table[c + NUM_BINS :]])
+        table = torch.cat([self.table[:c], self.table[c : c + NUM_BINS] + rows, self.table[c + NUM_BINS :]])
+        self._kept = (made_of, table) if kept else None
+        return table
 
     def forward(self, batch: Batch, table: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
         """(N,) tokens → (N, D). `places` (N,), for learned global positions: where in its sequence each token is; a

@@ -188,15 +188,17 @@ class Attention(nn.Module):
             bias = scores.gather(-1, index).mul(scale).masked_fill(distance < 0, -torch.inf)
             q = q + self.content_bias[:, None].to(q.dtype)
         if q.device.type == "cpu" and not (self.kind != "xl" and length > 192):
-            # Two batched products: the CPU backward of scaled_dot_product_attention is far slower at these lengths.
-            weights = torch.baddbmm(
-                bias.expand(q.shape[0], q.shape[1], -1, -1).flatten(0, 1),
-                q.flatten(0, 1),
-                k.flatten(0, 1).transpose(1, 2),
-                alpha=scale,
-            ).softmax(-1)
-            return torch.bmm(weights.to(v.dtype), v.flatten(0, 1)).view(q.shape)
+            return _two_products(q, k, v, bias, scale)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
+
+    def weights(self, x: torch.Tensor, row: int) -> torch.Tensor:
+        """How much token `row` of one segment (L, D) attends to each token up to itself: (H, row + 1), sums of 1."""
+        q, k, _ = self._project(x[: row + 1])[None].permute(2, 0, 3, 1, 4).unbind(0)  # (1, H, row + 1, d)
+        each = torch.eye(row + 1, dtype=x.dtype, device=x.device)
+        # Attending to values that are unit vectors, a head's width of them at a time, gives the weights themselves.
+        parts = [F.pad(part, (0, self.size - part.shape[1])).expand_as(k) for part in each.split(self.size, dim=1)]
+        seen = [self._attend(q[:, :, row:], k, part, row)[0, :, 0] for part in parts]
+        return torch.cat(seen, dim=1)[:, : row + 1]
 
     def _distances(self, length: int, like: torch.Tensor) -> torch.Tensor:
         """W_r applied to the sinusoids of distances 0 … length - 1, (H, length, d)."""
@@ -221,6 +223,19 @@ class Attention(nn.Module):
             q = q + self.content_bias[:, None]
         weights = (torch.matmul(q, keys.transpose(-1, -2)) * scale + bias).softmax(-1)
         return F.linear(torch.matmul(weights, values).transpose(1, 2).flatten(2), self.out)
+
+
+def _two_products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
+    """Attention on a CPU: its own backward pass is far slower at these lengths. In float32, since groups come in a hundred
+    shapes, and for bfloat16 the library compiles a kernel for each."""
+    shape = q.shape
+    with torch.autocast("cpu", enabled=False):
+        if q.dtype == torch.bfloat16:
+            q, k, v, bias = q.float(), k.float(), v.float(), bias.float()
+        bias = bias.expand(q.shape[0], q.shape[1], -1, -1).flatten(0, 1)
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+        weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale).softmax(-1)
+        return torch.bmm(weights, v).view(shape)
 
 
 def _split(x: torch.Tensor, groups: Groups) -> Iterator[tuple[torch.Tensor, int]]:

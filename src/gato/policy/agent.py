@@ -44,7 +44,7 @@ class Session:
 
 
 class Agent:
-    """Everything most people need: `session`, `act`, `caption`, `chat`."""
+    """Everything most people need: `session`, `act`, `caption`, `answer`, `chat`."""
 
     def __init__(self, bundle: Bundle):
         self.bundle = bundle
@@ -80,23 +80,39 @@ class Agent:
 
     def captions(self, images: Sequence[Any], max_tokens: int = 48, temperature: float = 0.0) -> list[str]:
         """Captions of many pictures at once; each is resized to the size the bundle was trained on."""
-        task = next(
-            (t for t, c in self.bundle.tasks.items() if not c.spec.action and "image" in c.spec.observation), None
-        )
-        if task is None:
-            raise UnknownNameError("this bundle was not trained on captions", fix="a recipe with a captions dataset")
-        height, width, _ = self.bundle.tasks[task].spec.observation["image"].shape
-        frames = np.stack([_picture(image, height, width) for image in images])
-        codec = self.bundle.codec(task)
+        task = self._task_with("captions", {"image", "text"})
+        codec, frames = self.bundle.codec(task), self._frames(task, images)
         tokens = codec.encode_observations({"image": frames, "text": [""] * len(frames)}, len(frames))
         return self._generate(codec, tokens, max_tokens, temperature)
 
+    def answer(self, image: Any, question: str, max_tokens: int = 16, temperature: float = 0.0) -> str:
+        """The reply to a question about a picture."""
+        return self.answers([image], [question], max_tokens, temperature)[0]
+
+    def answers(
+        self, images: Sequence[Any], questions: Sequence[str], max_tokens: int = 16, temperature: float = 0.0
+    ) -> list[str]:
+        """Replies to many questions, each about its own picture."""
+        task = self._task_with("questions", {"image", "question", "reply"})
+        codec, frames = self.bundle.codec(task), self._frames(task, images)
+        asked = {"image": frames, "question": [f"Q: {q} A:" for q in questions], "reply": [""] * len(frames)}
+        tokens = codec.encode_observations(asked, len(frames))
+        return [text.strip() for text in self._generate(codec, tokens, max_tokens, temperature)]
+
+    def _task_with(self, name: str, leaves: set[str]) -> str:
+        """The corpus that has just these leaves. Raises UnknownNameError."""
+        for task, card in self.bundle.tasks.items():
+            if not card.spec.action and set(card.spec.observation) == leaves:
+                return task
+        raise UnknownNameError(f"this bundle was not trained on {name}", fix=f"a recipe with a {name} dataset")
+
+    def _frames(self, task: str, images: Sequence[Any]) -> np.ndarray:
+        height, width, _ = self.bundle.tasks[task].spec.observation["image"].shape
+        return np.stack([_picture(image, height, width) for image in images])
+
     def chat(self, text: str, max_tokens: int = 64, temperature: float = 0.7, seed: int = 0) -> str:
         """The agent's continuation of a text."""
-        task = next((t for t, c in self.bundle.tasks.items() if set(c.spec.observation) == {"text"}), None)
-        if task is None:
-            raise UnknownNameError("this bundle was not trained on text", fix="a recipe with a text dataset")
-        codec = self.bundle.codec(task)
+        codec = self.bundle.codec(self._task_with("text", {"text"}))
         return self._generate(codec, codec.encode_observations({"text": [text]}, 1), max_tokens, temperature, seed)[0]
 
     @torch.inference_mode()

@@ -37,7 +37,9 @@ class AgentPolicy:
         self._legal = self._codec.legal()
         config = bundle.config
         self._parallel = config.parallel_actions
-        steps = self._card.window_timesteps
+        # A prompt would be out of sight after a step or two: with one, the context is the whole window.
+        steps = None if self._card.prompt is not None else self._card.window_timesteps
+        self._steps = steps
         longest = self._codec.fixed_tokens + (
             TEXT_ROOM if any(s.kind == "text" for s in self._card.spec.observation.values()) else 0
         )
@@ -48,11 +50,24 @@ class AgentPolicy:
         self._time = np.zeros(slots, np.int64)
         self._last: list[int | None] = [None] * slots  # the last action token, not yet in the cache
         self._mass = [0.0, 0]
+        self._decided: tuple[list[int], list[torch.Tensor]] = ([], [])  # slots, and log p of each action token
 
     @property
     def legal_mass(self) -> float | None:
         """Mean probability that the unlimited softmax put on legal ids: does the network know what kind is due?"""
         return self._mass[0] / self._mass[1] if self._mass[1] else None
+
+    def probabilities(self, index: int) -> list[np.ndarray]:
+        """How the last `act` came about: for each action token of the slot, the probabilities (legal ids,) that it was
+        chosen from, at the temperature of the policy."""
+        slots, chosen_from = self._decided
+        temperature = float(self._acting.get("temperature", 1.0))
+        row = slots.index(index)
+        return [torch.softmax(log_p[row] / temperature, -1).cpu().numpy() for log_p in chosen_from]
+
+    def change(self, **acting: Any) -> None:
+        """From the next decision on, act otherwise: `discrete=`, `continuous=`, `temperature=`. The context stays."""
+        self._acting |= acting
 
     def begin(self, index: int, unit: Any, slot: Any = None) -> None:
         self.reset(index, unit.seed)
@@ -109,6 +124,7 @@ class AgentPolicy:
         ids = np.zeros((len(slots), len(self._legal)), np.int64)
         values = np.zeros(ids.shape)
         at = torch.arange(len(slots))
+        self._decided = (slots, [])
         for a in range(len(self._legal)):
             if self._parallel:
                 h = hidden[at, ends - (len(self._legal) - 1) + a]
@@ -122,7 +138,7 @@ class AgentPolicy:
         for r, i in enumerate(slots):
             out[i] = self._codec.decode_action(ids[r], values[r])
             self._time[i] += 1
-            self._last[i] = None if self._card.window_timesteps == 1 else int(ids[r, -1])
+            self._last[i] = None if self._steps == 1 else int(ids[r, -1])
         return out
 
     def _make_room(self, new: int) -> None:
@@ -130,7 +146,7 @@ class AgentPolicy:
         if new <= self._cache.most_new:
             return
         new += TEXT_ROOM
-        context, steps = self._bundle.config.token_sequence_length, self._card.window_timesteps
+        context, steps = self._bundle.config.token_sequence_length, self._steps
         self._cache.grow(context if steps is None else min(context, steps * new), new)
 
     def _start_over(self, slots: list[int], lengths: np.ndarray) -> None:
@@ -140,7 +156,7 @@ class AgentPolicy:
             return
         room = self._bundle.config.token_sequence_length - 1 - len(self._legal)
         for i, length in zip(slots, lengths, strict=True):
-            if self._card.window_timesteps == 1 or int(self._cache.count[i]) + length > room:
+            if self._steps == 1 or int(self._cache.count[i]) + length > room:
                 self._cache.clear([i])
                 self._last[i] = None
 
@@ -150,6 +166,7 @@ class AgentPolicy:
         log_p = torch.log_softmax(logits.float(), -1)[:, legal.low : legal.high]
         self._mass[0] += float(log_p.exp().sum())
         self._mass[1] += len(slots)
+        self._decided[1].append(log_p)
         continuous = legal.low == self._bundle.config.vocabulary.continuous
         manner = self._acting["continuous" if continuous else "discrete"]
         if manner == "greedy":

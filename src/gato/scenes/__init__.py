@@ -2,11 +2,13 @@
 
     state of a world → picture of it, and a caption computed from the state, never from the picture
 
-`generate` writes the default corpora as datasets: `captions/scenes` and `text/python-docs`.
+`generate` writes the default corpora as datasets, `captions/scenes` and `text/python-docs`, and `questions/scenes` when
+asked.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -15,17 +17,18 @@ from gato.corpora.text import PYTHON_DOCS, python_docs
 from gato.episodes import Episode, TaskSpec
 from gato.episodes.store import DatasetWriter, encode_chunk
 from gato.errors import UnknownNameError, nearest
-from gato.scenes.grid import SCENES, SPEC, scene_episode
+from gato.scenes.grid import QUESTION_SPEC, QUESTIONS, SCENES, SPEC, question_episode, scene_episode
 
-__all__ = ["CORPORA", "generate"]
+__all__ = ["CORPORA", "DEFAULT", "generate"]
 
-CORPORA = (SCENES, PYTHON_DOCS)
+CORPORA = (SCENES, PYTHON_DOCS, QUESTIONS)
+DEFAULT = (SCENES, PYTHON_DOCS)
 CHUNK = 512  # episodes made durable together
 
 
 def generate(
     out: Path | str,
-    corpora: Iterable[str] = CORPORA,
+    corpora: Iterable[str] = DEFAULT,
     *,
     split: Split = "train",
     scenes: int = 20_000,
@@ -33,7 +36,7 @@ def generate(
 ) -> list[Path]:
     """Write each corpus as a dataset below `out`; what is there already is kept, and topped up.
 
-    `scenes` is how many captioned scenes are wanted. Evaluation needs no held-out folder: it makes the held-out
+    `scenes` is how many scenes with captions, or with questions, are wanted. Evaluation needs no held-out folder: it makes the held-out
     episodes anew (`captions("heldout")`, `python_docs("heldout")`). Raises UnknownNameError for an unknown corpus.
     """
     wanted = list(corpora)
@@ -46,8 +49,9 @@ def generate(
             source = f"{documents[0].info['source']}, {split}"
             _write(Path(out) / name, name, TEXT_SPEC, source, documents.__getitem__, len(documents))
         else:
+            spec, make = (SPEC, scene_episode) if name == SCENES else (QUESTION_SPEC, question_episode)
             source = f"minigrid scenes, {split}, seed {seed}"
-            _write(Path(out) / name, name, SPEC, source, lambda i: scene_episode(split, i, seed), scenes)
+            _write(Path(out) / name, name, spec, source, functools.partial(make, split, seed=seed), scenes)
     return [Path(out) / name for name in wanted]
 
 

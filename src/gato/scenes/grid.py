@@ -20,13 +20,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gato.corpora import SPLITS, Split, caption_spec, captioned, check_split, split_of
+from gato.corpora import SPLITS, Split, asked, caption_spec, captioned, check_split, question_spec, split_of
 from gato.episodes import Episode
 from gato.errors import SimulatorMissingError
 
-SCENES = "captions/scenes"
+SCENES, QUESTIONS = "captions/scenes", "questions/scenes"
 CELLS, TILE = 5, 16  # cells a side, walls included; pixels a cell
 SPEC = caption_spec(CELLS * TILE, CELLS * TILE)
+QUESTION_SPEC = question_spec(CELLS * TILE, CELLS * TILE)
 KINDS = ("ball", "box", "key", "door")
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 COUNT_ODDS = (0.2, 0.5, 0.3)  # of one, two and three things
@@ -69,6 +70,30 @@ def scene_episode(split: Split, index: int, seed: int = 0) -> Episode:
     """Scene `index` of a split as an Episode: image uint8 (1, 80, 80, 3) and its caption."""
     state = sample(split, index, seed)
     return captioned(SCENES, draw(state), caption(state), {"seed": seed, "source": "scenes", "split": split})
+
+
+def question_episode(split: Split, index: int, seed: int = 0) -> Episode:
+    """Scene `index` with one question about it and the true reply."""
+    state = sample(split, index, seed)
+    question, reply = ask(state, np.random.default_rng([seed, 7, SPLITS.index(split), index]))
+    return asked(QUESTIONS, draw(state), question, reply, {"seed": seed, "source": "scenes", "split": split})
+
+
+def ask(state: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """One of four questions, each with a single true reply: how many, what colour, what, and whether."""
+    thing = state.things[int(rng.integers(len(state.things)))]
+    questions = [("how many things are there?", ("one", "two", "three")[len(state.things) - 1])]
+    if sum(t.kind == thing.kind for t in state.things) == 1:
+        questions.append((f"what colour is the {thing.kind}?", thing.colour))
+    if sum(t.colour == thing.colour for t in state.things) == 1:
+        questions.append((f"what is {thing.colour}?", f"the {thing.kind}"))
+    if rng.random() < 0.5:
+        questions.append((f"is there {thing}?", "yes"))
+    else:
+        other = Thing(0, 0, COLOURS[int(rng.integers(len(COLOURS)))], KINDS[int(rng.integers(len(KINDS)))])
+        there = any((t.colour, t.kind) == (other.colour, other.kind) for t in state.things)
+        questions.append((f"is there {other}?", "yes" if there else "no"))
+    return questions[int(rng.integers(len(questions)))]
 
 
 def sample(split: Split, index: int, seed: int = 0) -> Scene:

@@ -64,10 +64,10 @@ class Mixture:
 
     def _share(self, store: TokenStore) -> float:
         """A task's weight: its pattern's, divided among the tasks that the same pattern governs."""
-        pattern = _pattern(self.weights, store.task)
+        pattern = governing(self.weights, store.task)
         if pattern is None:
             return 0.0
-        return self.weights[pattern] / sum(_pattern(self.weights, s.task) == pattern for s in self.stores)
+        return self.weights[pattern] / sum(governing(self.weights, s.task) == pattern for s in self.stores)
 
     def _window(self, k: int, rng: np.random.Generator, max_tokens: int) -> tuple[int, int]:
         if self.document_tokens and not self.stores[k].codec.acts:
@@ -157,7 +157,7 @@ class Mixture:
             step += 1
 
 
-def _pattern(table: Mapping[str, object], task: str) -> str | None:
+def governing(table: Mapping[str, object], task: str) -> str | None:
     """The most specific key that governs a task: its id, the longest matching glob, or its domain."""
     if task in table:
         return task
@@ -171,5 +171,5 @@ def _pattern(table: Mapping[str, object], task: str) -> str | None:
 
 
 def pattern_value(table: Mapping[str, int | None], task: str, default: int | None) -> int | None:
-    pattern = _pattern(table, task)
+    pattern = governing(table, task)
     return default if pattern is None else table[pattern]

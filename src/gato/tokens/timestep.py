@@ -10,7 +10,8 @@
 
 An episode of T steps is T of these one after another, L = T (k + m + n + 1 + A) tokens, and all T are kept. A document
 or a caption is a timestep without actions: no separator, no local positions, an end mark after each text, its text the
-target; the image comes first since "image" < "text".
+target; the image comes first since "image" < "text". A text called `question` is no target and has no end: what follows
+it, the reply, is (paper, figure 2).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from gato.tokens.values import Vocabulary, mu_law, scale_action, unscale_action
 TEXT, IMAGE, DISCRETE, CONTINUOUS, SEPARATOR = range(5)
 KINDS = ("text", "image", "discrete", "continuous", "separator")
 LINEAR_RANGE = 10.0
+QUESTION = "question"
 NO_POSITION, ACTION_POSITION = -1, -2  # otherwise 0 … n_obs: the index inside the observation (appendix C.3)
 
 
@@ -78,20 +80,22 @@ class TimestepCodec:
         max_positions: int = 512,
         action_position: bool = True,
         text_targets: bool = True,
+        question_targets: bool = False,
         observation_targets: bool = False,
         linear: bool = False,
         task_index: int | None = None,
     ):
-        """The switches: `observation_targets` makes discrete and continuous observations targets too; `linear` bins
+        """The switches: `question_targets` makes questions targets too; `observation_targets` makes discrete and continuous observations targets too; `linear` bins
         observations evenly over [-LINEAR_RANGE, LINEAR_RANGE] in place of mu-law; `task_index` opens every timestep
         with a discrete token that names the task."""
         self.spec, self.vocabulary, self.text, self.task = spec, vocabulary, text, task
         self._max_positions, self._action_position, self._linear = max_positions, action_position, linear
         self.acts = bool(spec.action)
         self._text_targets = text_targets or not self.acts
+        self._question_targets = question_targets
         self._observation_targets = observation_targets
         self._task_index = task_index if self.acts else None
-        self._texts: dict[str, np.ndarray] = {}
+        self._texts: dict[tuple[str, bool], np.ndarray] = {}
         fixed = self.fixed_tokens - self.acts - self.action_tokens
         if self.acts and fixed + 1 > max_positions:
             raise SpecError(
@@ -186,9 +190,11 @@ class TimestepCodec:
     def _observation(self, path: str, spec: Spec, values: Any, steps: int, table: images.PatchTable) -> _Column:
         v = self.vocabulary
         if spec.kind == "text":
-            encoded = [self._encode_text(text, path) for text in values]
+            asks = not self.acts and path.rsplit("/", 1)[-1] == QUESTION
+            encoded = [self._encode_text(text, path, ends=not self.acts and not asks) for text in values]
             flat = np.concatenate(encoded) if encoded else np.zeros(0, np.int32)
-            return _Column(TEXT, flat, np.array([len(e) for e in encoded]), target=self._text_targets)
+            target = self._question_targets if asks else self._text_targets
+            return _Column(TEXT, flat, np.array([len(e) for e in encoded]), target=target)
         if spec.kind == "image":
             frames = np.asarray(values)
             return _Column(IMAGE, table.add(images.cut(frames)), boxes=images.boxes(*spec.shape[:2]))
@@ -213,16 +219,16 @@ class TimestepCodec:
             CONTINUOUS, self.vocabulary.encode_continuous(scale_action(flat, low, high)), target=True, action=True
         )
 
-    def _encode_text(self, text: str, path: str) -> np.ndarray:
+    def _encode_text(self, text: str, path: str, ends: bool) -> np.ndarray:
         if self.text is None:
             raise SpecError("a text needs a tokenizer", where=f"{self.task} {path}", fix="gato tokenizer train FILES")
-        if text not in self._texts:
+        if (text, ends) not in self._texts:
             if len(self._texts) > 100_000:
                 self._texts.clear()
             ids = self.text.encode(text)
-            end = [] if self.acts else [self.text.eos_id]  # documents and captions end with </s>
-            self._texts[text] = np.concatenate([ids, np.asarray(end, np.int32)]).astype(np.int32)
-        return self._texts[text]
+            end = [self.text.eos_id] if ends else []  # documents and captions end with </s>
+            self._texts[text, ends] = np.concatenate([ids, np.asarray(end, np.int32)]).astype(np.int32)
+        return self._texts[text, ends]
 
     # -- decode -------------------------------------------------------------------------------------------------------
 

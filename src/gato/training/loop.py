@@ -64,7 +64,8 @@ def load_stores(
             continue
         codec = make_codec(
             config, tokenizer, dataset.spec, dataset.task, len(stores),
-            text_targets=recipe.text_targets, observation_targets=recipe.observation_loss > 0,
+            text_targets=recipe.text_targets, question_targets=recipe.question_targets,
+            observation_targets=recipe.observation_loss > 0,
         )  # fmt: skip
         chosen: Iterable[int] = range(len(dataset))
         if recipe.return_filter is not None and codec.acts and len(dataset):

@@ -19,7 +19,7 @@ def make_optimizers(model: torch.nn.Module, recipe: Recipe) -> Optimizers:
     chosen = {id(p) for p in matrices}
     rest = [(n, p) for n, p in named if id(p) not in chosen]
     decayed = [p for n, p in rest if p.ndim >= 2 and n.startswith("embed.patch")]
-    tables = [p for n, p in rest if p.ndim == 2 and not n.startswith("embed.patch")]
+    tables = [p for n, p in rest if n.startswith("embed.") and not n.startswith("embed.patch")]
     plain = [p for _, p in rest if not any(p is q for q in (*decayed, *tables))]
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": recipe.weight_decay},

@@ -44,6 +44,7 @@ class Recipe:
     prompt_share: float = 0.25
     prompt_loss: bool = True
     text_targets: bool = True
+    question_targets: bool = False  # the paper predicts the answer alone (figure 2)
     return_filter: float | None = None  # train on episodes with at least this share of the expert's return (paper: 0.8)
     # optimiser (paper: section 2.3 and appendix D for AdamW's; Muon is ours)
     optimizer: Literal["adamw", "muon"] = "adamw"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from gato.episodes.manifest import make_folder, write_file_atomically
 from gato.episodes.store import Dataset, find_datasets
 from gato.errors import CheckpointMissingError, DatasetMissingError, OutputExistsError, nearest
 from gato.model.bundle import Bundle, read_json
+from gato.sequences import TokenStore
+from gato.sequences.mixture import governing
 from gato.tokens.text import TextTokenizer
 from gato.training.loop import load_stores, train
 from gato.training.progress import TrainingBar
@@ -107,9 +110,18 @@ def _run(
     if processes > 1:
         torch.set_num_threads(1)  # before anything uses more: they are forked
     stores = load_stores(list(data), recipe.config(), text, recipe)
+    absent = absent_weights(recipe, stores)
+    if absent:
+        print(f"no data for {', '.join(absent)}: the other weights share theirs", file=sys.stderr)
     with TrainingBar() as bar:
         train(recipe, stores, text, out, resume=resume, start=start, device=device, watch=bar, processes=processes)
     return out / "bundle"
+
+
+def absent_weights(recipe: Recipe, stores: Sequence[TokenStore]) -> list[str]:
+    """Domains (or globs of tasks) that the recipe weighs and no dataset answers to; the rest is renormalised."""
+    met = {governing(recipe.weights, store.task) for store in stores}
+    return [name for name, weight in recipe.weights.items() if weight and name != "*" and name not in met]
 
 
 def _texts(paths: Sequence[Path]) -> Iterator[str]:

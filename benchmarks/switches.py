@@ -1,0 +1,207 @@
+"""What each switch does at equal tokens: small trainings, two seeds each, scored on demonstrations that were held out.
+
+    python benchmarks/switches.py DATA TOKENIZER --state DIR [--only NAME …] [--processes 2]
+
+DATA is a folder of demonstrations as `gato demo` collects them, TOKENIZER its tokenizer.model. A run that is finished is a
+file in --state, so the whole goes on where it stopped; the table is written to results/switches.json when all are there.
+
+The base is the recipe `demo`, bounded by tokens. A score is the mean loss (nats) of the true action token, or for text
+and captions of the true piece, always against the one-hot target, over windows of the last twentieth of each dataset's
+episodes, which no run trains on; text is in bits per byte, so that tokenizers compare. Runs with prompts are scored
+with prompts. `captions at 160` are the same held-out scenes, drawn at twice the size that was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gato.episodes import Episode
+from gato.episodes.store import Dataset, find_datasets
+from gato.model.bundle import make_codec
+from gato.recipes.demo import recipe as demo
+from gato.sequences import Mixture, TokenStore
+from gato.sequences.filter import good_episodes
+from gato.tokens.text import TextTokenizer
+from gato.tokens.timestep import TEXT
+from gato.training import Recipe, train
+
+TASKS = (
+    "babyai/go-to-local", "meta-world/button-press", "meta-world/drawer-close", "meta-world/reach", "meta-world/window-open",
+    "dm-control-suite/reacher-easy", "sokoban/7x7-1-box", "ale-atari/freeway", "captions/scenes", "text/python-docs",
+)  # fmt: skip
+SHARES = {
+    "babyai": 1.0,
+    "meta-world": 1.0,
+    "dm-control-suite": 1.0,
+    "sokoban": 1.0,
+    "ale-atari": 0.5,
+    "captions": 0.5,
+    "text": 1.0,
+}
+TOKENS, SEEDS, HELD_OUT, BATCHES = 1_500_000, (0, 1), 0.05, 24
+PROMPT = {"prompt_share": 0.25}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "adamw": {"optimizer": "adamw"},
+    "loss by targets": {"loss_by": "targets"},
+    "one-hot targets": {"smooth_targets": 0.0},
+    "random bin rows": {"model": {"smooth_bin_rows": False}},
+    "linear patches": {"model": {"patch_embedder": "linear"}},
+    "fixed encodings": {"model": {"encodings": "fixed"}},
+    "xl positions": {"model": {"position": "xl"}},
+    "learned positions": {"model": {"position": "learned"}},
+    "separate ids": {"model": {"separate_discrete": True}},
+    "no action position": {"model": {"action_position": False}},
+    "linear bins": {"model": {"observation_bins": "linear"}},
+    "all actions in one pass": {"model": {"parallel_actions": True}},
+    "observations predicted": {"observation_loss": 0.1},
+    "text observations predicted": {"text_targets": True},
+    "return filter": {"return_filter": 0.8},
+    "prompt": PROMPT,
+    "prompt without loss": {**PROMPT, "prompt_loss": False},
+    "task token": {"model": {"task_token": True}},
+    "prompt and task token": {**PROMPT, "model": {"task_token": True}},
+    "windows of four timesteps": {"window_timesteps": {"*": 4, "text": None, "captions": None}},
+    "stochastic depth": {"model": {"stochastic_depth": 0.1}},
+    "bytes": {"tokenizer": "bytes"},
+}  # fmt: skip
+
+
+def recipe_of(variant: dict[str, Any], seed: int) -> Recipe:
+    changes = {k: v for k, v in variant.items() if k not in ("model", "tokenizer")}
+    recipe = demo.replace(
+        weights=SHARES, window_timesteps={"*": 1, "text": None, "captions": None}, window_tokens=512, seed=seed,
+        save_every_seconds=1e9, model={**demo.model, **variant.get("model", {})},
+    )  # fmt: skip
+    return recipe.replace(steps=TOKENS // (recipe.slots * recipe.slot_tokens), **changes)
+
+
+def byte_tokenizer() -> TextTokenizer:
+    """A SentencePiece model that knows no sub-word of ordinary text: every character is spelt in bytes."""
+    return TextTokenizer.train((chr(0xE000 + i) for i in range(765)), 1024)
+
+
+def build(data: Path, tokenizer: TextTokenizer, recipe: Recipe) -> tuple[list[TokenStore], list[TokenStore]]:
+    """(training stores, held-out stores)."""
+    parts: tuple[list[TokenStore], list[TokenStore]] = ([], [])
+    datasets = {d.task: d for d in map(Dataset.open, find_datasets([data]))}
+    for index, task in enumerate(TASKS):
+        dataset = datasets[task]
+        codec = make_codec(
+            recipe.config(), tokenizer, dataset.spec, task, index, text_targets=recipe.text_targets,
+            observation_targets=recipe.observation_loss > 0,
+        )  # fmt: skip
+        first = len(dataset) - max(1, int(HELD_OUT * len(dataset)))
+        numbers: Sequence[int] = range(first)
+        if recipe.return_filter is not None and codec.acts:
+            numbers = good_episodes(dataset.returns[:first], recipe.return_filter).tolist()
+        parts[0].append(TokenStore.build(task, codec, (dataset[i] for i in numbers)))
+        parts[1].append(TokenStore.build(task, codec, (dataset[i] for i in range(first, len(dataset)))))
+    return parts
+
+
+@torch.no_grad()
+def score(model, stores: list[TokenStore], recipe: Recipe) -> dict[str, float]:
+    """{task: nats per action (or piece)}; text in bits per byte."""
+    out = {}
+    for store in stores:
+        mixture = Mixture(
+            [store], {"*": 1.0}, recipe.slots, recipe.slot_tokens, recipe.window_tokens, recipe.window_timesteps,
+            1.0 if recipe.prompt_share else 0.0, False, recipe.config().parallel_actions, 10_000, recipe.document_tokens,
+        )  # fmt: skip
+        nats, count = 0.0, 0
+        for step in range(BATCHES):
+            batch = mixture.batch(step)
+            log_p = torch.log_softmax(model(batch).float(), -1).gather(1, batch.targets[:, None])[:, 0]
+            wanted = ~batch.observed & ((batch.kinds != TEXT) if store.codec.acts else torch.ones_like(batch.observed))
+            nats, count = nats - float(log_p[wanted].sum()), count + int(wanted.sum())
+        out[store.task] = nats / count
+        if store.task.startswith("text/"):
+            tokenizer = store.codec.text
+            assert tokenizer is not None
+            size = sum(len(tokenizer.decode(store.tokens.ids[a:b]).encode()) for a, b in _pieces(store))
+            out[store.task] *= len(store.tokens) / size / math.log(2)
+    return out
+
+
+def _pieces(store: TokenStore):
+    return zip(store.starts[:-1].tolist(), store.starts[1:].tolist(), strict=True)
+
+
+def larger(dataset: Dataset, store: TokenStore, numbers: Sequence[int]) -> TokenStore:
+    """Captioned scenes at twice their size, each pixel doubled."""
+
+    def grown(episode: Episode) -> Episode:
+        image = np.asarray(episode.observations["image"]).repeat(2, axis=1).repeat(2, axis=2)
+        return Episode(episode.task, {**episode.observations, "image": image}, {}, episode.rewards)
+
+    from gato.corpora import caption_spec
+
+    codec = make_codec(demo.config(), store.codec.text, caption_spec(160, 160), store.task)
+    codec.vocabulary = store.codec.vocabulary
+    return TokenStore.build(store.task, codec, (grown(dataset[i]) for i in numbers))
+
+
+def run(name: str, seed: int, data: Path, tokenizer_file: Path, file: Path) -> None:
+    torch.set_num_threads(1)
+    variant = VARIANTS[name]
+    tokenizer = byte_tokenizer() if variant.get("tokenizer") == "bytes" else TextTokenizer.load(tokenizer_file)
+    recipe = recipe_of(variant, seed)
+    training, held_out = build(data, tokenizer, recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = train(recipe, training, tokenizer, Path(folder) / "run")
+    scores = score(bundle.model, held_out, recipe)
+    captions = Dataset.open(data / "captions/scenes")
+    last = range(len(captions) - 600, len(captions))
+    scores["captions at 160"] = score(
+        bundle.model, [larger(captions, held_out[TASKS.index("captions/scenes")], last)], recipe
+    )["captions/scenes"]
+    beside = file.with_suffix(".part")
+    beside.write_text(json.dumps({"variant": name, "seed": seed, "tokens": bundle.card["tokens"], "scores": scores}))
+    beside.replace(file)
+    print(name, seed, {k: round(v, 3) for k, v in scores.items()}, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    arguments.state.mkdir(parents=True, exist_ok=True)
+    file = {(n, s): arguments.state / f"{n.replace(' ', '-')}-{s}.json" for n in VARIANTS for s in SEEDS}
+    waiting = [(n, s) for s in SEEDS for n in arguments.only if not file[n, s].exists()]
+    running: dict[int, tuple[str, int]] = {}
+    while waiting or running:
+        while waiting and len(running) < arguments.processes:
+            name, seed = waiting.pop(0)
+            pid = os.fork()  # nothing has used more than one thread yet
+            if pid == 0:
+                run(name, seed, arguments.data, arguments.tokenizer, file[name, seed])
+                os._exit(0)
+            running[pid] = (name, seed)
+        pid, status = os.wait()
+        name, seed = running.pop(pid)
+        if status:
+            raise SystemExit(f"{name}, seed {seed}, failed")
+    found = [json.loads(f.read_text()) for f in file.values() if f.exists()]
+    if len(found) == len(file):
+        record = {"protocol": " ".join((__doc__ or "").split("\n\n", 2)[2].split()), "tokens": TOKENS, "seeds": list(SEEDS),
+                  "torch": torch.__version__, "recipe": recipe_of({}, 0).to_json(), "runs": found}  # fmt: skip
+        Path("results/switches.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
