@@ -48,7 +48,7 @@ SHARES = {
     "captions": 0.5,
     "text": 1.0,
 }
-TOKENS, SEEDS, HELD_OUT, BATCHES = 1_500_000, (0, 1), 0.05, 24
+TOKENS, SEEDS, HELD_OUT, BATCHES = 1_000_000, (0, 1), 0.05, 24
 PROMPT = {"prompt_share": 0.25}
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
@@ -152,12 +152,18 @@ def larger(dataset: Dataset, store: TokenStore, numbers: Sequence[int]) -> Token
     return TokenStore.build(store.task, codec, (grown(dataset[i]) for i in numbers))
 
 
-def run(name: str, seed: int, data: Path, tokenizer_file: Path, file: Path) -> None:
-    torch.set_num_threads(1)
-    variant = VARIANTS[name]
-    tokenizer = byte_tokenizer() if variant.get("tokenizer") == "bytes" else TextTokenizer.load(tokenizer_file)
-    recipe = recipe_of(variant, seed)
-    training, held_out = build(data, tokenizer, recipe)
+def tokens_of(name: str) -> str:
+    """What decides the tokens of a variant: variants that agree in it share their stores."""
+    recipe, model = recipe_of(VARIANTS[name], 0), recipe_of(VARIANTS[name], 0).config()
+    return json.dumps(
+        [VARIANTS[name].get("tokenizer"), model.separate_discrete, model.action_position, model.observation_bins,
+         model.task_token, recipe.observation_loss > 0, recipe.text_targets, recipe.return_filter]
+    )  # fmt: skip
+
+
+def run(name: str, seed: int, data: Path, tokenizer: TextTokenizer, stores, file: Path) -> None:
+    training, held_out = stores
+    recipe = recipe_of(VARIANTS[name], seed)
     with tempfile.TemporaryDirectory() as folder:
         bundle = train(recipe, training, tokenizer, Path(folder) / "run")
     scores = score(bundle.model, held_out, recipe)
@@ -182,20 +188,27 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.state.mkdir(parents=True, exist_ok=True)
     file = {(n, s): arguments.state / f"{n.replace(' ', '-')}-{s}.json" for n in VARIANTS for s in SEEDS}
-    waiting = [(n, s) for s in SEEDS for n in arguments.only if not file[n, s].exists()]
-    running: dict[int, tuple[str, int]] = {}
-    while waiting or running:
-        while waiting and len(running) < arguments.processes:
-            name, seed = waiting.pop(0)
-            pid = os.fork()  # nothing has used more than one thread yet
-            if pid == 0:
-                run(name, seed, arguments.data, arguments.tokenizer, file[name, seed])
-                os._exit(0)
-            running[pid] = (name, seed)
-        pid, status = os.wait()
-        name, seed = running.pop(pid)
-        if status:
-            raise SystemExit(f"{name}, seed {seed}, failed")
+    torch.set_num_threads(1)
+    for key in dict.fromkeys(map(tokens_of, arguments.only)):
+        waiting = [(n, s) for s in SEEDS for n in arguments.only if tokens_of(n) == key and not file[n, s].exists()]
+        if not waiting:
+            continue
+        plain = TextTokenizer.load(arguments.tokenizer)
+        tokenizer = byte_tokenizer() if json.loads(key)[0] == "bytes" else plain
+        stores = build(arguments.data, tokenizer, recipe_of(VARIANTS[waiting[0][0]], 0))
+        running: dict[int, tuple[str, int]] = {}
+        while waiting or running:
+            while waiting and len(running) < arguments.processes:
+                name, seed = waiting.pop(0)
+                pid = os.fork()  # nothing has used more than one thread yet
+                if pid == 0:
+                    run(name, seed, arguments.data, tokenizer, stores, file[name, seed])
+                    os._exit(0)
+                running[pid] = (name, seed)
+            pid, status = os.wait()
+            name, seed = running.pop(pid)
+            if status:
+                raise SystemExit(f"{name}, seed {seed}, failed")
     found = [json.loads(f.read_text()) for f in file.values() if f.exists()]
     if len(found) == len(file):
         record = {"protocol": " ".join((__doc__ or "").split("\n\n", 2)[2].split()), "tokens": TOKENS, "seeds": list(SEEDS),

@@ -18,3 +18,14 @@ def test_the_example_learns_to_balance(tmp_path):
     assert said, ran.stdout
     assert int(said[1]) >= 150  # at random a pole stands for some twenty steps, pushed to one side for ten
     assert (tmp_path / "own/train/bundle/MANIFEST.json").exists()
+
+
+def test_the_low_level_example():
+    """79 M parameters; 2 × (20 patches, a value, the separator, an action) tokens; 0.1 is bin 632 by hand."""
+    ran = subprocess.run(
+        [sys.executable, "examples/low_level.py"],
+        cwd=ROOT, env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "78.8 M parameters, 46 tokens" in ran.stdout and "hidden states: (46, 768)" in ran.stdout
+    assert "ids after the patches: [32632, 33024, 3]" in ran.stdout
