@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -446,6 +446,8 @@ class Evaluate:
     workers: int = 2
     seed: int = 0
     film: bool = True
+    acting: Annotated[tuple[str, ...], tyro.conf.arg(name="acting")] = ()
+    """How to act: discrete=greedy, continuous=mean, temperature=0.5, top_k=4, memory=xl; the bundle's own if not given."""
     language: bool = False
     """Captions of held-out scenes and bits per byte of held-out documentation too, where the bundle was trained on them."""
     overwrite: bool = False
@@ -470,6 +472,7 @@ class Evaluate:
         from gato.worlds import find, select
 
         agent = load(self.bundle, _device(self.device))
+        agent.bundle.acting |= _acting(self.acting, agent.bundle.acting)
         if self.tasks:
             chosen = select(self.tasks)
             known = [t for t in chosen if t.id in agent.tasks]
@@ -667,6 +670,22 @@ VERBS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def _acting(words: tuple[str, ...], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`name=value` words as ways of acting, checked. Raises UsageError."""
+    from gato.policy.acting import check_acting
+
+    said: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise UsageError(f"{word!r} is not name=value", fix="--acting discrete=greedy temperature=0.5")
+        try:
+            said[name] = json.loads(text)
+        except ValueError:
+            said[name] = text
+    return check_acting({**own, **said}) if said else {}
+
+
 def _device(name: str) -> str:
     """auto, cpu, cuda or cuda:N, checked before anything is written. Raises UsageError."""
     if name == "cpu":
@@ -756,7 +775,9 @@ def _dispatch(words: list[str]) -> int:
         said.append(word)
         chosen: Callable[..., Any] | dict[str, Any] = verbs[word]
         if not isinstance(chosen, dict):
-            tyro.cli(chosen, args=_together(words, ("--set", "--data")), prog=f"gato {' '.join(said)}").run()
+            tyro.cli(
+                chosen, args=_together(words, ("--set", "--data", "--acting")), prog=f"gato {' '.join(said)}"
+            ).run()
             return 0
         verbs = chosen
 

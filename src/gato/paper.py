@@ -60,7 +60,6 @@ def later(row: str) -> Deviation:
 THEIRS = later("what the paper measured on its own machines and data")
 FILTERED = Deviation("Different from the paper, in the demo", "experts recorded while they learn, filtered by return †")
 PAGES = later("pages of text and pictures (M3W), five image-text pairs to an episode")
-MEMORY = later("Transformer-XL memory when acting")
 EVALUATION_PROMPT = later("evaluation prompt: the first 1,024 tokens of a successful demonstration")
 RATES = later("learning rate of 364M: 2e-4")
 SAMPLES = later("captions: temperature 0.9, the first three samples; chat: a prompt that was published elsewhere")
@@ -612,7 +611,11 @@ PAPER = (
                 "model/test_model.py:test_ring_cache_is_one_pass_with_a_band"
                 " model/test_cache.py:test_pieces_of_any_length_are_one_pass",
             ),
-            fact("Transformer-XL memory helps when acting, unused in training", deviation=MEMORY),
+            fact(
+                "Transformer-XL memory helps when acting, unused in training",
+                "policy/acting.py:DEFAULTS policy/batch.py:AgentPolicy",
+                "policy/test_policy.py:test_xl_memory_reaches_one_context_further",
+            ),
             fact(
                 "greedy or sampled, temperature, tokens that are no action",
                 "training/recipe.py:Recipe.discrete training/recipe.py:Recipe.temperature policy/batch.py:AgentPolicy",

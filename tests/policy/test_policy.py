@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gato.episodes import Episode, Spec, TaskSpec
-from gato.errors import ObservationError, SpecError, UnknownNameError
+from gato.errors import ObservationError, SpecError, UnknownNameError, UsageError
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent
@@ -160,3 +160,42 @@ def test_sessions_and_sugar(tokenizer):
 def test_random_play_uses_the_same_loop():
     episodes = list(rollout([Unit(TASK, s) for s in range(3)], [LocalSlot()], RandomPolicy()))
     assert [e.info["seed"] for e in episodes] == [0, 1, 2]
+
+
+def test_xl_memory_reaches_one_context_further(tokenizer):
+    """A context of 128 with XL memory is the same network with a context of 256 (whose meaning tests/model has), and not
+    the one of 128 alone, over an episode of about 400 tokens."""
+
+    def play(context, **acting):
+        bundle = make_bundle(tokenizer, None, ("greedy", "mean"), token_sequence_length=context)
+        policy = Agent(bundle).policy(TASK, 1, **acting)
+        episode = next(rollout([Unit(TASK, 3, max_steps=14)], [LocalSlot()], policy))
+        assert policy._cache.window == (256 if acting or context == 256 else 128)
+        return np.concatenate([np.asarray(v, float).reshape(14, -1) for v in episode.actions.values()], axis=1)
+
+    remembering, longer, plain = play(128, memory="xl"), play(256), play(128)
+    assert np.array_equal(remembering, longer)
+    assert np.array_equal(remembering[:3], plain[:3]) and not np.array_equal(remembering, plain)
+
+
+def test_top_k_and_temperature_by_hand(tokenizer):
+    policy = Agent(make_bundle(tokenizer, 1)).policy(TASK, 1, temperature=0.5, top_k=2)
+    p = policy._chances(torch.log(torch.tensor([[0.5, 0.3, 0.2]])))
+    assert p[0].tolist() == pytest.approx([25 / 34, 9 / 34, 0.0])
+    policy.change(top_k=None)
+    assert policy._chances(torch.log(torch.tensor([0.5, 0.3, 0.2]))).tolist() == pytest.approx(
+        [25 / 38, 9 / 38, 4 / 38]
+    )
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"temprature": 1.0}, "temperature"), ({"discrete": "best"}, "sample, greedy"), ({"temperature": 0}, "above 0"),
+        ({"top_k": 0}, "from 1"), ({"memory": "all"}, "window, xl"), ({"temperature": float("nan")}, "above 0"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_ways_of_acting_that_there_are_not(tokenizer, options, said):
+    with pytest.raises(UsageError, match=said):
+        Agent(make_bundle(tokenizer, 1)).session(TASK, **options)

@@ -16,6 +16,7 @@ import torch
 from gato.episodes import check_values, flatten
 from gato.model.bundle import Bundle
 from gato.model.cache import RingCache
+from gato.policy.acting import check_acting
 from gato.sequences.batch import Batch
 from gato.tokens import Tokens
 from gato.tokens.patches import mean_index
@@ -33,7 +34,7 @@ class AgentPolicy:
     def __init__(self, bundle: Bundle, task: str, slots: int, *, acting: Mapping[str, Any] | None = None):
         self._bundle, self.task = bundle, task
         self._codec, self._card = bundle.codec(task), bundle.tasks[task]
-        self._acting = {**bundle.acting, **(acting or {})}
+        self._acting = check_acting({**bundle.acting, **(acting or {})})
         self._legal = self._codec.legal()
         config = bundle.config
         self._parallel = config.parallel_actions
@@ -43,7 +44,10 @@ class AgentPolicy:
         longest = self._codec.fixed_tokens + (
             TEXT_ROOM if any(s.kind == "text" for s in self._card.spec.observation.values()) else 0
         )
-        window = config.token_sequence_length if steps is None else min(config.token_sequence_length, steps * longest)
+        self._context = config.token_sequence_length
+        if self._acting["memory"] == "xl" and config.position != "learned":  # learned positions end with the context
+            self._context *= 2
+        window = self._context if steps is None else min(self._context, steps * longest)
         self._device = next(bundle.model.parameters()).device
         self._cache = RingCache(config, slots, window, steps, most_new=longest + 1, device=self._device)
         self._rng = [np.random.default_rng(0) for _ in range(slots)]
@@ -61,13 +65,13 @@ class AgentPolicy:
         """How the last `act` came about: for each action token of the slot, the probabilities (legal ids,) that it was
         chosen from, at the temperature of the policy."""
         slots, chosen_from = self._decided
-        temperature = float(self._acting.get("temperature", 1.0))
         row = slots.index(index)
-        return [torch.softmax(log_p[row] / temperature, -1).cpu().numpy() for log_p in chosen_from]
+        return [self._chances(log_p[row]).cpu().numpy() for log_p in chosen_from]
 
     def change(self, **acting: Any) -> None:
-        """From the next decision on, act otherwise: `discrete=`, `continuous=`, `temperature=`. The context stays."""
-        self._acting |= acting
+        """From the next decision on, act otherwise: `discrete=`, `continuous=`, `temperature=`, `top_k=`. The context
+        stays, and so does its memory."""
+        self._acting = check_acting({**self._acting, **acting})
 
     def begin(self, index: int, unit: Any, slot: Any = None) -> None:
         self.reset(index, unit.seed)
@@ -81,10 +85,17 @@ class AgentPolicy:
             self._prefill(index)
 
     def _prefill(self, index: int) -> None:
-        """The first half window of the demonstration, in whole timesteps."""
+        """The first half context of the demonstration, in whole timesteps."""
         tokens = self._codec.encode(self._card.prompt)  # type: ignore[arg-type]
         starts = tokens.starts()
-        stop = int(starts[np.searchsorted(starts, self._cache.window // 2, side="right") - 1])
+        stop = int(
+            starts[
+                np.searchsorted(
+                    starts, min(self._cache.window, self._bundle.config.token_sequence_length) // 2, side="right"
+                )
+                - 1
+            ]
+        )
         rows = _rows(tokens, 0, stop)
         if self._parallel:
             rows["blank"] = (tokens.positions[:stop] < 0) & np.isin(tokens.kinds[:stop], (DISCRETE, CONTINUOUS))
@@ -146,8 +157,7 @@ class AgentPolicy:
         if new <= self._cache.most_new:
             return
         new += TEXT_ROOM
-        context, steps = self._bundle.config.token_sequence_length, self._steps
-        self._cache.grow(context if steps is None else min(context, steps * new), new)
+        self._cache.grow(self._context if self._steps is None else min(self._context, self._steps * new), new)
 
     def _start_over(self, slots: list[int], lengths: np.ndarray) -> None:
         """Learned global positions end where the context does: a slot without room for its timestep begins again at
@@ -172,7 +182,7 @@ class AgentPolicy:
         if manner == "greedy":
             index = log_p.argmax(-1).cpu().numpy()
             return legal.low + index, from_bins(index) if continuous else index
-        p = torch.softmax(log_p / float(self._acting.get("temperature", 1.0)), -1).double().cpu().numpy()
+        p = self._chances(log_p).double().cpu().numpy()
         if manner == "mean":
             value = (p * from_bins(np.arange(p.shape[1]))).sum(1)
             return legal.low + to_bins(value), value
@@ -180,6 +190,14 @@ class AgentPolicy:
         draws = np.array([self._rng[i].random() for i in slots])[:, None] * cumulative[:, -1:]
         index = np.minimum((cumulative <= draws).sum(1), p.shape[1] - 1)
         return legal.low + index, from_bins(index) if continuous else index
+
+    def _chances(self, log_p: torch.Tensor) -> torch.Tensor:
+        """(…, ids) log p → the probabilities that are sampled from: sharpened by the temperature, cut to the top k."""
+        scores = log_p / float(self._acting["temperature"])
+        if self._acting["top_k"] is not None and self._acting["top_k"] < scores.shape[-1]:
+            least = scores.topk(int(self._acting["top_k"]), dim=-1).values[..., -1:]
+            scores = scores.masked_fill(scores < least, -torch.inf)
+        return torch.softmax(scores, -1)
 
     def _action_row(self, token: int, time: int) -> dict[str, np.ndarray]:
         position = ACTION_POSITION if self._bundle.config.action_position else NO_POSITION

@@ -123,7 +123,7 @@ def boxing_by_rule(env: Any, seed: int = 0):
         memory = env.unwrapped.ale.getRAM()
         x, his_x, y, his_y = (int(memory[k]) for k in (32, 33, 34, 35))
         right, down = his_x - x, his_y - y
-        above = down > 0 and his_y - 16 >= 5 or his_y + 16 > 86  # there must be room on that side of him
+        above = (down > 0 and his_y - 16 >= 5) or his_y + 16 > 86  # there must be room on that side of him
         off = down - (16 if above else -16)
         move = "DOWN" if off > 2 else "UP" if off < -2 else ""
         if not 12 <= abs(right) <= 22:

@@ -1,0 +1,38 @@
+"""How an agent acts: a handful of named options, checked before an episode begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gato.errors import UnknownNameError, UsageError, nearest
+
+CHOICES = {"discrete": ("sample", "greedy"), "continuous": ("sample", "greedy", "mean"), "memory": ("window", "xl")}
+DEFAULTS: dict[str, Any] = {
+    "discrete": "sample",
+    "continuous": "sample",
+    "temperature": 1.0,  # of what is sampled, and of a mean
+    "top_k": None,  # only the k likeliest ids of a token are sampled
+    "memory": "window",  # "xl": keys reach back one context more than the network was trained on (paper section 2.4)
+}
+
+
+def check_acting(options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options, the defaults where nothing is said. Raises UnknownNameError, UsageError."""
+    for name, value in options.items():
+        if name not in DEFAULTS:
+            raise UnknownNameError(
+                f"no way of acting is called {name!r}", fix=nearest(name, DEFAULTS) or f"one of {', '.join(DEFAULTS)}"
+            )
+        if name in CHOICES and value not in CHOICES[name]:
+            raise UsageError(f"{name}={value!r}", fix=f"one of {', '.join(CHOICES[name])}")
+        if name == "temperature" and not (_is_number(value) and 0 < value < math.inf):
+            raise UsageError(f"temperature={value!r}", fix="a number above 0; discrete=greedy for the likeliest")
+        if name == "top_k" and value is not None and not (_is_number(value) and value == int(value) and value >= 1):
+            raise UsageError(f"top_k={value!r}", fix="a whole number from 1")
+    return {**DEFAULTS, **options}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
