@@ -1,0 +1,122 @@
+"""Captions, answers and texts: one at a time, in a thread of their own, so that sessions go on acting meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from gato.policy import Agent
+from gato.serving import checks, schema
+from gato.serving.limits import Limits, Refused
+
+T = TypeVar("T")
+MODEL = "gato"
+
+
+class Language:
+    """A queue with an end: who comes when it is full is told so at once."""
+
+    def __init__(self, agent: Agent, limits: Limits):
+        self._agent, self._limits = agent, limits
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="language")
+        self.waiting = 0
+        self.started = int(time.time())
+
+    async def _run(self, function: Callable[[], T]) -> T:
+        if self.waiting >= self._limits.queue:
+            raise Refused(503, "full", f"{self.waiting} requests are waiting", "queue", retry_after=1)
+        self.waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        finally:
+            self.waiting -= 1
+
+    async def caption(self, asked: schema.CaptionRequest) -> str:
+        picture = checks.image(asked.image, self._limits.pixels)
+        return await self._run(lambda: self._agent.caption(checks.pixels(picture), asked.max_tokens, asked.temperature))
+
+    async def answer(self, asked: schema.AnswerRequest) -> str:
+        picture = checks.image(asked.image, self._limits.pixels)
+        question = self._text(asked.question, "question")
+        return await self._run(
+            lambda: self._agent.answer(checks.pixels(picture), question, asked.max_tokens, asked.temperature)
+        )
+
+    def models(self) -> schema.ModelList:
+        model = schema.Model(id=MODEL, object="model", created=self.started, owned_by="gato")
+        return schema.ModelList(object="list", data=[model])
+
+    async def chat(self, asked: schema.ChatRequest) -> schema.Completion:
+        """The continuation of the messages' text, or, where the last message shows a picture, what is said of it."""
+        if asked.model not in ("", MODEL):
+            raise Refused(404, "unknown-model", f"no model {asked.model[:100]!r}", "model", f"model {MODEL!r}")
+        most = asked.max_completion_tokens or asked.max_tokens or 64
+        temperature = 0.7 if asked.temperature is None else asked.temperature
+        prompt, url = _read(asked.messages)
+        prompt = self._text(prompt, "messages")
+        if url is not None:
+            if not url.startswith("data:"):
+                raise Refused(422, "image", "pictures are taken from data: addresses only", "messages.image_url")
+            image = url.partition(",")[2]
+            if prompt:
+                said = await self.answer(
+                    schema.AnswerRequest(
+                        image=image, question=prompt, max_tokens=most, temperature=asked.temperature or 0
+                    )
+                )
+            else:
+                said = await self.caption(
+                    schema.CaptionRequest(image=image, max_tokens=most, temperature=asked.temperature or 0)
+                )
+        else:
+            if not prompt:
+                raise Refused(422, "messages", "nothing to continue", "messages.content")
+            said = await self._run(lambda: self._agent.chat(prompt, most, temperature, asked.seed or 0))
+        count = self._agent.bundle.tokenizer.encode
+        before, after = len(count(prompt)), len(count(said))
+        message = schema.ChatMessage(role="assistant", content=said)
+        choice = schema.Choice(index=0, message=message, finish_reason="length" if after >= most else "stop")
+        usage = schema.Usage(prompt_tokens=before, completion_tokens=after, total_tokens=before + after)
+        return schema.Completion(
+            id=f"chatcmpl-{secrets.token_hex(8)}", object="chat.completion", created=int(time.time()), model=MODEL,
+            choices=[choice], usage=usage,
+        )  # fmt: skip
+
+    def _text(self, text: str, field: str) -> str:
+        if len(text) > self._limits.text:
+            raise Refused(413, "too-large", f"{len(text):,} characters; at most {self._limits.text:,}", field)
+        return text
+
+    async def shut(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _read(messages: list[schema.Message]) -> tuple[str, str | None]:
+    """All texts, a blank line between them, and the address of the last message's picture. With a picture its own text
+    is the question."""
+    texts: list[str] = []
+    url = None
+    for message in messages:
+        parts = (
+            [schema.Text(type="text", text=message.content)] if isinstance(message.content, str) else message.content
+        )
+        own = [part.text for part in parts if isinstance(part, schema.Text)]
+        pictures = [part.image_url.url for part in parts if isinstance(part, schema.ImagePart)]
+        url = pictures[-1] if pictures else None
+        texts = own if pictures else [*texts, *own]
+    return "\n\n".join(text for text in texts if text), url
+
+
+def events(completion: schema.Completion) -> Iterator[str]:
+    """A completion as server-sent events, as clients that set `stream` expect it."""
+    head = {"id": completion.id, "object": "chat.completion.chunk", "created": completion.created, "model": MODEL}
+    choice = completion.choices[0]
+    deltas = [({"role": "assistant", "content": choice.message.content}, None), ({}, choice.finish_reason)]
+    for delta, reason in deltas:
+        yield f"data: {json.dumps({**head, 'choices': [{'index': 0, 'delta': delta, 'finish_reason': reason}]})}\n\n"
+    yield "data: [DONE]\n\n"

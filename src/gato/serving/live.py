@@ -1,0 +1,193 @@
+"""A world played where one can watch: observation, tokens, decision, reward, step after step.
+
+The world runs in a process of its own, under the same supervision as in evaluation: if it crashes it is started again
+and brought back to where it was. What is sent of a step is what the network read and chose, not a reconstruction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from gato.episodes import Episode, check_values, flatten
+from gato.policy.look import first_layer_attention
+from gato.rollouts import Unit, episode_seed
+from gato.rollouts.loop import Transition
+from gato.rollouts.pool import WorkerPool
+from gato.serving.filmed import as_file, filmed
+from gato.serving.limits import Refused
+from gato.serving.sessions import Sessions
+from gato.tokens.patches import grid
+from gato.tokens.show import meaning
+from gato.tokens.timestep import IMAGE
+from gato.worlds import find
+
+DEADLINE = 30.0  # seconds that one step of a world may take
+SHOWN_ACTIONS, SHOWN_VALUES, SHOWN_BINS = 8, 24, 32
+
+
+class Live:
+    """One task on one screen. `open` first, `close` last; in between `begin` an episode and `advance` it."""
+
+    def __init__(self, sessions: Sessions, task: str, acting: dict[str, Any]):
+        """Raises Refused: 404 for a task that the agent does not know, 422 where its simulator is not installed."""
+        agent = sessions.agent
+        if task not in agent.tasks:
+            raise Refused(
+                404, "unknown-task", f"this agent does not know {task[:100]!r}", "task", ", ".join(agent.tasks)
+            )
+        self.task = find(task)
+        if not self.task.installed:
+            raise Refused(
+                422, "simulator-missing", f"the simulator of {task} is not installed", "task", self.task.pip_line
+            )
+        self._sessions, self._acting, self._bundle = sessions, acting, agent.bundle
+        self._codec, self._spec = agent.bundle.codec(task), agent.bundle.tasks[task].spec
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="world")
+        self._pool: WorkerPool | None = None
+        self.done = True
+
+    async def open(self) -> Live:
+        self._policy = await self._sessions.run(lambda: self._sessions.agent.policy(self.task.id, 1, **self._acting))
+        await self._in_world(self._start)
+        return self
+
+    def _start(self) -> None:
+        filmed(self.task.id)
+        self._pool = WorkerPool(1, deadline=DEADLINE)
+        self._slot = self._pool.slots(1)[0]
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            await self._in_world(self._pool.close)
+            self._pool = None
+        self._thread.shutdown(wait=False)
+
+    async def _in_world(self, function: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the task beforehand."""
+        references = self.task.references
+        return {
+            "type": "task", "task": self.task.id, "score": self.task.score, "max_steps": self.task.max_steps,
+            "expert": references["expert"].mean if "expert" in references else None,
+            "random": references["random"].mean if "random" in references else None,
+            "expert_name": self.task.expert_name, "acting": {**self._bundle.acting, **self._acting},
+            "sees": {path: str(spec) for path, spec in self._spec.observation.items()},
+            "does": {path: str(spec) for path, spec in self._spec.action.items()},
+        }  # fmt: skip
+
+    async def change(self, **acting: Any) -> None:
+        self._acting |= acting
+        await self._sessions.run(lambda: self._policy.change(**acting))
+
+    # -- playing ------------------------------------------------------------------------------------------------------
+
+    async def begin(self, episode: int) -> dict[str, Any]:
+        """Episode number `episode` of the evaluation's: the same start for the same number, whoever asks."""
+        seed = episode_seed(self.task.id, episode, "evaluation")
+        self._now: Transition = await self._in_world(self._reset, Unit(filmed(self.task.id).id, seed))
+        await self._sessions.run(self._policy.reset, 0, seed)
+        self.step, self.total, self.done = 0, 0.0, False
+        return {"type": "begin", "episode": episode, "seed": seed, **self._picture()}
+
+    def _reset(self, unit: Unit) -> Transition:
+        self._slot.reset(unit)
+        return self._slot.receive()
+
+    def _move(self, action: dict[str, np.ndarray]) -> Transition:
+        self._slot.step(action)
+        return self._slot.receive()
+
+    async def advance(self) -> dict[str, Any]:
+        """One decision and its outcome. Only between `begin` and `done`."""
+        assert not self.done, "begin first"
+        shown, action = await self._sessions.run(self._decide)
+        self._now = await self._in_world(self._move, action)
+        self.step += 1
+        self.total += float(self._now.reward)
+        self.done = self._now.terminated or self._now.truncated
+        success = self._now.info.get("success")
+        return {
+            "type": "step", "step": self.step, "reward": float(self._now.reward), "return": self.total, "done": self.done,
+            "success": success, **shown, **self._picture(),
+        }  # fmt: skip
+
+    def _picture(self) -> dict[str, Any]:
+        return {"frame": _address(self._now.info["frame"])}
+
+    def _decide(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """In the acting thread."""
+        leaves = check_values(self._spec.observation, flatten(self._now.observation, "observation"), self.task.id)
+        action = self._policy.act({0: leaves})[0]
+        tokens = self._codec.encode(
+            Episode(
+                self.task.id,
+                {k: [v] if isinstance(v, str) else np.asarray(v)[None] for k, v in leaves.items()},
+                {k: np.asarray(v)[None] for k, v in action.items()},
+                np.zeros(1, np.float32),
+            )
+        )
+        gaze = first_layer_attention(self._bundle, tokens)
+        rows = [
+            [
+                int(tokens.kinds[r]),
+                meaning(self._codec, tokens, r).strip("'").replace(" of the bounds", ""),
+                int(tokens.ids[r]),
+            ]
+            for r in range(len(tokens))
+        ]
+        shown = {
+            "tokens": rows,
+            "gaze": np.round(gaze.astype(np.float64), 4).tolist(),
+            "choices": self._choices(action),
+            "seen": [self._seen(path, leaves[path], gaze, tokens.kinds) for path in self._images()[:1]],
+        }
+        return shown, action
+
+    def _images(self) -> list[str]:
+        return [path for path, spec in self._spec.observation.items() if spec.kind == "image"]
+
+    def _seen(self, path: str, pixels: Any, gaze: np.ndarray, kinds: np.ndarray) -> dict[str, Any]:
+        """The first image of the observation, and for each of its patches how much of the gaze fell on it."""
+        rows, columns = grid(*pixels.shape[:2])
+        patches = gaze[:, np.flatnonzero(kinds == IMAGE)[: rows * columns]]
+        rgb = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels[..., :3]
+        return {
+            "path": path, "image": _address(as_file(np.ascontiguousarray(rgb))), "rows": rows, "columns": columns,
+            "patches": np.round(patches.astype(np.float64), 4).tolist(),
+        }  # fmt: skip
+
+    def _choices(self, action: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """For each action token: what was chosen, and how probable each value was."""
+        probabilities = self._policy.probabilities(0)
+        out: list[dict[str, Any]] = []
+        for path, spec in self._spec.action.items():
+            low, high = (b.tolist() for b in spec.bounds())
+            for i, value in enumerate(np.asarray(action[path]).ravel().tolist()):
+                p = probabilities[len(out)]
+                name = path if spec.size == 1 else f"{path}[{i}]"
+                if spec.kind == "discrete":
+                    chosen, start = int(value), int(low[i])
+                    shown = sorted({*np.argsort(-p)[:SHOWN_VALUES].tolist(), chosen - start})
+                    bars = [[int(k) + start, round(float(p[k]), 4)] for k in shown]
+                else:
+                    chosen = value
+                    mass = p.reshape(SHOWN_BINS, -1).sum(1)
+                    width = (high[i] - low[i]) / SHOWN_BINS
+                    bars = [[round(low[i] + (k + 0.5) * width, 4), round(float(m), 4)] for k, m in enumerate(mass)]
+                out.append(
+                    {"name": name, "kind": spec.kind, "chosen": chosen, "low": low[i], "high": high[i], "bars": bars}
+                )
+        return out[:SHOWN_ACTIONS]
+
+
+def _address(file: bytes) -> str:
+    """A picture file as a data: address; "" for none."""
+    kind = "png" if file.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode()}" if file else ""

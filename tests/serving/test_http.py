@@ -1,0 +1,360 @@
+"""Over HTTP: what is asked is answered, and what is wrong gets a status of the 400s that names the field."""
+
+import base64
+import concurrent.futures
+import io
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from real_server import TASK, ask, running
+
+from gato.client import Client, ServerError
+from gato.episodes import flatten
+from gato.serving.limits import Limits, Rate, is_loopback
+from gato.serving.run import check_address
+from gato.worlds import find
+
+
+def observation(seed=1):
+    return find(TASK).make().reset(seed=seed)[0]
+
+
+def as_lists(value):
+    if isinstance(value, dict):
+        return {k: as_lists(v) for k, v in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def png(width=80, height=80, colour=(200, 30, 30)):
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_a_served_session_does_what_a_local_one_does(agent, port):
+    """Both ways of writing an observation, from the same seed, give the actions of `agent.session`."""
+    local = agent.session(TASK, seed=5)
+    with Client(f"http://127.0.0.1:{port}") as client, client.session(TASK, seed=5) as packed:
+        status, _, facts = ask(port, "POST", "/v1/sessions", {"task": TASK, "seed": 5})
+        assert status == 201 and facts["observation"]["image"]["shape"] == [32, 32, 3]
+        for step in range(6):
+            seen = observation(step)
+            expected, got = local.act(seen), packed.act(seen)
+            assert got["button"] == expected["button"] and np.array_equal(got["stick"], expected["stick"])
+            assert got["stick"].dtype == np.float32
+            path = f"/v1/sessions/{facts['id']}/act"
+            status, _, said = ask(port, "POST", path, {"observation": as_lists(seen)})
+            assert status == 200 and said["step"] == step + 1
+            assert said["action"]["button"] == expected["button"]
+            assert np.allclose(said["action"]["stick"], expected["stick"])
+        packed.reset(seed=5)
+        local.reset(seed=5)
+        assert packed.act(observation())["button"] == local.act(observation())["button"]
+        assert ask(port, "DELETE", f"/v1/sessions/{facts['id']}")[0] == 200
+        assert ask(port, "GET", f"/v1/sessions/{facts['id']}")[0] == 404
+
+
+def test_sessions_that_ask_together_act_as_if_alone(agent):
+    """Twenty callers at once, in shared passes: each gets the actions of its own seed."""
+    steps = [observation(s) for s in range(5)]
+
+    def play(port, seed):
+        with Client(f"http://127.0.0.1:{port}") as client, client.session(TASK, seed=seed) as session:
+            return [session.act(o)["button"] for o in steps]
+
+    alone = []
+    for seed in range(20):
+        session = agent.session(TASK, seed=seed)
+        alone.append([session.act(o)["button"] for o in steps])
+    with running(agent) as port, concurrent.futures.ThreadPoolExecutor(20) as threads:
+        together = list(threads.map(lambda seed: play(port, seed), range(20)))
+        passes = re.search(rb"gato_passes_total (\d+)", ask(port, "GET", "/metrics")[2])
+    assert together == alone
+    assert int(passes[1]) < 100  # a hundred decisions
+
+
+BROKEN = [
+    ("digits", [1, 2], "observation.digits"),
+    ("digits", [1, 2, 10], "observation.digits"),
+    ("digits", [1.5, 2.0, 3.0], "observation.digits"),
+    ("digits", ["a", "b", "c"], "observation.digits"),
+    ("digits", [[1], [2, 3]], "observation.digits"),
+    ("digits", [10**40, 0, 0], "observation.digits"),
+    ("digits", None, "observation.digits"),
+    ("level", 16, "observation.level"),
+    ("text", 7, "observation.text"),
+    ("text", "\ud800", None),
+    ("text", "long " * 600, None),
+    ("image", [[0]], "observation.image"),
+    ("image", {"dtype": "uint8", "shape": [32, 32, 3], "data": "AAAA"}, "observation.image"),
+    ("image", {"dtype": "object", "shape": [1], "data": "AAAA"}, "observation.image"),
+    ("image", {"dtype": "uint8", "shape": [-1, 2**40], "data": "AAAA"}, "observation.image"),
+    ("image", {"dtype": "uint8", "shape": [3], "data": "?"}, "observation.image"),
+    ("nested", {"ramp": [0, float("nan"), 0], "unbounded": [0, 0], "sign": 0}, "observation.nested/ramp"),
+    ("nested", {"ramp": [0, 0, 0], "unbounded": [float("inf"), 0], "sign": 0}, "observation.nested/unbounded"),
+    ("nested", {"ramp": [0, 0, 0], "unbounded": [0, 0]}, "observation.nested/sign"),
+    ("nested", [], "observation.nested/ramp"),
+    ("surprise", 1, "observation.surprise"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "param"), BROKEN, ids=lambda v: str(v)[:30])
+def test_a_wrong_observation_names_its_field_and_leaves_the_session_whole(agent, port, field, value, param):
+    local = agent.session(TASK, seed=9)
+    with Client(f"http://127.0.0.1:{port}") as client, client.session(TASK, seed=9) as session:
+        assert session.act(observation())["button"] == local.act(observation())["button"]
+        body = {"observation": {**as_lists(observation()), field: value}}
+        status, _, said = ask(port, "POST", f"/v1/sessions/{session.id}/act", body)
+        assert status == 422, said
+        assert param is None or said["error"]["param"] == param, said
+        assert "Traceback" not in json.dumps(said) and "/gato/" not in json.dumps(said)
+        assert session.act(observation(2))["button"] == local.act(observation(2))["button"]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"{", "application/json", 400), (b"\xff\xfe", "application/json", 400), (b"", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400), (b"[" * 40 + b"]" * 40, "application/json", 400),
+        (b"9" * 5000, "application/json", 400),
+        (b"\xc1", "application/msgpack", 400), (b"\x91" * 100_000, "application/msgpack", 400),
+        (b"\xc7\x04\x05abcd", "application/msgpack", 400), (b"\xdf\xff\xff\xff\xff", "application/msgpack", 400),
+        (b"\xd6\xff\x00\x00\x00\x00", "application/msgpack", 422), (b"\x80\x80", "application/msgpack", 400),
+        (b"{}", "text/plain", 415), (b"{}", "", 415), (b"{}", "application/json", 422), (b"3", "application/json", 422),
+    ],
+)  # fmt: skip
+def test_a_body_that_cannot_be_read(port, body, kind, status):
+    session = ask(port, "POST", "/v1/sessions", {"task": TASK})[2]["id"]
+    got, _, said = ask(port, "POST", f"/v1/sessions/{session}/act", body, content_type=kind)
+    assert got == status, said
+    assert said["error"]["code"] and said["error"]["param"]
+    ask(port, "DELETE", f"/v1/sessions/{session}")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/v1/sessions", b'{"task": "dummy/count", "seed": NaN}', 422, "seed"),
+        ("/v1/sessions", b'{"task": "dummy/count", "temperature": 1e400}', 422, "temperature"),
+        ("/v1/sessions", {"task": TASK, "temperature": 0}, 422, "temperature"),
+        ("/v1/sessions", {"task": TASK, "discrete": "best"}, 422, "discrete"),
+        ("/v1/sessions", {"task": "dummy/cuont"}, 404, "task"),
+        ("/v1/sessions", {"tsak": TASK}, 422, "task"),
+        ("/v1/sessions", b"[]", 422, "body"),
+        ("/v1/sessions/nobody/act", {"observation": 1}, 404, "session_id"),
+        ("/v1/sessions/nobody/reset", {}, 404, "session_id"),
+        ("/v1/caption", {"image": "????"}, 422, "image"),
+        ("/v1/caption", {"image": base64.b64encode(b"GIF89a").decode()}, 422, "image"),
+        ("/v1/caption", {"image": base64.b64encode(png()[:60]).decode()}, 422, "image"),
+        ("/v1/answer", {"image": base64.b64encode(png()).decode()}, 422, "question"),
+        ("/v1/chat/completions", {"messages": []}, 422, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": ""}]}, 422, "messages.content"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "model": "x"}, 404, "model"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "a"}], "max_tokens": 10**9},
+            422,
+            "max_tokens",
+        ),
+        (
+            "/v1/chat/completions",
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}
+                ]
+            },
+            422,
+            "messages.image_url",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(port, path, body, status, param):
+    got, headers, said = ask(port, "POST", path, body)
+    assert (got, said["error"]["param"]) == (status, param), said
+    assert headers["content-type"] == "application/json"
+
+
+def test_language_and_vision(agent, port):
+    with Client(f"http://127.0.0.1:{port}") as client:
+        picture = Image.open(io.BytesIO(png()))
+        assert client.caption(png(), max_tokens=8) == agent.caption(picture, 8)
+        assert client.answer(png(), "what is red?", max_tokens=4) == agent.answer(picture, "what is red?", 4)
+        assert client.chat("Return the", max_tokens=6, seed=3) == agent.chat("Return the", 6, seed=3)
+        assert client.tasks()[0]["id"] == TASK
+        wide = png(1000, 10)  # any proportions, and larger than what is looked at
+        assert isinstance(client.caption(wide, max_tokens=2), str)
+    url = "data:image/png;base64," + base64.b64encode(png()).decode()
+    parts = [{"type": "text", "text": "what is red?"}, {"type": "image_url", "image_url": {"url": url}}]
+    body = {"messages": [{"role": "user", "content": parts}], "max_tokens": 4}
+    status, _, said = ask(port, "POST", "/v1/chat/completions", body)
+    assert status == 200 and said["choices"][0]["message"]["content"] == agent.answer(picture, "what is red?", 4)
+    assert said["object"] == "chat.completion" and said["usage"]["total_tokens"] >= 1
+    stream = {"messages": [{"role": "user", "content": "a"}], "stream": True, "max_tokens": 3}
+    status, headers, said = ask(port, "POST", "/v1/chat/completions", stream)
+    assert headers["content-type"].startswith("text/event-stream") and said.endswith(b"data: [DONE]\n\n")
+    assert ask(port, "GET", "/v1/models")[2]["data"][0]["id"] == "gato"
+
+
+def bomb(side=13_000):
+    """A PNG of `side` × `side` pixels, half a gigabyte once decoded, in a few bytes: its rows compress to nothing."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    squeeze = zlib.compressobj(9)
+    rows = b"".join(squeeze.compress(bytes(side // 8 + 1)) for _ in range(side)) + squeeze.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_small_image_that_expands_is_refused_before_it_is_decoded(port):
+    import resource
+
+    picture = bomb()
+    assert len(picture) < 25_000 and 3 * 13_000**2 > 500e6
+    body = json.dumps({"image": base64.b64encode(picture).decode()}).encode()
+    ask(port, "GET", "/healthz")
+    before, took = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    for _ in range(5):
+        began = time.perf_counter()
+        status, _, said = ask(port, "POST", "/v1/caption", body)
+        took.append(time.perf_counter() - began)
+        assert status == 413 and said["error"]["param"] == "image"
+    assert min(took) < 0.05, took
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 << 10  # KiB
+
+
+def test_large_bodies_are_refused_by_their_length_and_without_one(agent):
+    with running(agent, Limits(body_bytes=10_000)) as port:
+        assert ask(port, "POST", "/v1/caption", b"x" * 10_001)[0] == 413
+        declared = b"POST /v1/caption HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n"
+        assert raw(port, declared).startswith(b"HTTP/1.1 413")  # before a byte of it was sent
+        chunks = b"POST /v1/caption HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        chunks += b"transfer-encoding: chunked\r\n\r\n" + 20 * (b"400\r\n" + b"x" * 1024 + b"\r\n") + b"0\r\n\r\n"
+        assert raw(port, chunks).startswith(b"HTTP/1.1 413")
+        assert ask(port, "GET", "/healthz")[0] == 200
+
+
+def raw(port, data):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(data)
+        return connection.recv(4096)
+
+
+def test_sessions_end_where_the_limit_is_and_when_nobody_uses_them(agent):
+    with running(agent, Limits(sessions=10, idle_seconds=0.6)) as port:
+        opened = [ask(port, "POST", "/v1/sessions", {"task": TASK}) for _ in range(11)]
+        assert [status for status, *_ in opened] == [201] * 10 + [503]
+        assert opened[-1][1]["retry-after"]
+        time.sleep(0.8)
+        gone = opened[0][2]["id"]
+        assert ask(port, "POST", f"/v1/sessions/{gone}/act", {"observation": 1})[0] == 404
+        assert ask(port, "POST", "/v1/sessions", {"task": TASK})[0] == 201
+        text = ask(port, "GET", "/metrics")[2].decode()
+        assert "gato_sessions 1\n" in text and "gato_sessions_expired_total 10\n" in text
+
+
+def test_too_many_requests(agent):
+    with running(agent, Limits(requests_per_second=5)) as port:
+        statuses = [ask(port, "GET", "/healthz")[0] for _ in range(30)]
+        assert statuses[:10] == [200] * 10 and 429 in statuses and set(statuses) == {200, 429}
+    now = [0.0]
+    rate = Rate(2, clock=lambda: now[0])
+    assert [rate.admit("a") for _ in range(5)] == [True] * 4 + [False]
+    assert rate.admit("b")
+    now[0] = 0.5
+    assert [rate.admit("a") for _ in range(2)] == [True, False]
+
+
+def test_who_may_ask(agent):
+    with running(agent) as port:
+        assert ask(port, "GET", "/v1/tasks", host="evil.example")[0] == 403  # a name that was pointed here
+        assert ask(port, "GET", "/v1/tasks", origin="http://evil.example")[0] == 403
+        assert ask(port, "GET", "/v1/tasks", origin=f"http://127.0.0.1:{port}")[0] == 200
+    with running(agent, token="a-token-of-ours") as port:
+        assert ask(port, "GET", "/v1/tasks")[0] == 401
+        assert ask(port, "GET", "/v1/tasks", authorization="Bearer a-token-of-other")[0] == 401
+        assert ask(port, "GET", "/metrics")[0] == 401
+        assert ask(port, "GET", "/v1/tasks", authorization="Bearer a-token-of-ours")[0] == 200
+        assert [ask(port, "GET", path)[0] for path in ("/", "/healthz", "/readyz", "/page/page.js")] == [200] * 4
+        with pytest.raises(ServerError) as refused:
+            Client(f"http://127.0.0.1:{port}").tasks()
+        assert refused.value.status == 401 and refused.value.code == "token"
+        assert Client(f"http://127.0.0.1:{port}", token="a-token-of-ours").tasks()
+    assert [is_loopback(h) for h in ("127.0.0.1:8", "localhost", "[::1]:80", "::1", "127.8.8.8")] == [True] * 5
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "localhost.evil.example", "10.0.0.1:80", "", "[", "127.0.0.1.b")))
+
+
+def test_an_address_that_others_can_reach_takes_a_token():
+    from gato.errors import UsageError
+
+    check_address("127.0.0.1", None)
+    check_address("0.0.0.0", "long-enough-token")
+    for host, token in (
+        ("0.0.0.0", None),
+        ("::", None),
+        ("192.168.1.2", None),
+        ("127.0.0.1", "short"),
+        ("127.0.0.1", "a b" * 9),
+    ):
+        with pytest.raises(UsageError):
+            check_address(host, token)
+
+
+def test_the_pages_bring_everything_along(port):
+    for path in ("/", "/docs"):
+        status, headers, page = ask(port, "GET", path)
+        assert status == 200 and headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in headers["content-security-policy"]
+        for address in re.findall(rb'(?:src|href)="([^"]+)"', page):
+            assert not re.match(rb"(https?:)?//", address), address
+            assert address.startswith(b"data:") or ask(port, "GET", f"/{address.decode()}".replace("/.", "/"))[0] == 200
+    for name in ("page.js", "docs.js", "page.css"):
+        text = ask(port, "GET", f"/page/{name}")[2]
+        assert not re.search(rb"https?://|@import|url\((?!\$)", text)
+
+
+def test_the_client_needs_numpy_and_msgpack_only():
+    code = (
+        "import sys; import gato.client; "
+        "print([m for m in ('torch', 'gymnasium', 'fastapi', 'PIL', 'tyro', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done
+
+
+def test_the_command_serves_and_ends_when_told(agent, tmp_path):
+    """`gato serve`, a session in the middle of its work, SIGTERM: it ends by itself, in order and soon."""
+    agent.bundle.save(tmp_path / "bundle")
+    line = [sys.executable, "-m", "gato", "serve", str(tmp_path / "bundle"), "--device", "cpu"]
+    wrong = subprocess.run(
+        [*line, "--host", "0.0.0.0"], capture_output=True, text=True, env={**os.environ, "GATO_TOKEN": ""}
+    )
+    assert wrong.returncode == 2 and "token" in wrong.stderr
+    process = subprocess.Popen([*line, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        process.stdout.readline()
+        port = int(re.search(r":(\d+)/", process.stdout.readline())[1])
+        session = Client(f"http://127.0.0.1:{port}").session(TASK)
+        assert set(flatten(session.act(observation()), "action")) == {"button", "stick"}
+        taken = subprocess.run([*line, "--port", str(port)], capture_output=True, text=True)
+        assert taken.returncode == 2 and "--port 0" in taken.stderr
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
