@@ -154,9 +154,9 @@ def test_screenshots(browser):
     page.goto(url)
     page.wait_for_selector("#play:enabled", timeout=60_000)
     for task, name in (
-        ("sokoban/7x7-1-box", "sokoban"),
-        ("meta-world/reach", "meta-world"),
-        ("babyai/go-to-local", "babyai"),
+        ("sokoban/7x7-1-box", "sokoban.png"),
+        ("meta-world/reach", "meta-world.jpg"),
+        ("babyai/go-to-local", "babyai.png"),
     ):
         page.select_option("#task", task)
         page.wait_for_selector(f"#act[data-task='{task}']", timeout=90_000)
@@ -164,7 +164,7 @@ def test_screenshots(browser):
         until(lambda: steps(page) >= 5)
         page.click("#play")
         page.wait_for_timeout(400)
-        page.screenshot(path=folder / f"serve-{name}.png")
+        page.screenshot(path=folder / f"serve-{name}")
     page.click("#tab-captions")
     until(lambda: len(page.text_content("#caption-true")) > 3)
     page.screenshot(path=folder / "serve-captions.png", clip={"x": 0, "y": 0, "width": 1180, "height": 700})
