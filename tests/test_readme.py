@@ -1,7 +1,6 @@
 """What the documentation says exists: code, verbs, fields, files, numbers."""
 
 import dataclasses
-import importlib.util
 import re
 import subprocess
 import sys
@@ -93,12 +92,10 @@ def test_the_table_of_worlds_counts_right():
 
 
 def test_the_measured_tables_are_those_of_the_package(tmp_path):
-    spec = importlib.util.spec_from_file_location("worlds_table", ROOT / "benchmarks/worlds_table.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
+    """Made in a process of its own, since other tests register worlds in this one."""
     page = tmp_path / "worlds.md"
     page.write_text((ROOT / "docs/worlds.md").read_text())
-    made.write(page)
+    subprocess.run([sys.executable, ROOT / "benchmarks/worlds_table.py", "--write", page], check=True, timeout=120)
     stale = "python benchmarks/worlds_table.py --write docs/worlds.md"
     assert page.read_text() == (ROOT / "docs/worlds.md").read_text(), stale
 

@@ -117,20 +117,16 @@ def train(
         port = free_port() if processes > 1 else 0
 
         def work(rank: int, port: int) -> tuple[Gato, State]:
-            team = Team(rank, processes, port)
-            torch.manual_seed(recipe.seed)
-            model = Gato(config)
-            if start:
-                model.load_state_dict(start.model.state_dict())
-            model.to(device).train()
-            optimizers = make_optimizers(model, recipe)
-            state = (
-                load_checkpoint(out, model, optimizers)
-                if resume and (out / "checkpoints" / "last").exists()
-                else State()
-            )
-            _run(model, recipe, stores, optimizers, state, out, device, watch, visit, team)
-            team.close()
+            with Team(rank, processes, port) as team:
+                torch.manual_seed(recipe.seed)
+                model = Gato(config)
+                if start:
+                    model.load_state_dict(start.model.state_dict())
+                model.to(device).train()
+                optimizers = make_optimizers(model, recipe)
+                saved = resume and (out / "checkpoints" / "last").exists()
+                state = load_checkpoint(out, model, optimizers) if saved else State()
+                _run(model, recipe, stores, optimizers, state, out, device, watch, visit, team)
             return model, state
 
         others = fork(processes - 1, work, port)

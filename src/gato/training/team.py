@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 
 
 class Team:
-    """Rank `rank` of `world`. Alone, everything here does nothing."""
+    """Rank `rank` of `world`, in a `with`. Alone, everything here does nothing."""
 
     def __init__(self, rank: int = 0, world: int = 1, port: int = 0):
         self.rank, self.world = rank, world
@@ -47,7 +47,10 @@ class Team:
             at += g.numel()
         return flat[at:].tolist()
 
-    def close(self) -> None:
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self.world > 1:
             dist.destroy_process_group()
 
