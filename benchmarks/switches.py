@@ -48,7 +48,7 @@ SHARES = {
     "captions": 0.5,
     "text": 1.0,
 }
-TOKENS, SEEDS, HELD_OUT, BATCHES = 1_000_000, (0, 1), 0.05, 24
+TOKENS, SEEDS, HELD_OUT, BATCHES = 600_000, (0, 1), 0.05, 8
 PROMPT = {"prompt_share": 0.25}
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
