@@ -134,9 +134,10 @@ def test_prompts():
                 assert store.episode_at(a) != store.episode_at(c)
                 assert b - a <= 32 and d - c <= 32
                 ends += b in store.starts[store.episodes]
+    assert prompted + plain > 100_000
     share = prompted / (prompted + plain)
-    assert share == pytest.approx(0.25, abs=0.02)
-    assert ends / prompted == pytest.approx(0.5 + 0.5 / 6, abs=0.03)  # a uniform part ends at the end one time in six
+    assert share == pytest.approx(0.25, abs=0.02)  # the end of a slot has less room for prompted windows
+    assert ends / prompted == pytest.approx(0.5 + 0.5 / 6, abs=0.01)  # a uniform part ends at the end one time in six
 
 
 def test_padding_and_gaps():
