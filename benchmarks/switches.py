@@ -1,6 +1,7 @@
 """What each switch does at equal tokens: small trainings, two seeds each, scored on demonstrations that were held out.
 
     python benchmarks/switches.py DATA TOKENIZER --state DIR [--only NAME …] [--processes 2]
+    python benchmarks/switches.py --table          the table of results/switches.json, in Markdown
 
 DATA is a folder of demonstrations as `gato demo` collects them, TOKENIZER its tokenizer.model. A run that is finished is a
 file in --state, so the whole goes on where it stopped; the table is written to results/switches.json when all are there.
@@ -178,14 +179,45 @@ def run(name: str, seed: int, data: Path, tokenizer: TextTokenizer, stores, file
     print(name, seed, {k: round(v, 3) for k, v in scores.items()}, flush=True)
 
 
+GROUPS = {
+    "BabyAI": ("babyai/",), "Meta-World": ("meta-world/",), "reacher": ("dm-control-suite/",), "Sokoban": ("sokoban/",),
+    "Freeway": ("ale-atari/",), "captions": ("captions/",), "captions at 160": ("captions at 160",), "text": ("text/",),
+}  # fmt: skip
+
+
+def table(record: dict[str, Any]) -> str:
+    """The base's scores, and what each variant adds to them: the mean over seeds, ± half their range."""
+
+    def scores(variant: str) -> np.ndarray:  # (seeds, groups)
+        runs = sorted((r for r in record["runs"] if r["variant"] == variant), key=lambda r: r["seed"])
+        return np.array(
+            [[np.mean([v for k, v in r["scores"].items() if k.startswith(g)]) for g in GROUPS.values()] for r in runs]
+        )
+
+    base = scores("base")
+    lines = [f"| | {' | '.join(GROUPS)} |", "| --- " * (len(GROUPS) + 1) + "|"]
+    for variant in dict.fromkeys(r["variant"] for r in record["runs"]):
+        values = base if variant == "base" else scores(variant) - base
+        sign = "" if variant == "base" else "+"
+        cells = [f"{m:{sign}.3f} ± {h:.3f}" for m, h in zip(values.mean(0), np.ptp(values, axis=0) / 2, strict=True)]
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("tokenizer", type=Path, nargs="?")
+    parser.add_argument("--state", type=Path)
+    parser.add_argument("--table", action="store_true")
     parser.add_argument("--only", nargs="+", default=list(VARIANTS))
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table(json.loads(Path("results/switches.json").read_text())))
+        return
+    if not (arguments.data and arguments.tokenizer and arguments.state):
+        parser.error("DATA, TOKENIZER and --state")
     arguments.state.mkdir(parents=True, exist_ok=True)
     file = {(n, s): arguments.state / f"{n.replace(' ', '-')}-{s}.json" for n in VARIANTS for s in SEEDS}
     torch.set_num_threads(1)

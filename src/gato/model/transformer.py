@@ -10,6 +10,7 @@ table of absolute positions, for comparison: it ends where the context does.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -171,25 +172,27 @@ class Attention(nn.Module):
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int) -> torch.Tensor:
         """Queries at positions first … L - 1 over keys 0 … L - 1. (B, H, L - first, d)."""
         length = k.shape[2]
-        at = torch.arange(length, device=q.device)
-        distance = at[first:, None] - at[None]
-        scale = self.size**-0.5
-        if self.kind != "xl":
-            bias = torch.zeros(distance.shape, dtype=q.dtype, device=q.device).masked_fill_(distance < 0, -torch.inf)
         if self.kind == "rope":
             cos, sin = _angles_to(length, self.size, q.dtype, q.device)
             q, k = _rotate(q, (cos[first:], sin[first:])), _rotate(k, (cos, sin))
-        if self.kind == "xl":
-            # (q + v)·r for every distance, then row i is read off from distance i - j
-            scores = torch.matmul(
-                q + self.distance_bias[:, None].to(q.dtype), self._distances(length, q).transpose(-1, -2)
-            )
-            index = distance.clamp(min=0).expand(*scores.shape[:2], -1, -1)
-            bias = scores.gather(-1, index).mul(scale).masked_fill(distance < 0, -torch.inf)
-            q = q + self.content_bias[:, None].to(q.dtype)
-        if q.device.type == "cpu" and not (self.kind != "xl" and length > 192):
-            return _two_products(q, k, v, bias, scale)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
+        on_cpu = q.device.type == "cpu"
+        if on_cpu and q.dtype == torch.bfloat16 and length % 128 and length < 512:
+            # Short groups come in a hundred shapes, and for bfloat16 the library compiles a kernel for each.
+            q, k, v = q.float(), k.float(), v.float()
+        farther = self._distances(length, q).flip(1) if self.kind == "xl" else None  # the farthest first
+        outputs = []
+        cuts = [first, *range((first // QUERIES + 1) * QUERIES, length, QUERIES), length] if on_cpu else [first, length]
+        with torch.autocast(q.device.type, enabled=False):
+            for begin, end in itertools.pairwise(cuts):
+                mine = q[:, :, begin - first : end - first]
+                bias = _causal(begin, end, q.dtype, q.device)
+                if farther is not None:
+                    scores = (mine + self.distance_bias[:, None].to(q.dtype)) @ farther[:, length - end :].mT
+                    bias = _by_distance(scores) * self.size**-0.5 + bias
+                    mine = mine + self.content_bias[:, None].to(q.dtype)
+                attend = _two_products if on_cpu else F.scaled_dot_product_attention
+                outputs.append(attend(mine, k[:, :, :end], v[:, :, :end], bias, scale=self.size**-0.5))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
 
     def weights(self, x: torch.Tensor, row: int) -> torch.Tensor:
         """How much token `row` of one segment (L, D) attends to each token up to itself: (H, row + 1), sums of 1."""
@@ -225,17 +228,32 @@ class Attention(nn.Module):
         return F.linear(torch.matmul(weights, values).transpose(1, 2).flatten(2), self.out)
 
 
-def _two_products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
-    """Attention on a CPU: its own backward pass is far slower at these lengths. In float32, since groups come in a hundred
-    shapes, and for bfloat16 the library compiles a kernel for each."""
+QUERIES = 256  # that many at a time on a CPU: keys that all of them precede are not touched
+
+
+def _two_products(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, *, scale: float
+) -> torch.Tensor:
+    """Attention on a CPU, where the fused one's backward pass is slower."""
     shape = q.shape
-    with torch.autocast("cpu", enabled=False):
-        if q.dtype == torch.bfloat16:
-            q, k, v, bias = q.float(), k.float(), v.float(), bias.float()
-        bias = bias.expand(q.shape[0], q.shape[1], -1, -1).flatten(0, 1)
-        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-        weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale).softmax(-1)
-        return torch.bmm(weights, v).view(shape)
+    bias = bias.expand(q.shape[0], q.shape[1], -1, -1).flatten(0, 1)
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    return torch.bmm(torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale).softmax(-1), v).view(shape)
+
+
+def _by_distance(scores: torch.Tensor) -> torch.Tensor:
+    """(…, n, L) of each of the last n of L queries by distance, farthest first → by key; what a query precedes is
+    anything. Row i moves left by n - 1 - i: one column of padding, read as rows one shorter (Dai et al. 2019, appendix B)."""
+    n, length = scores.shape[-2:]
+    return F.pad(scores, (1, 0)).flatten(-2)[..., n:].unflatten(-1, (n, length))
+
+
+@functools.lru_cache(maxsize=512)
+def _causal(begin: int, end: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """0 where query begin … end - 1 may see key 0 … end - 1, -inf where it comes before it; (end - begin, end)."""
+    with torch.inference_mode(False):
+        at = torch.arange(end, device=device)
+        return torch.zeros(end - begin, end, dtype=dtype, device=device).masked_fill_(at[begin:, None] < at, -torch.inf)
 
 
 def _split(x: torch.Tensor, groups: Groups) -> Iterator[tuple[torch.Tensor, int]]:
