@@ -6,6 +6,7 @@ tracebacks appear with `--debug` alone.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -349,9 +350,19 @@ class Train:
     device: str = "auto"
     processes: int = 0
     """On a CPU: how many share each batch; 0 for one per core."""
+    evaluate: str = ""
+    """Globs, comma-separated: tasks to be played now and then; the bundle with the best mean percent of expert is kept."""
+    evaluate_every: int = 1000
+    """Steps between two such evaluations."""
+    evaluate_episodes: int = 10
+    track: Literal["wandb", "trackio"] | None = None
+    """A tracker to send the log to, where it is installed; log.jsonl and TensorBoard's events are always written."""
+    profile: bool = False
+    """Write where the time of a few steps goes: profile.json for a trace viewer, profile.txt."""
 
     def run(self) -> None:
-        _within("--processes", self.processes, 0)
+        for name, least in (("processes", 0), ("evaluate_every", 1), ("evaluate_episodes", 1)):
+            _within(f"--{name.replace('_', '-')}", getattr(self, name), least)
         if self.steps is not None:
             _within("--steps", self.steps, 1)
         if self.seconds is not None and not 0 < self.seconds < math.inf:
@@ -359,8 +370,15 @@ class Train:
         device = _device(self.device)  # before anything is written
         from gato.training.start import resume_run, start_run
 
+        watching: dict[str, Any] = {"track": self.track, "profile": self.profile}
+        if self.evaluate:
+            from gato.evaluation.evaluate import mean_percent
+            from gato.worlds import select
+
+            score = functools.partial(mean_percent, tasks=select(self.evaluate), episodes=self.evaluate_episodes)
+            watching |= {"score": score, "score_every": self.evaluate_every}
         if self.resume is not None:
-            bundle = resume_run(self.resume, device, self.processes)
+            bundle = resume_run(self.resume, device, self.processes, **watching)
         else:
             if self.recipe is None or self.out is None or not self.data:
                 raise UsageError(
@@ -371,7 +389,9 @@ class Train:
             for name in ("size", "steps", "seconds"):
                 if getattr(self, name) is not None:
                     words.append(f"{name}={json.dumps(getattr(self, name))}")
-            bundle = start_run(self.recipe, words, list(self.data), self.out, self.tokenizer, device, self.processes)
+            bundle = start_run(
+                self.recipe, words, list(self.data), self.out, self.tokenizer, device, self.processes, **watching
+            )
         print(f"bundle: {bundle}")
 
 

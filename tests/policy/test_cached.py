@@ -33,11 +33,15 @@ def compare(tokenizer, position, decisions):
     policy = Agent(bundle).policy(TASK, 1)
     out = {"decisions": 0, "error": 0.0, "other": 0, "excused": 0}
     seed = 0
+    recorded: list[torch.Tensor] = []
+
+    def remembered(hidden):
+        recorded.append(Gato.logits(bundle.model, hidden))
+        return recorded[-1]
+
     while out["decisions"] < decisions:
-        recorded = []
-        policy._bundle.model.logits = lambda hidden: (recorded.append(Gato.logits(bundle.model, hidden)), recorded[-1])[
-            1
-        ]
+        recorded.clear()
+        policy._bundle.model.logits = remembered
         episode = next(rollout([Unit(TASK, seed, max_steps=steps)], [LocalSlot()], policy))
         del policy._bundle.model.logits
         seed += 1

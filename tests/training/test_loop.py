@@ -3,19 +3,21 @@
 import itertools
 import json
 import math
+import time
 
 import numpy as np
 import pytest
 import torch
 
-import gato.training.loop as loop
+import gato
+import gato.training.log as training_log
 from gato.episodes.store import Dataset
-from gato.errors import NonFiniteError, RecipeError
+from gato.errors import NonFiniteError, RecipeError, UsageError
 from gato.model import Gato
 from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
 from gato.rollouts.collect import collect
 from gato.rollouts.loop import EVALUATION_SEEDS
-from gato.sequences import Segment, TokenStore, collate
+from gato.sequences import Mixture, Segment, TokenStore, collate
 from gato.sequences.filter import good_episodes
 from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, TEXT
 from gato.training import Recipe, load_stores, make_mixture, train
@@ -42,7 +44,7 @@ def stores(tmp_path_factory, tokenizer):
 def trained(stores, tokenizer, tmp_path_factory):
     """(bundle, run folder) of 150 steps, every one of them in the log."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
+    patch.setattr(training_log, "LOG_EVERY_SECONDS", 0.0)
     run = tmp_path_factory.mktemp("run") / "run"
     bundle = train(RECIPE, stores, tokenizer, run)
     patch.undo()
@@ -182,14 +184,16 @@ def test_what_is_decayed(trained):
 
 def test_a_real_divergence_is_stopped_before_the_update(stores, tokenizer, tmp_path, monkeypatch):
     """A learning rate of 1e30 makes the second or third step's gradient overflow for real."""
-    monkeypatch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(training_log, "LOG_EVERY_SECONDS", 0.0)
     recipe = RECIPE.replace(
         optimizer="adamw", learning_rate=1e30, warmup=0.0, steps=20, save_every_seconds=0.0, keep_last=99
     )
     with pytest.raises(NonFiniteError, match=r"at step \d+; nothing was updated") as caught:
         train(recipe, stores, tokenizer, tmp_path / "run")
     assert caught.value.exit_code == 6 and not (tmp_path / "run" / "bundle").exists()
-    step = json.loads((tmp_path / "run" / "non-finite.json").read_text())["step"]
+    note = json.loads((tmp_path / "run" / "non-finite.json").read_text())
+    step = note["step"]
+    assert len(note["windows"]) >= RECIPE.slots and {task for task, _ in note["windows"]} == {"dummy/count"}
     saved = sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("step-*"))
     assert saved == [f"step-{k:08d}" for k in range(1, step + 1)] and step >= 1
     assert (tmp_path / "run" / "checkpoints" / "last").read_text() == saved[-1]
@@ -273,3 +277,55 @@ def test_the_loop_divides_by_all_targets_of_the_step(stores, tokenizer, tmp_path
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
     assert record["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
     assert record["tokens"] == batch.num_tokens
+
+
+def test_what_a_run_writes_down(stores, tokenizer, tmp_path, monkeypatch):
+    """Losses per domain and per kind of token, rates, memory; the same in TensorBoard's events; a profile; the best bundle."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(training_log, "LOG_EVERY_SECONDS", 0.0)
+    scores = iter([1.0, 3.0, 2.0])
+    run = tmp_path / "run"
+    seen = []
+
+    def score(bundle):
+        assert not bundle.model.training and "dummy/count" in bundle.tasks
+        seen.append(bundle.card["steps"])
+        return next(scores)
+
+    train(RECIPE.replace(steps=9), stores, tokenizer, run, score=score, score_every=3, profile=True)
+    lines = log_of(run)
+    last = lines[-1]
+    assert {"loss/dummy", "loss/kind/discrete", "loss/kind/continuous", "data_wait", "memory_gb", "grad_norm"} <= set(
+        last
+    )
+    assert last["memory_gb"] > 0.05 and last["targets_per_second"] < last["tokens_per_second"]
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx([r["loss"] for r in lines])
+    assert (
+        json.loads((run / "profile.json").read_text())["traceEvents"] and "aten::" in (run / "profile.txt").read_text()
+    )
+    assert seen == [3, 6, 9]
+    assert [p.name for p in run.glob("best-step-*")] == ["best-step-00000006"]
+    assert gato.load(run / "best-step-00000006").bundle.card["steps"] == 6
+    assert [json.loads(x)["score"] for x in (run / "scores.jsonl").read_text().splitlines()] == [1.0, 3.0, 2.0]
+
+
+def test_slow_data_are_named(stores, tokenizer, tmp_path, monkeypatch, capsys):
+    slow = Mixture.batch
+
+    def wait(self, *a, **k):
+        time.sleep(0.2)
+        return slow(self, *a, **k)
+
+    monkeypatch.setattr(training_log, "LOG_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(Mixture, "batch", wait)
+    train(RECIPE.replace(steps=3), stores, tokenizer, tmp_path / "run")
+    assert capsys.readouterr().err.count("waiting for data") == 1
+
+
+def test_trackers_that_are_not_there(stores, tokenizer, tmp_path):
+    with pytest.raises(UsageError, match="wandb or trackio"):
+        train(RECIPE, stores, tokenizer, tmp_path / "run", track="mlflow")
+    assert not (tmp_path / "run" / "recipe.json").exists()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import gato.training.loop as loop
+import gato.training.log as training_log
 from gato.errors import CheckpointCorruptError, CheckpointMismatchError, CheckpointMissingError, OutputExistsError
 from gato.model import Gato
 from gato.rollouts.collect import collect
@@ -38,7 +38,7 @@ def stores(tmp_path_factory, tokenizer):
 
 @pytest.fixture(autouse=True)
 def every_step_in_the_log(monkeypatch):
-    monkeypatch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(training_log, "LOG_EVERY_SECONDS", 0.0)
 
 
 def at_step(step, act):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import gato.training.log as training_log
 import gato.training.loop as loop
 from gato.errors import NonFiniteError, OutputExistsError, RecipeError, UnknownNameError
 from gato.rollouts.collect import collect
@@ -124,7 +125,7 @@ def log_of(run):
 
 def test_a_resumed_run_is_the_same_run(data, tokenizer, tmp_path, monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setattr(loop, "LOG_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(training_log, "LOG_EVERY_SECONDS", 0.0)
     stores = stores_of(data, RECIPE, tokenizer)
     train(RECIPE, stores, tokenizer, tmp_path / "whole")
 

@@ -18,6 +18,7 @@ from gato.errors import GatoError
 from gato.evaluation.animation import animate, plot_episode
 from gato.evaluation.language import bits_per_byte, caption_scores
 from gato.evaluation.scores import TaskScores, expert_normalised, results, write_results
+from gato.model.bundle import Bundle
 from gato.policy import Agent
 from gato.rollouts import LocalSlot, Unit, episode_seed, rollout
 from gato.rollouts.pool import WorkerPool
@@ -95,6 +96,19 @@ def evaluate_task(
     )  # fmt: skip
     middle = played[int(np.argsort(values, kind="stable")[len(values) // 2])] if played else None
     return scores, middle
+
+
+def mean_percent(bundle: Bundle, tasks: Sequence[Task], episodes: int, workers: int = 0) -> float:
+    """Mean over tasks of the percent of expert (of the plain score, where a task has no references): training's watch."""
+    agent = Agent(bundle)
+    values = []
+    with WorkerPool(workers) as pool:
+        for task in tasks:
+            scores, _ = evaluate_task(agent, task, episodes, pool)
+            mean = float(np.mean(scores.episodes))
+            percent = expert_normalised(mean, scores.random, scores.expert)
+            values.append(mean if percent is None else percent)
+    return float(np.mean(values))
 
 
 def _score(task: Task, episode: Episode) -> float:

@@ -318,7 +318,7 @@ def _learning(run: _Run) -> str:
         shown = curve(x, y, unit, small=small, x_end=end)
         return shown and f'<div><div class="chart-title">{esc(title)}<span>{last:.3f}</span></div>{shown}</div>'
 
-    names = sorted({k for r in records for k in r if k.startswith("loss/")})
+    names = sorted({k for r in records for k in r if k.startswith("loss/") and not k.startswith("loss/kind/")})
     multiples = "".join(drawn(name, True) for name in names)
     seconds = records[-1].get("elapsed_seconds")
     took = f" in {duration(seconds)}" if isinstance(seconds, int | float) else ""

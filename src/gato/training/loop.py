@@ -5,11 +5,12 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,11 @@ from gato.sequences.filter import good_episodes
 from gato.tokens.patches import PatchTable
 from gato.tokens.text import TextTokenizer
 from gato.training.checkpoint import State, load_checkpoint, save_checkpoint
+from gato.training.log import Log, Tracker, check_tracker
 from gato.training.loss import target_weights, token_losses
 from gato.training.optimizer import learning_rate, make_optimizers
 from gato.training.recipe import Recipe
 from gato.training.team import Team, fork, free_port
-
-LOG_EVERY_SECONDS = 5.0
 
 
 @dataclass
@@ -94,12 +94,18 @@ def train(
     references: Mapping[str, Any] | None = None,
     processes: int = 1,
     visit: Callable[[Gato, State], None] | None = None,
+    score: Callable[[Bundle], float] | None = None,
+    score_every: int = 1000,
+    track: Tracker | None = None,
+    profile: bool = False,
 ) -> Bundle:
     """Train and leave a bundle in `out/bundle`. Killed or interrupted, `resume=True` goes on from the last checkpoint.
 
     `start` is a bundle to fine-tune: its weights and its network, but for the fields in `recipe.model` (dropout, say).
     `visit` sees the network after each step, in evaluation mode where it asks for it, and must leave it in training mode.
 
+    `score` is called every `score_every` steps; the bundle that it liked best is kept in `out/best-step-…`.
+    `track` sends the log to a tracker too; `profile` writes where the time of some steps went to `out/profile.json`.
     `processes` share each batch's slots on a CPU (one thread each); 1 leaves the threads to PyTorch.
 
     Raises OutputExistsError where another run is, NonFiniteError before a step that would spoil the weights.
@@ -111,10 +117,18 @@ def train(
                 f"{recipe.slots} slots cannot be shared by {processes} processes in {recipe.accumulate} parts each",
                 where=recipe.name, fix=f"--processes {max(1, recipe.slots // recipe.accumulate)}, or more slots",
             )  # fmt: skip
+        if track is not None:
+            check_tracker(track)
         _claim(out, recipe, resume)
         make_mixture(stores, recipe)  # what is wrong with the weights is said before anything starts
         config = start.config.replace(**recipe.model) if start else recipe.config()
         port = free_port() if processes > 1 else 0
+
+        def bundle_of(model: Gato, state: State) -> Bundle:
+            facts = {"recipe": recipe.to_json(), "parameters": model.num_parameters, "steps": state.step, "tokens": state.tokens,
+                     "seconds": round(state.elapsed_seconds, 1), "data": [_describe(s) for s in stores]}  # fmt: skip
+            cards = _task_cards(stores, recipe)
+            return Bundle(config, model.eval(), tokenizer, cards, recipe.acting, {**facts, **(references or {})})
 
         def work(rank: int, port: int) -> tuple[Gato, State]:
             with Team(rank, processes, port) as team:
@@ -126,29 +140,38 @@ def train(
                 optimizers = make_optimizers(model, recipe)
                 saved = resume and (out / "checkpoints" / "last").exists()
                 state = load_checkpoint(out, model, optimizers) if saved else State()
-                _run(model, recipe, stores, optimizers, state, out, device, watch, visit, team)
+                judge = _Best(out, score, score_every, lambda: bundle_of(model, state)) if score else None
+                _run(model, recipe, stores, optimizers, state, out, device, watch, visit, team, judge, track, profile)
             return model, state
 
         others = fork(processes - 1, work, port)
         model, state = work(0, port)
         for process in others:
             process.join(30)
-        bundle = Bundle(
-            config, model.eval(), tokenizer, _task_cards(stores, recipe), recipe.acting,
-            {"recipe": recipe.to_json(), "parameters": model.num_parameters, "steps": state.step, "tokens": state.tokens,
-             "seconds": round(state.elapsed_seconds, 1), "data": [_describe(s) for s in stores], **(references or {})},
-        )  # fmt: skip
+        bundle = bundle_of(model, state)
         if not (out / "bundle").exists():
             bundle.save(out / "bundle")
         return bundle
 
 
 def _run(
-    model: Gato, recipe: Recipe, stores, optimizers, state: State, out: Path, device: str, watch, visit, team: Team
+    model: Gato,
+    recipe: Recipe,
+    stores,
+    optimizers,
+    state: State,
+    out: Path,
+    device: str,
+    watch,
+    visit,
+    team: Team,
+    judge: _Best | None,
+    track: Tracker | None,
+    profile: bool,
 ) -> None:
     mixture = make_mixture(stores, recipe)
     lead = team.rank == 0
-    log = _Log(out / "log.jsonl" if lead else None, stores, state)
+    log = Log(out if lead else None, stores, state, track)
     parameters = [p for p in model.parameters() if p.requires_grad]
     parts = team.world * recipe.accumulate
     weight_of = torch.ones(len(stores), device=device)
@@ -158,7 +181,7 @@ def _run(
     began = time.perf_counter() - state.elapsed_seconds
     saved = state.elapsed_seconds
     autocast = torch.autocast(device.split(":")[0], torch.bfloat16) if _in_bf16(recipe, device) else nullcontext()
-    with stop:
+    with stop, _profiler(out if profile and lead else None) as profiler:
         progress = _progress(recipe, state)
         while progress < 1:
             for optimizer in optimizers.values():
@@ -194,7 +217,13 @@ def _run(
             if not math.isfinite(norm):
                 save_note = out / "non-finite.json"
                 if lead:
-                    write_file_atomically(save_note, json.dumps({"step": state.step, "seed": recipe.seed}).encode())
+                    windows = [
+                        (stores[w.store].task, np.array(w.spans).tolist())
+                        for i in range(recipe.slots)
+                        for w in mixture.slot(state.step, i)
+                    ]
+                    note = {"step": state.step, "seed": recipe.seed, "windows": windows}
+                    write_file_atomically(save_note, json.dumps(note).encode())
                 raise NonFiniteError(
                     f"the gradient is not finite at step {state.step}; nothing was updated", where=str(save_note),
                     fix="resume with a lower --set learning_rate, or --set precision=float32",
@@ -205,8 +234,12 @@ def _run(
             state.step += 1
             state.tokens += int(tokens)
             log.waited += waited
+            if profiler is not None:
+                profiler.step()
             if visit and lead:
                 visit(model, state)
+            if judge and lead:
+                judge.after(model, state)
             progress = _progress(recipe, state)
             if lead and (log.due(state) or progress >= 1):
                 record = log.write(state, norm, next(iter(optimizers.values())).param_groups[0]["lr"])
@@ -218,12 +251,56 @@ def _run(
                 saved = state.elapsed_seconds
             if asked:
                 break
+    log.close()
     if not lead:
         return
     save_checkpoint(out, model, optimizers, state, recipe.keep_last)
     if progress < 1:
         print(f"stopped at step {state.step}; go on with: gato train --resume {out}", file=sys.stderr)
         raise SystemExit(130)
+
+
+class _Best:
+    """Now and then a score of the network as it is; the bundle with the best one stays in RUN/best-step-…"""
+
+    def __init__(self, out: Path, score: Callable[[Bundle], float], every: int, bundle: Callable[[], Bundle]):
+        self._out, self._score, self._every, self._bundle = out, score, every, bundle
+        self._scores = out / "scores.jsonl"
+
+    def after(self, model: Gato, state: State) -> None:
+        if state.step % self._every:
+            return
+        bundle = self._bundle()
+        score = float(self._score(bundle))
+        model.train()
+        lines = self._scores.read_text().splitlines() if self._scores.exists() else []
+        before = [line for line in map(json.loads, lines) if line["step"] < state.step]  # of a run that was resumed
+        record = [*before, {"step": state.step, "tokens": state.tokens, "score": score}]
+        write_file_atomically(self._scores, "".join(json.dumps(r) + "\n" for r in record).encode())
+        if score > max((r["score"] for r in before), default=-math.inf):
+            folder = self._out / f"best-step-{state.step:08d}"
+            if not folder.exists():
+                bundle.save(folder)
+            for old in self._out.glob("best-step-*"):
+                if old != folder:
+                    shutil.rmtree(old)
+
+
+@contextmanager
+def _profiler(out: Path | None) -> Iterator[Any]:
+    """Where the time of three steps goes, after three of warming up: RUN/profile.json for a trace viewer, and a table."""
+    if out is None:
+        yield None
+        return
+
+    def done(profiler: Any) -> None:
+        profiler.export_chrome_trace(str(out / "profile.json"))
+        table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25)
+        write_file_atomically(out / "profile.txt", table.encode())
+
+    plan = torch.profiler.schedule(wait=1, warmup=2, active=3, repeat=1)
+    with torch.profiler.profile(schedule=plan, on_trace_ready=done) as profiler:
+        yield profiler
 
 
 def _noise_seed(seed: int, step: int, part: int) -> int:
@@ -277,50 +354,6 @@ def _describe(store: TokenStore) -> dict[str, Any]:
         "timesteps": store.num_timesteps,
         "tokens": len(store.tokens),
     }
-
-
-class _Log:
-    """log.jsonl: loss in all and per domain since the last line, speed, share of time spent waiting for data."""
-
-    def __init__(self, path: Path | None, stores: Sequence[TokenStore], state: State):
-        self._path = path
-        self._domains = sorted({s.domain for s in stores})
-        self._domain_of = torch.tensor([self._domains.index(s.domain) for s in stores])
-        if path and path.exists():  # a resumed run forgets what came after its checkpoint
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= state.step]
-            write_file_atomically(path, "".join(line + "\n" for line in kept).encode())
-        self._sum, self._count = np.zeros(len(self._domains)), np.zeros(len(self._domains))
-        self._tokens, self._padding, self.waited = state.tokens, [0, 0], 0.0
-        self._at = state.elapsed_seconds
-
-    def add(self, batch, losses: torch.Tensor) -> None:
-        domain = self._domain_of.to(losses.device)[batch.stores]
-        n = len(self._domains)
-        self._sum += torch.zeros(n, device=losses.device).index_add_(0, domain, losses).cpu().numpy()
-        self._count += torch.bincount(domain, minlength=n).cpu().numpy()
-        self._padding[0] += len(batch.ids) - batch.num_tokens
-        self._padding[1] += len(batch.ids)
-
-    def due(self, state: State) -> bool:
-        return state.elapsed_seconds - self._at >= LOG_EVERY_SECONDS or state.step == 1
-
-    def write(self, state: State, norm: float, rate: float) -> dict[str, Any]:
-        seconds = max(1e-9, state.elapsed_seconds - self._at)
-        record: dict[str, Any] = {
-            "step": state.step, "tokens": state.tokens, "elapsed_seconds": round(state.elapsed_seconds, 2),
-            "loss": float(self._sum.sum() / max(1, self._count.sum())), "learning_rate": rate, "grad_norm": norm,
-            "tokens_per_second": (state.tokens - self._tokens) / seconds, "data_wait": self.waited / seconds,
-            "padding": self._padding[0] / max(1, self._padding[1]),
-        }  # fmt: skip
-        record |= {
-            f"loss/{d}": float(s / c) for d, s, c in zip(self._domains, self._sum, self._count, strict=True) if c
-        }
-        assert self._path is not None
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        self._sum[:], self._count[:] = 0, 0
-        self._tokens, self._at, self.waited, self._padding = state.tokens, state.elapsed_seconds, 0.0, [0, 0]
-        return record
 
 
 class _StopSignals:

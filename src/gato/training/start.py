@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,8 +32,9 @@ def start_run(
     tokenizer: Path | None,
     device: str,
     processes: int = 0,
+    **watching: Any,
 ) -> Path:
-    """Train `recipe_name` with `field=value` words changed. Returns the bundle's folder."""
+    """Train `recipe_name` with `field=value` words changed; `watching` goes to `train`. Returns the bundle's folder."""
     recipe = load_recipe(recipe_name).override(list(words))
     if (out / "recipe.json").exists():
         raise OutputExistsError(
@@ -48,7 +50,7 @@ def start_run(
     make_folder(out)
     write_file_atomically(out / "tokenizer.model", text.to_bytes())
     write_file_atomically(out / "data.json", json.dumps([str(p.resolve()) for p in data]).encode())
-    return _run(recipe, data, out, text, device, processes, resume=False)
+    return _run(recipe, data, out, text, device, processes, resume=False, **watching)
 
 
 def finetune_run(
@@ -91,7 +93,7 @@ def datasets_of(tasks: str, data: Sequence[Path]) -> list[Path]:
     return chosen
 
 
-def resume_run(out: Path, device: str, processes: int = 0) -> Path:
+def resume_run(out: Path, device: str, processes: int = 0, **watching: Any) -> Path:
     """Go on where the run in `out` stopped; a finished one costs nothing."""
     if not (out / "recipe.json").exists():
         raise CheckpointMissingError("no run here", where=str(out), fix="name the --out folder of a run")
@@ -99,12 +101,13 @@ def resume_run(out: Path, device: str, processes: int = 0) -> Path:
         return out / "bundle"
     recipe = Recipe.from_json(read_json(out / "recipe.json"))
     data = [Path(p) for p in read_json(out / "data.json")]
-    return _run(recipe, data, out, TextTokenizer.load(out / "tokenizer.model"), device, processes, resume=True)
+    text = TextTokenizer.load(out / "tokenizer.model")
+    return _run(recipe, data, out, text, device, processes, resume=True, **watching)
 
 
 def _run(
     recipe: Recipe, data: Sequence[Path], out: Path, text: TextTokenizer, device: str, processes: int, resume: bool,
-    start: Bundle | None = None,
+    start: Bundle | None = None, **watching: Any,
 ) -> Path:  # fmt: skip
     processes = 1 if device != "cpu" else processes or sensible(recipe.slots // recipe.accumulate)
     if processes > 1:
@@ -114,7 +117,9 @@ def _run(
     if absent:
         print(f"no data for {', '.join(absent)}: the other weights share theirs", file=sys.stderr)
     with TrainingBar() as bar:
-        train(recipe, stores, text, out, resume=resume, start=start, device=device, watch=bar, processes=processes)
+        train(
+            recipe, stores, text, out, resume=resume, start=start, device=device, watch=bar, processes=processes, **watching
+        )  # fmt: skip
     return out / "bundle"
 
 

@@ -1,0 +1,132 @@
+"""What a run writes down as it goes: log.jsonl, TensorBoard's events, and a tracker where one was asked for.
+
+    {"step": 40, "tokens": 245760, "elapsed_seconds": 6.1, "loss": 3.2, "loss/babyai": 1.1, "loss/kind/discrete": 1.0,
+     "learning_rate": 0.003, "grad_norm": 0.8, "tokens_per_second": 39321, "targets_per_second": 2404, "data_wait": 0.03,
+     "padding": 0.02, "memory_gb": 1.3}
+
+Losses are means (nats per target) since the line before, `data_wait` and `padding` shares of time and of tokens, memory
+the most that the process, or its part of a GPU, has held.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import resource
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from gato.episodes.manifest import write_file_atomically
+from gato.errors import UsageError
+from gato.sequences import Batch, TokenStore
+from gato.tokens import KINDS
+from gato.training.checkpoint import State
+
+LOG_EVERY_SECONDS = 5.0
+MOST_WAIT = 0.1  # of the time; above it the run says that its data are slow
+
+Tracker = Literal["wandb", "trackio"]
+
+
+class Log:
+    """Sums over steps, a line now and then. Without a folder (a rank that does not lead) it only counts."""
+
+    def __init__(self, run: Path | None, stores: Sequence[TokenStore], state: State, track: Tracker | None = None):
+        self._path = None if run is None else run / "log.jsonl"
+        self._domains = sorted({s.domain for s in stores})
+        self._domain_of = torch.tensor([self._domains.index(s.domain) for s in stores])
+        self._names = [f"loss/{d}" for d in self._domains] + [f"loss/kind/{k}" for k in KINDS]
+        self._sum, self._count = np.zeros(len(self._names)), np.zeros(len(self._names))
+        self._tokens, self._padding, self.waited = state.tokens, [0, 0], 0.0
+        self._at = state.elapsed_seconds
+        self._warned = False
+        self._events, self._tracker = None, None
+        if run is None:
+            return
+        if self._path is not None and self._path.exists():  # a resumed run forgets what came after its checkpoint
+            kept = [line for line in self._path.read_text().splitlines() if json.loads(line)["step"] <= state.step]
+            write_file_atomically(self._path, "".join(line + "\n" for line in kept).encode())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(run / "tensorboard"), purge_step=state.step + 1 if state.step else None)
+        if track is not None:
+            self._tracker = check_tracker(track)
+            self._tracker.init(project="gato", name=run.name)
+
+    def add(self, batch: Batch, losses: torch.Tensor) -> None:
+        """Count a part of a step: `losses` (M,) of the batch's M targets."""
+        domains, kinds, device = len(self._domains), len(KINDS), losses.device
+        for at, size, of in (
+            (0, domains, self._domain_of.to(device)[batch.stores]),
+            (domains, kinds, batch.kinds.long()),
+        ):
+            self._sum[at : at + size] += torch.zeros(size, device=device).index_add_(0, of, losses).cpu().numpy()
+            self._count[at : at + size] += torch.bincount(of, minlength=size).cpu().numpy()
+        self._padding[0] += len(batch.ids) - batch.num_tokens
+        self._padding[1] += len(batch.ids)
+
+    def due(self, state: State) -> bool:
+        return state.elapsed_seconds - self._at >= LOG_EVERY_SECONDS or state.step == 1
+
+    def write(self, state: State, norm: float, rate: float) -> dict[str, Any]:
+        """One line, of what has happened since the line before."""
+        seconds = max(1e-9, state.elapsed_seconds - self._at)
+        domains = len(self._domains)
+        targets = self._count[:domains].sum()
+        record: dict[str, Any] = {
+            "step": state.step, "tokens": state.tokens, "elapsed_seconds": round(state.elapsed_seconds, 2),
+            "loss": float(self._sum[:domains].sum() / max(1, targets)), "learning_rate": rate, "grad_norm": norm,
+            "tokens_per_second": (state.tokens - self._tokens) / seconds, "targets_per_second": float(targets / seconds),
+            "data_wait": self.waited / seconds, "padding": self._padding[0] / max(1, self._padding[1]),
+            "memory_gb": round(_memory() / 2**30, 3),
+        }  # fmt: skip
+        record |= {n: float(s / c) for n, s, c in zip(self._names, self._sum, self._count, strict=True) if c}
+        assert self._path is not None and self._events is not None
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        values = {k: v for k, v in record.items() if k != "step"}
+        for name, value in values.items():
+            self._events.add_scalar(name, value, state.step)
+        if self._tracker is not None:
+            self._tracker.log(values, step=state.step)
+        if record["data_wait"] > MOST_WAIT and state.step > 1 and not self._warned:
+            self._warned = True
+            print(
+                f"{record['data_wait']:.0%} of the time is spent waiting for data; on a CPU fewer --processes help, or a"
+                " larger window_tokens, so that a batch has fewer windows",
+                file=sys.stderr,
+            )
+        self._sum[:], self._count[:] = 0, 0
+        self._tokens, self._at, self.waited, self._padding = state.tokens, state.elapsed_seconds, 0.0, [0, 0]
+        return record
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+        if self._tracker is not None:
+            self._tracker.finish()
+
+
+def check_tracker(name: str) -> Any:
+    """The module of a tracker. Raises UsageError where it is unknown or not installed."""
+    if name not in ("wandb", "trackio"):
+        raise UsageError(f"no tracker {name!r}", where="--track", fix="wandb or trackio")
+    if importlib.util.find_spec(name) is None:
+        raise UsageError(f"{name} is not installed", where="--track", fix=f"pip install {name}")
+    return importlib.import_module(name)
+
+
+def _memory() -> int:
+    """Bytes: the most that was allocated on the GPU, if one is in use, or resident in this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
