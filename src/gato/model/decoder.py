@@ -135,11 +135,11 @@ class _Turn:
 
 
 def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x (…, in) times weight (out, in). One row on a CPU: MKL's vector product reads a matrix at half of the memory's
-    speed, its product with two columns at nearly all of it (2024.2, measured on an AVX-512 machine)."""
+    """x (…, in) times weight (out, in). One row on a CPU is computed twice, since MKL's product of a matrix with two
+    columns reads it faster than its product with one (2024.2, AVX-512: 10.6 ms against 14.6 for 189 MB on one core)."""
     if x.device.type != "cpu" or x.numel() != x.shape[-1] or x.dtype != torch.float32:
         return F.linear(x, weight)
-    return torch.mm(weight, x.reshape(-1, 1).expand(-1, 2))[:, 0].view(*x.shape[:-1], -1)
+    return torch.mm(weight, x.reshape(1, -1).expand(2, -1).contiguous().t())[:, 0].reshape(*x.shape[:-1], -1)
 
 
 def _maker(precision: str) -> Callable[[list[torch.Tensor]], Product]:
