@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gato.model import Gato, GatoConfig, RingCache
+from gato.model.decoder import Decoder
 from gato.sequences.batch import Batch
 
 CONFIG = GatoConfig.tiny().replace(
@@ -180,3 +181,47 @@ def test_distances_are_projected_once():
     kept = dict(cache.relative)
     feed(model, cache, {0: ([4], [1])})
     assert len(kept) == 3 and all(cache.relative[layer] is r for layer, r in kept.items())
+
+
+@pytest.mark.parametrize("position", ["rope", "xl"])
+def test_tokens_taken_back_leave_no_trace(position):
+    """Guesses of any length are read and forgotten between the pieces, while the ring goes round."""
+    model = model_of(position)
+    plain, guessing = (RingCache(model.config, 2, 12, most_new=8) for _ in range(2))
+    ids, times, _ = history(2, 25)
+    rng = np.random.default_rng(3)
+    for at in range(0, len(ids) - 4, 4):
+        piece = {1: (ids[at : at + 4], times[at : at + 4])}
+        wrong = rng.integers(0, VOCABULARY, int(rng.integers(1, 5))).tolist()
+        tail = {1: (piece[1][0] + wrong, piece[1][1] + [times[at + 3]] * len(wrong))}
+        got = feed(model, guessing, tail)[1][:4]
+        guessing.forget(torch.tensor([1]), torch.tensor([len(wrong)]))
+        assert torch.allclose(got, feed(model, plain, piece)[1], atol=1e-5)
+        assert guessing.count.tolist() == plain.count.tolist()
+
+
+def test_a_prefix_begins_other_slots():
+    model = model_of("rope")
+    ids, times, _ = history(4, 12)
+    one, other = (RingCache(model.config, 2, 64, 9, most_new=8) for _ in range(2))
+    for at in (0, 8):
+        feed(model, one, {0: (ids[at : at + 8], times[at : at + 8])})
+    feed(model, other, {1: (ids[20:25], times[20:25])})  # forgotten
+    other.begin(1, one.kept(0))
+    piece = (ids[16:22], times[16:22])
+    assert torch.equal(feed(model, one, {0: piece})[0], feed(model, other, {1: piece})[1])
+
+
+def test_only_what_is_wanted_is_computed_to_the_end():
+    """The last block's queries of chosen columns, rows of unequal length: the same hidden states."""
+    model = model_of("xl")
+    ids, times, _ = history(6, 12)
+    caches = [RingCache(model.config, 2, 64, most_new=16) for _ in range(2)]
+    pieces = torch.tensor([ids[:6], ids[6:12]])
+    when, valid = torch.tensor([times[:6], times[6:12]]), torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    wanted = torch.tensor([[2, 5], [0, 3]])
+    decoder = Decoder(model)
+    whole = decoder(batch(pieces), torch.arange(2), valid, when, caches[0])
+    some = decoder(batch(pieces), torch.arange(2), valid, when, caches[1], wanted)
+    assert torch.allclose(some, whole[torch.arange(2)[:, None], wanted], atol=1e-6)
+    assert torch.equal(caches[0].keys[:, :, :, :-1], caches[1].keys[:, :, :, :-1])

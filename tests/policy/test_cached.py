@@ -33,17 +33,18 @@ def compare(tokenizer, position, decisions):
     policy = Agent(bundle).policy(TASK, 1)
     out = {"decisions": 0, "error": 0.0, "other": 0, "excused": 0}
     seed = 0
+    decoder = bundle.decoder()
+    of_hidden = decoder.logits
     recorded: list[torch.Tensor] = []
 
-    def remembered(hidden):
-        recorded.append(Gato.logits(bundle.model, hidden))
-        return recorded[-1]
+    def remembered(hidden, low=0, high=None):
+        recorded.append(bundle.model.logits(hidden))
+        return of_hidden(hidden, low, high)
 
+    decoder.logits = remembered
     while out["decisions"] < decisions:
         recorded.clear()
-        policy._bundle.model.logits = remembered
         episode = next(rollout([Unit(TASK, seed, max_steps=steps)], [LocalSlot()], policy))
-        del policy._bundle.model.logits
         seed += 1
         store = TokenStore.build(TASK, codec, [episode])
         batch = collate([Segment(0, ((0, len(store.tokens)),))], [store])

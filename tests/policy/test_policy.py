@@ -10,7 +10,8 @@ from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent
 from gato.rollouts import ExpertPolicy, LocalSlot, RandomPolicy, Unit, rollout
-from gato.sequences import Segment, TokenStore, collate
+from gato.sequences import Mixture, Segment, TokenStore, collate
+from gato.training.loss import token_losses
 from gato.worlds import find
 
 TASK = "dummy/count"
@@ -101,7 +102,7 @@ def test_slots_do_not_see_each_other(tokenizer):
 
 def test_everything_chosen_is_legal(tokenizer):
     bundle = make_bundle(tokenizer, 1, ("sample", "mean"))
-    policy = Agent(bundle).policy(TASK, 4)
+    policy = Agent(bundle).policy(TASK, 4, watch_mass=True)
     for episode in rollout([Unit(TASK, s, max_steps=10) for s in range(8)], [LocalSlot() for _ in range(4)], policy):
         episode.check(find(TASK).spec)
     assert 0 < policy.legal_mass < 1
@@ -199,3 +200,101 @@ def test_top_k_and_temperature_by_hand(tokenizer):
 def test_ways_of_acting_that_there_are_not(tokenizer, options, said):
     with pytest.raises(UsageError, match=said):
         Agent(make_bundle(tokenizer, 1)).session(TASK, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tokenizer):
+    """A tiny network that has learned some of the dummy world: its greedy actions are worth comparing."""
+    bundle = make_bundle(tokenizer, None)
+    codec = bundle.codec(TASK)
+    episodes = rollout([Unit(TASK, s) for s in range(8)], [LocalSlot() for _ in range(4)], ExpertPolicy())
+    mixture = Mixture([TokenStore.build(TASK, codec, list(episodes))], {"*": 1.0}, 4, 256, 256)
+    optimizer = torch.optim.AdamW(bundle.model.train().parameters(), lr=3e-3)
+    losses = []
+    for step in range(40):
+        batch = mixture.batch(step)
+        loss = token_losses(bundle.model(batch), batch.targets, batch.kinds, bundle.config.vocabulary.continuous, 4.0)
+        loss.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.mean().detach()))
+    assert losses[-1] < 0.7 * losses[0]
+    bundle.model.eval()
+    return bundle
+
+
+def play(bundle, slots=4, units=8, steps=20, **acting):
+    """Actions by seed, and the policy that took them."""
+    policy = Agent(bundle).policy(TASK, slots, **acting)
+    played = rollout(
+        [Unit(TASK, s, max_steps=steps) for s in range(units)], [LocalSlot() for _ in range(slots)], policy
+    )
+    return {e.info["seed"]: {k: v.tolist() for k, v in e.actions.items()} for e in played}, policy
+
+
+@pytest.mark.parametrize("manner", ["greedy", "sample"])
+@pytest.mark.parametrize("verify", ["last", "parallel"])
+def test_guessed_actions_are_those_of_one_after_another(trained, verify, manner):
+    plain, one_by_one = play(trained, discrete=manner, continuous=manner)
+    guessed, policy = play(trained, discrete=manner, continuous=manner, verify=verify)
+    assert guessed == plain
+    assert policy.decisions == one_by_one.decisions >= 100
+    if manner == "greedy" and verify == "last":
+        alone, policy = play(trained, 1, discrete=manner, continuous=manner, verify=verify)
+        assert alone == plain
+        assert policy.passes < len(policy._legal) * policy.decisions  # it was right now and then
+
+
+def test_a_guess_that_is_right_costs_one_pass_and_a_wrong_one_no_more_than_all(trained):
+    """The same observation again and again is answered with the same action, until memory changes it."""
+    observation, _ = find(TASK).make().reset(seed=5)
+    guessing, plain = (Agent(trained).policy(TASK, 1, verify=v) for v in ("last", None))
+    num = len(plain._legal)
+    assert num > 2
+    spent = []
+    for _ in range(30):
+        before = guessing.passes
+        assert str(guessing.act({0: observation})) == str(plain.act({0: observation}))
+        spent.append(guessing.passes - before)
+        assert torch.equal(guessing._cache.count, plain._cache.count)
+    assert plain.passes == 30 * num  # A passes for A tokens: the last one is read with the next observation
+    assert max(spent) <= num and spent.count(1) >= 5
+
+
+def test_a_prompt_is_read_once_for_all_sessions(tokenizer):
+    demonstration = next(rollout([Unit(TASK, 11)], [LocalSlot()], ExpertPolicy()))
+    bundle = make_bundle(tokenizer, None, prompt=demonstration)
+    observation, _ = find(TASK).make().reset(seed=5)
+    first, second = (Agent(bundle).policy(TASK, 2) for _ in range(2))
+    first.reset(0, 0)
+    read = first.passes
+    assert read > 0
+    first.reset(1, 0)
+    second.reset(1, 0)
+    assert first.passes == read and second.passes == 0
+    assert int(second._cache.count[1]) > 100
+    said = [str(p.act({i: observation})[i]) for p, i in ((first, 0), (first, 1), (second, 1))]
+    assert said[0] == said[1] == said[2]
+    bare = Agent(make_bundle(tokenizer, None)).policy(TASK, 1)
+    assert str(bare.act({0: observation})[0]) != said[0]  # and it matters
+
+
+@pytest.mark.parametrize("precision, share", [("float16", 0.95), ("bf16", 0.5), ("int8", 0.3)])
+def test_precisions_agree_as_far_as_their_bits_go(trained, precision, share):
+    """Against float32 on the same contexts, its actions fed to both; and not a copy of it."""
+    if precision in ("float16", "int8") and "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("needs FBGEMM")
+    episode = next(rollout([Unit(TASK, 3, max_steps=40)], [LocalSlot()], Agent(trained).policy(TASK, 1)))
+    exact, policy = (Agent(trained).policy(TASK, 1, precision=p) for p in ("float32", precision))
+    same, apart = [], 0.0
+    for t in range(len(episode)):
+        observation = {k: v[t] for k, v in episode.observations.items()}
+        a, b = exact.act({0: observation})[0], policy.act({0: observation})[0]
+        same.append(all(np.array_equal(a[k], b[k]) for k in a))
+        apart = max(
+            apart,
+            *(float(np.abs(p - q).max()) for p, q in zip(exact.probabilities(0), policy.probabilities(0), strict=True)),
+        )
+        policy._last[0] = exact._last[0]
+    assert np.mean(same) >= share
+    assert apart > 0

@@ -73,7 +73,7 @@ def evaluate_task(
 ) -> tuple[TaskScores, Episode | None]:
     """Scores of one task, and its median episode for a film."""
     units = [Unit(task.id, episode_seed(task.id, seed * 100_000 + i, "evaluation")) for i in range(episodes)]
-    policy = agent.policy(task.id, min(SLOTS, episodes))
+    policy = agent.policy(task.id, min(SLOTS, episodes), watch_mass=True)
     began, played = time.perf_counter(), []
     for episode in rollout(units, pool.slots(min(SLOTS, episodes)), policy):
         played.append(episode)

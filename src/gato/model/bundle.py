@@ -26,6 +26,7 @@ from gato.episodes.manifest import commit_folder, temporary_beside, verify_manif
 from gato.episodes.store import Dataset, DatasetWriter
 from gato.errors import CheckpointCorruptError, CheckpointMismatchError, TokenizerError, UnknownNameError, nearest
 from gato.model.config import GatoConfig
+from gato.model.decoder import Decoder
 from gato.model.transformer import Gato
 from gato.tokens import TimestepCodec
 from gato.tokens.text import TextTokenizer
@@ -55,6 +56,16 @@ class Bundle:
         default_factory=dict
     )  # {"discrete": "sample", "continuous": "mean", "temperature": 1.0}
     card: dict[str, Any] = field(default_factory=dict)
+    prefixes: dict[Any, Any] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # prompts already read, for sessions
+    _decoders: dict[str, Decoder] = field(default_factory=dict, repr=False, compare=False)
+
+    def decoder(self, precision: str = "float32") -> Decoder:
+        """The network as it acts, packed once for all sessions. Raises UsageError."""
+        if precision not in self._decoders or self._decoders[precision].model is not self.model:
+            self._decoders[precision] = Decoder(self.model, precision)
+        return self._decoders[precision]
 
     def codec(self, task: str) -> TimestepCodec:
         """The tokens of one of its tasks. Raises UnknownNameError."""

@@ -19,10 +19,20 @@ class View:
     """Where one pass reads and writes: rows R, new tokens n, W ring entries (the last is a bin for padding)."""
 
     slots: torch.Tensor  # (R,)
+    run: slice | None  # the same slots, where they are consecutive
     entries: torch.Tensor  # (R, n) ring entry of each new token
     positions: torch.Tensor  # (R, n) position since the slot was cleared
-    distances: torch.Tensor  # (R, n, W) query position minus key position
+    distances: torch.Tensor | None  # (R, n, W) query position minus key position, where the network asks for it
     bias: torch.Tensor  # (R, n, W) 0 where seen, -inf elsewhere
+
+
+@dataclass
+class Prefix:
+    """The first n tokens of a slot, in order: keys and values (layers, H, n, d), timesteps (n,)."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    time: torch.Tensor
 
 
 class RingCache:
@@ -33,6 +43,7 @@ class RingCache:
         dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
     ):  # fmt: skip
         self.timesteps = timesteps
+        self._relative_attention = config.position == "xl"
         self._shape = (config.num_transformer_blocks, slots, config.num_attention_heads, config.key_value_size)
         self._dtype, self._device = dtype, device
         self.count = torch.zeros(slots, dtype=torch.long, device=device)
@@ -86,11 +97,40 @@ class RingCache:
             seen &= key_time > times[..., None] - self.timesteps
         seen[..., self._size] = ~valid  # a padding token sees the bin alone, so that its softmax stays finite
         bias = torch.zeros(seen.shape, dtype=self.keys.dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-        return View(slots, entries, positions, distances, bias)
+        first = int(slots[0])
+        run = slice(first, first + len(slots)) if slots.tolist() == list(range(first, first + len(slots))) else None
+        return View(slots, run, entries, positions, distances if self._relative_attention else None, bias)
 
     def write(self, layer: int, view: View, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store k, v (R, H, n, d) and return all keys and values of the rows, (R, H, W, d)."""
+        """Store k, v (R, n, H, d) and return all keys and values of the rows, (R, H, W, d): the ring itself where the rows
+        are consecutive slots, else a copy."""
         rows = view.slots[:, None]
-        self.keys[layer][rows, :, view.entries] = k.transpose(1, 2)
-        self.values[layer][rows, :, view.entries] = v.transpose(1, 2)
-        return self.keys[layer][view.slots], self.values[layer][view.slots]
+        self.keys[layer][rows, :, view.entries] = k
+        self.values[layer][rows, :, view.entries] = v
+        which = view.slots if view.run is None else view.run
+        return self.keys[layer][which], self.values[layer][which]
+
+    def forget(self, slots: torch.Tensor, counts: torch.Tensor) -> None:
+        """Take back the last counts[r] tokens of each slot. What they overwrote was out of sight, so nothing else is lost
+        as long as no more than `most_new` tokens were fed since the first of them."""
+        positions = self.count[slots][:, None] - 1 - torch.arange(self.most_new, device=slots.device)
+        gone = torch.arange(self.most_new, device=slots.device) < counts[:, None]
+        entries = torch.where(gone, positions % self._size, self._size)  # the bin has position -1 already
+        self.position[slots[:, None], entries] = -1
+        self.count[slots] -= counts
+
+    def kept(self, slot: int) -> Prefix:
+        """A copy of what a slot holds, all of it still in the ring, to begin other slots from."""
+        n = int(self.count[slot])
+        assert n <= self._size, "the beginning is overwritten"
+        return Prefix(
+            self.keys[:, slot, :, :n].clone(), self.values[:, slot, :, :n].clone(), self.time[slot, :n].clone()
+        )
+
+    def begin(self, slot: int, prefix: Prefix) -> None:
+        """Clear a slot and give it what another one held."""
+        self.clear([slot])
+        n = len(prefix.time)
+        self.keys[:, slot, :, :n], self.values[:, slot, :, :n] = prefix.keys, prefix.values
+        self.time[slot, :n], self.position[slot, :n] = prefix.time, torch.arange(n, device=self.time.device)
+        self.count[slot] = n

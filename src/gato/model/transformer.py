@@ -77,13 +77,9 @@ class Gato(nn.Module):
 
         Row r belongs to cache slot slots[r]; `times` (R, n) are timestep numbers, for memories counted in timesteps.
         """
-        rows, n = valid.shape
-        view = cache.extend(slots, valid, times)
-        x = self.embed(batch, self.embed.vocabulary(), view.positions.flatten()).view(rows, n, -1)
-        for layer, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            x = block.decode(x, cache, layer, view)
-        return self.norm(x)
+        from gato.model.decoder import Decoder
+
+        return Decoder(self)(batch, slots, valid, times, cache)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.linear(hidden, self.embed.vocabulary())
@@ -116,10 +112,6 @@ class Block(nn.Module):
             keep = [(torch.rand(n, 1, device=y.device) >= p).expand(n, length).reshape(-1) for n, length, _ in groups]
             y = y * (torch.cat(keep)[:, None] / (1 - p)).to(y.dtype)
         return y
-
-    def decode(self, x: torch.Tensor, cache: RingCache, layer: int, view) -> torch.Tensor:
-        x = x + self.attention.decode(self.norm1(x), cache, layer, view)
-        return x + self.feedforward(self.norm2(x))
 
 
 class FeedForward(nn.Module):
@@ -207,25 +199,6 @@ class Attention(nn.Module):
         """W_r applied to the sinusoids of distances 0 … length - 1, (H, length, d)."""
         sinusoids = _sinusoids(length, self.heads * self.size, like.device).to(like.dtype)
         return F.linear(sinusoids, self.relative.to(like.dtype)).view(length, self.heads, self.size).transpose(0, 1)
-
-    def decode(self, x: torch.Tensor, cache: RingCache, layer: int, view) -> torch.Tensor:
-        """New tokens (R, n, D) over the cache, into which their keys and values are written first."""
-        q, k, v = self._project(x).permute(2, 0, 3, 1, 4).unbind(0)  # (R, H, n, d)
-        if self.kind == "rope":
-            angles = _angles(view.positions[:, None], self.size, q.dtype)
-            q, k = _rotate(q, angles), _rotate(k, angles)
-        keys, values = cache.write(layer, view, k, v)
-        bias = view.bias[:, None]  # (R, 1, n, W): 0 or -inf
-        scale = self.size**-0.5
-        if self.kind == "xl":
-            if layer not in cache.relative:
-                cache.relative[layer] = self._distances(cache.reach, q)
-            scores = torch.matmul(q + self.distance_bias[:, None], cache.relative[layer].transpose(-1, -2))
-            index = view.distances.clamp(0, cache.reach - 1)[:, None].expand(-1, self.heads, -1, -1)
-            bias = scores.gather(-1, index) * scale + bias
-            q = q + self.content_bias[:, None]
-        weights = (torch.matmul(q, keys.transpose(-1, -2)) * scale + bias).softmax(-1)
-        return F.linear(torch.matmul(weights, values).transpose(1, 2).flatten(2), self.out)
 
 
 QUERIES = 256  # that many at a time on a CPU: keys that all of them precede are not touched

@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from gato.errors import UnknownNameError, UsageError, nearest
+from gato.model.decoder import PRECISIONS
 
-CHOICES = {"discrete": ("sample", "greedy"), "continuous": ("sample", "greedy", "mean"), "memory": ("window", "xl")}
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "discrete": ("sample", "greedy"), "continuous": ("sample", "greedy", "mean"), "memory": ("window", "xl"),
+    "precision": PRECISIONS, "verify": (None, "last", "parallel"),
+}  # fmt: skip
 DEFAULTS: dict[str, Any] = {
     "discrete": "sample",
     "continuous": "sample",
     "temperature": 1.0,  # of what is sampled, and of a mean
     "top_k": None,  # only the k likeliest ids of a token are sampled
     "memory": "window",  # "xl": keys reach back one context more than the network was trained on (paper section 2.4)
+    "precision": "float32",  # of the weights: "float16", "bf16" and "int8" are read faster (gato.model.decoder)
+    "verify": None,  # guess all of an action, check it in one pass: "last", the last action, or "parallel", blank tokens
 }
 
 
@@ -26,7 +32,7 @@ def check_acting(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"no way of acting is called {name!r}", fix=nearest(name, DEFAULTS) or f"one of {', '.join(DEFAULTS)}"
             )
         if name in CHOICES and value not in CHOICES[name]:
-            raise UsageError(f"{name}={value!r}", fix=f"one of {', '.join(CHOICES[name])}")
+            raise UsageError(f"{name}={value!r}", fix=f"one of {', '.join(map(str, CHOICES[name]))}")
         if name == "temperature" and not (_is_number(value) and 0 < value < math.inf):
             raise UsageError(f"temperature={value!r}", fix="a number above 0; discrete=greedy for the likeliest")
         if name == "top_k" and value is not None and not (_is_number(value) and value == int(value) and value >= 1):

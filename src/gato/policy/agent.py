@@ -62,9 +62,9 @@ class Agent:
         """A session of one of its tasks; `discrete=`, `continuous=`, `temperature=` override how the bundle acts."""
         return Session(self, task, seed, acting)
 
-    def policy(self, task: str, slots: int, **acting: Any) -> AgentPolicy:
-        """A batch policy for `gato.rollouts.rollout`."""
-        return AgentPolicy(self.bundle, task, slots, acting=acting)
+    def policy(self, task: str, slots: int, *, watch_mass: bool = False, **acting: Any) -> AgentPolicy:
+        """A batch policy for `gato.rollouts.rollout`; `watch_mass` measures the probability put on legal ids."""
+        return AgentPolicy(self.bundle, task, slots, acting=acting, watch_mass=watch_mass)
 
     def act(self, observation: Any, task: str) -> Any:
         """One action of a session kept per task; `session` gives the control over when it begins."""
@@ -138,8 +138,7 @@ class Agent:
             device=next(self.bundle.model.parameters()).device,
         )
         slots = list(range(count))
-        hidden = feed(self.bundle, cache, slots, rows, tokens)
-        h = hidden[torch.arange(count), torch.tensor([len(row["ids"]) - 1 for row in rows])]
+        h = feed(self.bundle, cache, slots, rows, tokens, last=1)[:, 0]
         if self.bundle.config.position == "learned":
             max_tokens = min(max_tokens, window - longest + 1)  # its positions end where the context does
         rng = np.random.default_rng(seed)

@@ -2,7 +2,10 @@
 
 A decision is one pass over what is new (the last action token, the observation, the separator) and one more pass per
 further action token, A passes in all; with `parallel_actions` no action is ever read, present or past, and all action
-tokens come out of one pass. What a slot samples depends on its own seed and tokens, never on its neighbours.
+tokens come out of one pass. With `verify` an action is guessed whole and read behind the separator in the same pass:
+as far as each guess is what would have been chosen anyway, it stands, and what follows a wrong one is taken back, chosen
+again and guessed again, so that the actions are those of one after another, from 1 to A passes. What a slot samples
+depends on its own seed and tokens, never on its neighbours.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from gato.episodes import check_values, flatten
 from gato.model.bundle import Bundle
@@ -31,7 +35,16 @@ class AgentPolicy:
 
     name = "gato"
 
-    def __init__(self, bundle: Bundle, task: str, slots: int, *, acting: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        bundle: Bundle,
+        task: str,
+        slots: int,
+        *,
+        acting: Mapping[str, Any] | None = None,
+        watch_mass: bool = False,
+    ):
+        """`watch_mass`: measure `legal_mass`, for which the whole vocabulary's logits are computed at every token."""
         self._bundle, self.task = bundle, task
         self._codec, self._card = bundle.codec(task), bundle.tasks[task]
         self._acting = check_acting({**bundle.acting, **(acting or {})})
@@ -53,12 +66,16 @@ class AgentPolicy:
         self._rng = [np.random.default_rng(0) for _ in range(slots)]
         self._time = np.zeros(slots, np.int64)
         self._last: list[int | None] = [None] * slots  # the last action token, not yet in the cache
+        self._before = np.array([[legal.low for legal in self._legal]] * slots)  # ids of each slot's last action
         self._mass = [0.0, 0]
+        self._watch_mass = watch_mass
+        self.passes, self.decisions = 0, 0  # of the network, over all calls; of slots
         self._decided: tuple[list[int], list[torch.Tensor]] = ([], [])  # slots, and log p of each action token
 
     @property
     def legal_mass(self) -> float | None:
-        """Mean probability that the unlimited softmax put on legal ids: does the network know what kind is due?"""
+        """Mean probability that the unlimited softmax put on legal ids: does the network know what kind is due? None
+        unless it is watched."""
         return self._mass[0] / self._mass[1] if self._mass[1] else None
 
     def probabilities(self, index: int) -> list[np.ndarray]:
@@ -69,8 +86,8 @@ class AgentPolicy:
         return [self._chances(log_p[row]).cpu().numpy() for log_p in chosen_from]
 
     def change(self, **acting: Any) -> None:
-        """From the next decision on, act otherwise: `discrete=`, `continuous=`, `temperature=`, `top_k=`. The context
-        stays, and so does its memory."""
+        """From the next decision on, act otherwise: `discrete=`, `continuous=`, `temperature=`, `top_k=`, `verify=`,
+        `precision=`. The context stays, and so does its memory."""
         self._acting = check_acting({**self._acting, **acting})
 
     def begin(self, index: int, unit: Any, slot: Any = None) -> None:
@@ -81,30 +98,33 @@ class AgentPolicy:
         self._cache.clear([index])
         self._rng[index] = np.random.default_rng((seed, 1))
         self._time[index], self._last[index] = 0, None
+        self._before[index] = [legal.low for legal in self._legal]
         if self._card.prompt is not None:
-            self._prefill(index)
+            self._begin_with_prompt(index)
 
-    def _prefill(self, index: int) -> None:
-        """The first half context of the demonstration, in whole timesteps."""
+    def _begin_with_prompt(self, index: int) -> None:
+        """Read once, then shared: by the slots and by every session of this bundle that begins alike."""
+        key = (self.task, id(self._card.prompt), self._cache.window, self._acting["precision"])
+        if key not in self._bundle.prefixes:
+            last, time = self._prefill(index)
+            self._bundle.prefixes[key] = (self._card.prompt, self._cache.kept(index), last, time)
+        _, prefix, self._last[index], self._time[index] = self._bundle.prefixes[key]
+        self._cache.begin(index, prefix)
+
+    def _prefill(self, index: int) -> tuple[int, int]:
+        """Feed the first half context of the demonstration, in whole timesteps, up to its last token. That token, and the
+        number of timesteps."""
         tokens = self._codec.encode(self._card.prompt)  # type: ignore[arg-type]
         starts = tokens.starts()
-        stop = int(
-            starts[
-                np.searchsorted(
-                    starts, min(self._cache.window, self._bundle.config.token_sequence_length) // 2, side="right"
-                )
-                - 1
-            ]
-        )
+        half = min(self._cache.window, self._bundle.config.token_sequence_length) // 2
+        stop = int(starts[np.searchsorted(starts, half, side="right") - 1])
         rows = _rows(tokens, 0, stop)
         if self._parallel:
             rows["blank"] = (tokens.positions[:stop] < 0) & np.isin(tokens.kinds[:stop], (DISCRETE, CONTINUOUS))
         step = self._cache.most_new
         for at in range(0, stop - 1, step):
-            part = {k: v[at : min(at + step, stop - 1)] for k, v in rows.items()}
-            self._pass([index], [part], tokens)
-        self._last[index] = int(tokens.ids[stop - 1])
-        self._time[index] = int(tokens.steps[stop - 1]) + 1
+            self._pass([index], [{k: v[at : min(at + step, stop - 1)] for k, v in rows.items()}], tokens)
+        return int(tokens.ids[stop - 1]), int(tokens.steps[stop - 1]) + 1
 
     @torch.inference_mode()
     def act(
@@ -122,35 +142,80 @@ class AgentPolicy:
         starts = tokens.starts()
         rows = []
         self._start_over(slots, np.diff(starts))
+        num = len(self._legal)
+        guess = self._acting["verify"] if not self._parallel and num > 1 else None
+        blanks = self._parallel or guess == "parallel"
         for r, i in enumerate(slots):
             row = _rows(tokens, int(starts[r]), int(starts[r + 1]), time=int(self._time[i]))
             if self._last[i] is not None:
                 row = _join(self._action_row(self._last[i], int(self._time[i]) - 1), row)  # type: ignore[arg-type]
-            if self._parallel:
-                row = _join(row, *(self._action_row(0, int(self._time[i])) for _ in self._legal[1:]))
+            if blanks or guess:
+                ahead = np.zeros(num - 1, np.int64) if blanks else self._before[i, :-1]
+                row = _join(row, self._action_rows(ahead, int(self._time[i]), blank=blanks))
             rows.append(row)
         self._make_room(max(len(row["ids"]) for row in rows))
-        hidden = self._pass(slots, rows, tokens)  # (R, n, D)
-        ends = torch.tensor([len(row["ids"]) for row in rows]) - 1
-        ids = np.zeros((len(slots), len(self._legal)), np.int64)
-        values = np.zeros(ids.shape)
-        at = torch.arange(len(slots))
-        self._decided = (slots, [])
-        for a in range(len(self._legal)):
-            if self._parallel:
-                h = hidden[at, ends - (len(self._legal) - 1) + a]
-            elif a == 0:
-                h = hidden[at, ends]
-            else:
-                one = [self._action_row(int(ids[r, a - 1]), int(self._time[i])) for r, i in enumerate(slots)]
-                h = self._pass(slots, one, tokens)[:, 0]
-            ids[:, a], values[:, a] = self._choose(slots, self._bundle.model.logits(h), a)
+        hidden = self._pass(slots, rows, tokens, num if blanks or guess else 1)  # (R, A or 1, D)
+        choice = _Choice(self, slots)
+        if self._parallel:
+            for a in range(num):
+                choice.take(a, hidden[:, a])
+        elif guess:
+            self._verify(choice, hidden, blanks, tokens)
+        else:
+            choice.take(0, hidden[:, 0])
+            for a in range(1, num):
+                one = [self._action_row(int(choice.ids[r, a - 1]), int(self._time[i])) for r, i in enumerate(slots)]
+                choice.take(a, self._pass(slots, one, tokens, 1)[:, 0])
+        self._decided = (slots, choice.log_p)
+        self.decisions += len(slots)
         out = {}
         for r, i in enumerate(slots):
-            out[i] = self._codec.decode_action(ids[r], values[r])
+            out[i] = self._codec.decode_action(choice.ids[r], choice.values[r])
             self._time[i] += 1
-            self._last[i] = None if self._steps == 1 else int(ids[r, -1])
+            self._last[i] = None if self._steps == 1 else int(choice.ids[r, -1])
+            self._before[i] = choice.ids[r]
         return out
+
+    def _verify(self, choice: _Choice, hidden: torch.Tensor, blanks: bool, tokens: Tokens) -> None:
+        """Choose the A tokens of each row, from a first pass that read guesses (or blank tokens) for all but the last of
+        them. hidden (R, A, D): at the separator, and at each guess."""
+        slots, num = choice.slots, len(self._legal)
+        rows, guesses = np.arange(len(slots)), self._before[slots]
+        choice.take(0, hidden[:, 0])
+        due = np.ones(len(slots), np.int64)  # how many tokens of each row are settled
+        if blanks:  # what the blank tokens led to is the guess; they themselves never stay
+            for a in range(1, num):
+                guesses[:, a] = choice.would_take(a, hidden[:, a])
+        else:
+            due = self._stand(choice, rows, hidden, guesses, due)
+        while True:
+            self._take_back([slots[r] for r in rows], num - due[rows])  # from the first wrong one on
+            rows = np.flatnonzero(due < num)
+            if not rows.size:
+                return
+            guesses[rows, due[rows] - 1] = choice.ids[rows, due[rows] - 1]
+            new = [self._action_rows(guesses[r, due[r] - 1 : -1], int(self._time[slots[r]])) for r in rows]
+            last = num - int(due[rows].min())
+            hidden = F.pad(self._pass([slots[r] for r in rows], new, tokens, last), (0, 0, num - last, 0))
+            due[rows] = self._stand(choice, rows, hidden, guesses[rows], due[rows])
+
+    def _stand(
+        self, choice: _Choice, rows: np.ndarray, hidden: torch.Tensor, guesses: np.ndarray, due: np.ndarray
+    ) -> np.ndarray:
+        """Settle further tokens of these rows while every guess read before them is right: hidden (rows, A, D) at the
+        token before each. How many are settled then (rows,)."""
+        due, standing = due.copy(), np.ones(len(rows), bool)
+        for a in range(1, len(self._legal)):
+            standing &= guesses[:, a - 1] == choice.ids[rows, a - 1]
+            going = standing & (due <= a)
+            if going.any():
+                choice.take(a, hidden[torch.from_numpy(going), a], rows[going])
+                due[going] += 1
+        return due
+
+    def _take_back(self, slots: list[int], counts: np.ndarray) -> None:
+        if counts.any():
+            self._cache.forget(torch.tensor(slots, device=self._device), torch.from_numpy(counts).to(self._device))
 
     def _make_room(self, new: int) -> None:
         """An observation with more text than any before it makes the cache longer."""
@@ -170,27 +235,6 @@ class AgentPolicy:
                 self._cache.clear([i])
                 self._last[i] = None
 
-    def _choose(self, slots: list[int], logits: torch.Tensor, a: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (R,) within the legal block of action token a, and their values in [-1, 1] (continuous tokens)."""
-        legal = self._legal[a]
-        log_p = torch.log_softmax(logits.float(), -1)[:, legal.low : legal.high]
-        self._mass[0] += float(log_p.exp().sum())
-        self._mass[1] += len(slots)
-        self._decided[1].append(log_p)
-        continuous = legal.low == self._bundle.config.vocabulary.continuous
-        manner = self._acting["continuous" if continuous else "discrete"]
-        if manner == "greedy":
-            index = log_p.argmax(-1).cpu().numpy()
-            return legal.low + index, from_bins(index) if continuous else index
-        p = self._chances(log_p).double().cpu().numpy()
-        if manner == "mean":
-            value = (p * from_bins(np.arange(p.shape[1]))).sum(1)
-            return legal.low + to_bins(value), value
-        cumulative = np.cumsum(p, axis=1)
-        draws = np.array([self._rng[i].random() for i in slots])[:, None] * cumulative[:, -1:]
-        index = np.minimum((cumulative <= draws).sum(1), p.shape[1] - 1)
-        return legal.low + index, from_bins(index) if continuous else index
-
     def _chances(self, log_p: torch.Tensor) -> torch.Tensor:
         """(…, ids) log p → the probabilities that are sampled from: sharpened by the temperature, cut to the top k."""
         scores = log_p / float(self._acting["temperature"])
@@ -199,26 +243,95 @@ class AgentPolicy:
             scores = scores.masked_fill(scores < least, -torch.inf)
         return torch.softmax(scores, -1)
 
+    def _manner(self, a: int) -> str:
+        return self._acting[
+            "continuous" if self._legal[a].low == self._bundle.config.vocabulary.continuous else "discrete"
+        ]
+
     def _action_row(self, token: int, time: int) -> dict[str, np.ndarray]:
+        return self._action_rows(np.array([token]), time, blank=self._parallel)
+
+    def _action_rows(self, ids: np.ndarray, time: int, blank: bool = False) -> dict[str, np.ndarray]:
         position = ACTION_POSITION if self._bundle.config.action_position else NO_POSITION
-        kind = CONTINUOUS if token >= self._bundle.config.vocabulary.continuous else DISCRETE
+        n = len(ids)
         return {
-            "ids": np.array([token]), "kinds": np.array([kind]), "positions": np.array([position]),
-            "patches": np.array([-1]), "boxes": np.zeros((1, 4), np.uint8), "times": np.array([time]), "blank": np.array([self._parallel]),
+            "ids": ids, "kinds": np.where(ids >= self._bundle.config.vocabulary.continuous, CONTINUOUS, DISCRETE),
+            "positions": np.full(n, position), "patches": np.full(n, -1), "boxes": np.zeros((n, 4), np.uint8),
+            "times": np.full(n, time), "blank": np.full(n, blank),
         }  # fmt: skip
 
-    def _pass(self, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens) -> torch.Tensor:
-        return feed(self._bundle, self._cache, slots, rows, tokens)
+    def _pass(self, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens, last: int = 1) -> torch.Tensor:
+        """Hidden states (R, last, D) of the last tokens of each row."""
+        self.passes += 1
+        return feed(self._bundle, self._cache, slots, rows, tokens, last, self._acting["precision"])
+
+
+class _Choice:
+    """The action tokens of one decision, R rows by A, as they are chosen one by one."""
+
+    def __init__(self, policy: AgentPolicy, slots: list[int]):
+        self.policy, self.slots = policy, slots
+        legal = policy._legal
+        self.ids = np.zeros((len(slots), len(legal)), np.int64)
+        self.values = np.zeros(self.ids.shape)
+        self.log_p = [torch.zeros(len(slots), block.high - block.low, device=policy._device) for block in legal]
+        # What is sampled is settled by numbers drawn before, so that it is the same however many passes it takes.
+        sampled = [policy._manner(a) == "sample" for a in range(len(legal))]
+        self._draws = np.array([[policy._rng[i].random() if s else 0.0 for s in sampled] for i in slots])
+
+    def take(self, a: int, hidden: torch.Tensor, rows: np.ndarray | None = None) -> None:
+        """Token a of the rows (all unless said) from the hidden states (rows, D) before it."""
+        rows = np.arange(len(self.slots)) if rows is None else rows
+        log_p = self._log_p(a, hidden)
+        self.log_p[a][torch.from_numpy(rows)] = log_p
+        self.ids[rows, a], self.values[rows, a] = self._pick(a, log_p, rows)
+        if self.policy._watch_mass:
+            legal, logits = self.policy._legal[a], self.policy._bundle.model.logits(hidden).float()
+            mass = (logits[:, legal.low : legal.high].logsumexp(-1) - logits.logsumexp(-1)).exp()
+            self.policy._mass[0] += float(mass.sum())
+            self.policy._mass[1] += len(rows)
+
+    def would_take(self, a: int, hidden: torch.Tensor) -> np.ndarray:
+        """The ids of all rows (R,), not taken."""
+        return self._pick(a, self._log_p(a, hidden), np.arange(len(self.slots)))[0]
+
+    def _log_p(self, a: int, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, legal ids) from logits of the legal ids alone."""
+        legal = self.policy._legal[a]
+        decoder = self.policy._bundle.decoder(self.policy._acting["precision"])
+        return torch.log_softmax(decoder.logits(hidden, legal.low, legal.high).float(), -1)
+
+    def _pick(self, a: int, log_p: torch.Tensor, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (rows,) within the legal block of action token a, and their values in [-1, 1] (continuous tokens)."""
+        policy, legal, manner = self.policy, self.policy._legal[a], self.policy._manner(a)
+        continuous = legal.low == policy._bundle.config.vocabulary.continuous
+        if manner == "greedy":
+            index = log_p.argmax(-1).cpu().numpy()
+            return legal.low + index, from_bins(index) if continuous else index
+        p = policy._chances(log_p).double().cpu().numpy()
+        if manner == "mean":
+            value = (p * from_bins(np.arange(p.shape[1]))).sum(1)
+            return legal.low + to_bins(value), value
+        cumulative = np.cumsum(p, axis=1)
+        draws = self._draws[rows, a][:, None] * cumulative[:, -1:]
+        index = np.minimum((cumulative <= draws).sum(1), p.shape[1] - 1)
+        return legal.low + index, from_bins(index) if continuous else index
 
 
 def feed(
-    bundle: Bundle, cache: RingCache, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens
-) -> torch.Tensor:
-    """One pass of new tokens, a row per slot, padded right. Hidden states (R, n, D)."""
+    bundle: Bundle, cache: RingCache, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens,
+    last: int | None = None, precision: str = "float32",
+) -> torch.Tensor:  # fmt: skip
+    """One pass of new tokens, a row per slot, padded right. Hidden states (R, n, D), or (R, last, D) of each row's last
+    `last` tokens (of a shorter row the first one stands in for what it lacks)."""
     device = next(bundle.model.parameters()).device
     batch, valid, times = pack(rows, tokens)
-    return bundle.model.decode(
-        batch.to(device), torch.tensor(slots, device=device), valid.to(device), times.to(device), cache
+    wanted = None
+    if last is not None:
+        ends = torch.tensor([len(row["ids"]) for row in rows])
+        wanted = (ends[:, None] - last + torch.arange(last)).clamp(min=0).to(device)
+    return bundle.decoder(precision)(
+        batch.to(device), torch.tensor(slots, device=device), valid.to(device), times.to(device), cache, wanted
     )
 
 
