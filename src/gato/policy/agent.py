@@ -14,6 +14,7 @@ from gato.errors import ObservationError, UnknownNameError
 from gato.model.bundle import Bundle
 from gato.model.cache import RingCache
 from gato.policy.batch import AgentPolicy, _rows, feed
+from gato.policy.planning import Planning, PlanningPolicy
 from gato.tokens import TimestepCodec, Tokens
 from gato.worlds import find
 
@@ -65,6 +66,10 @@ class Agent:
     def policy(self, task: str, slots: int, **acting: Any) -> AgentPolicy:
         """A batch policy for `gato.rollouts.rollout`."""
         return AgentPolicy(self.bundle, task, slots, acting=acting)
+
+    def planner(self, task: str, slots: int, planning: Planning | None = None, **acting: Any) -> PlanningPolicy:
+        """The same policy, which first tries things out on saved states of the world (local slots only)."""
+        return PlanningPolicy(self.bundle, task, slots, planning or Planning(), acting=acting)
 
     def act(self, observation: Any, task: str) -> Any:
         """One action of a session kept per task; `session` gives the control over when it begins."""

@@ -7,7 +7,7 @@ tokens come out of one pass. What a slot samples depends on its own seed and tok
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from gato.sequences.batch import Batch
 from gato.tokens import Tokens
 from gato.tokens.patches import mean_index
 from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, IMAGE, NO_POSITION
-from gato.tokens.values import from_bins, to_bins
+from gato.tokens.values import from_bins, scale_action, to_bins
 
 TEXT_ROOM = 64  # tokens kept free for the texts of one observation, whose length varies
 
@@ -68,6 +68,11 @@ class AgentPolicy:
         row = slots.index(index)
         return [self._chances(log_p[row]).cpu().numpy() for log_p in chosen_from]
 
+    @property
+    def acting(self) -> dict[str, Any]:
+        """How it acts now: see `gato.policy.acting`."""
+        return dict(self._acting)
+
     def change(self, **acting: Any) -> None:
         """From the next decision on, act otherwise: `discrete=`, `continuous=`, `temperature=`, `top_k=`. The context
         stays, and so does its memory."""
@@ -83,6 +88,13 @@ class AgentPolicy:
         self._time[index], self._last[index] = 0, None
         if self._card.prompt is not None:
             self._prefill(index)
+
+    def fork(self, source: int, targets: Sequence[int], seed: Sequence[int]) -> None:
+        """Give other slots the context of one, to go on from there each in its own way; `seed` begins their sampling."""
+        self._cache.fork(source, list(targets))
+        for n, i in enumerate(targets):
+            self._rng[i] = np.random.default_rng((*seed, n))
+            self._time[i], self._last[i] = self._time[source], self._last[source]
 
     def _prefill(self, index: int) -> None:
         """The first half context of the demonstration, in whole timesteps."""
@@ -108,9 +120,14 @@ class AgentPolicy:
 
     @torch.inference_mode()
     def act(
-        self, observations: Mapping[int, Any], infos: Mapping[int, Any] | None = None
+        self,
+        observations: Mapping[int, Any],
+        infos: Mapping[int, Any] | None = None,
+        given: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> dict[int, dict[str, np.ndarray]]:
-        """{slot: observation} → {slot: action leaves}. Raises ObservationError naming task, slot and field."""
+        """{slot: observation} → {slot: action leaves}. Raises ObservationError naming task, slot and field.
+
+        `given` decides for some slots what they do: their context holds these action leaves, as if they had chosen them."""
         slots = list(observations)
         spec = self._card.spec.observation
         flat = [check_values(spec, flatten(observations[i], "observation"), f"{self.task} slot {i}") for i in slots]
@@ -136,6 +153,7 @@ class AgentPolicy:
         values = np.zeros(ids.shape)
         at = torch.arange(len(slots))
         self._decided = (slots, [])
+        forced = {i: self._action_ids(leaves) for i, leaves in (given or {}).items()}
         for a in range(len(self._legal)):
             if self._parallel:
                 h = hidden[at, ends - (len(self._legal) - 1) + a]
@@ -145,9 +163,11 @@ class AgentPolicy:
                 one = [self._action_row(int(ids[r, a - 1]), int(self._time[i])) for r, i in enumerate(slots)]
                 h = self._pass(slots, one, tokens)[:, 0]
             ids[:, a], values[:, a] = self._choose(slots, self._bundle.model.logits(h), a)
+            for i, own in forced.items():
+                ids[slots.index(i), a] = own[a]
         out = {}
         for r, i in enumerate(slots):
-            out[i] = self._codec.decode_action(ids[r], values[r])
+            out[i] = dict(given[i]) if i in forced else self._codec.decode_action(ids[r], values[r])  # type: ignore[index]
             self._time[i] += 1
             self._last[i] = None if self._steps == 1 else int(ids[r, -1])
         return out
@@ -198,6 +218,14 @@ class AgentPolicy:
             least = scores.topk(int(self._acting["top_k"]), dim=-1).values[..., -1:]
             scores = scores.masked_fill(scores < least, -torch.inf)
         return torch.softmax(scores, -1)
+
+    def _action_ids(self, leaves: Mapping[str, Any]) -> np.ndarray:
+        """Action leaves → the ids (A,) that stand for them."""
+        numbers: list[np.ndarray] = []
+        for path, spec in self._card.spec.action.items():
+            value, (low, high) = np.asarray(leaves[path]).ravel(), spec.bounds()
+            numbers.append(value - low if spec.kind == "discrete" else to_bins(scale_action(value, low, high)))
+        return np.array([block.low for block in self._legal]) + np.concatenate(numbers).astype(np.int64)
 
     def _action_row(self, token: int, time: int) -> dict[str, np.ndarray]:
         position = ACTION_POSITION if self._bundle.config.action_position else NO_POSITION

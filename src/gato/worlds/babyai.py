@@ -25,6 +25,7 @@ import numpy as np
 
 from gato.errors import ExpertError
 from gato.worlds import Task
+from gato.worlds.saving import restore_attributes, save_attributes
 
 VIEW = 7  # cells a side
 OBJECTS, COLOURS, STATES = 11, 6, 4  # unseen … agent; red … grey; open, closed, locked (or where an agent points)
@@ -199,6 +200,13 @@ class BabyAI(gymnasium.Env):
     def render(self) -> np.ndarray | None:
         """uint8 (height, width, 3), 32 pixels a cell."""
         return self.simulator.render() if self.render_mode else None
+
+    def save_state(self) -> Any:
+        return save_attributes(self.simulator), self.last_action
+
+    def restore_state(self, state: Any) -> None:
+        simulator, self.last_action = state
+        restore_attributes(self.simulator, simulator)
 
     def close(self) -> None:
         self.simulator.close()

@@ -414,6 +414,12 @@ class Sokoban(gymnasium.Env):
     def render(self) -> np.ndarray:
         return draw(self.room, self.position)
 
+    def save_state(self) -> Any:
+        return self.position, self._steps
+
+    def restore_state(self, state: Any) -> None:
+        self.position, self._steps = state
+
 
 def make_expert(env: Sokoban, seed: int) -> Policy:
     """The solver: from the table where there is one, else by A*. Raises ExpertError where the level is lost.
