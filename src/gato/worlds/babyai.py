@@ -31,7 +31,8 @@ VIEW = 7  # cells a side
 OBJECTS, COLOURS, STATES = 11, 6, 4  # unseen … agent; red … grey; open, closed, locked (or where an agent points)
 NUM_SYMBOLS = OBJECTS * COLOURS * STATES  # 264
 EMPTY, WALL = 1 * COLOURS * STATES, (2 * COLOURS + 5) * STATES  # walls are grey
-NUM_ACTIONS = 7
+ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
+NUM_ACTIONS = len(ACTIONS)
 MAX_PLANS = 100  # subgoals the bot may push in one decision; of 37,000 decisions that ended, none needed more than 10
 MAX_FORGOTTEN = 4  # more would walk in circles to the end of the episode, and teach that
 
@@ -82,7 +83,7 @@ def tasks() -> list[Task]:
             max_steps=max_steps,
             expert_name="minigrid's BabyAI bot",
             notes="symbols, direction and mission text as the simulator gives them; what the paper fed is not known",
-            meta={"simulator_id": f"BabyAI-{level}"},
+            meta={"simulator_id": f"BabyAI-{level}", "actions": ACTIONS},
         )
         for level, max_steps in LEVELS.items()
     ]

@@ -489,6 +489,7 @@ def tasks() -> list[Task]:
             max_steps=numbers[-1],
             expert_name="shortest solution" if numbers[2] <= TABLE_BOXES else "A* over pushes",
             notes=NOTES,
+            meta={"actions": ACTIONS},
         )
         for name, numbers in LEVELS.items()
     ]
