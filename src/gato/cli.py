@@ -548,35 +548,86 @@ def _language(agent: Any, media: Path, where: str, scenes: int = 300) -> dict[st
 
 @dataclass
 class Play:
-    """Watch the agent play one episode: an animation (or .mp4 with the extra `video`)."""
+    """Watch the agent play: a window where there is a screen, else a film. `gato play [BUNDLE] TASK`."""
 
-    bundle: Positional[Path]
-    task: Positional[str]
-    video: Path = Path("episode.webp")
+    words: Positional[tuple[str, ...]]
+    """The task, or a bundle and a task."""
+    bundle: Path = Path("runs/demo")
+    video: Path | None = None
+    """A film in place of the window: .mp4 (with the extra `video`), .webp, .gif or .png."""
+    episodes: int = 1
     seed: int = 0
+    """Number of the first episode."""
     max_steps: int = 1000
+    fps: float = 15.0
+    plan: int = 0
+    """Look ahead: try so many continuations on saved states of the world, with the policy as prior, and begin the best."""
+    plan_steps: int = 20
+    """How far."""
+    plan_follow: int = 4
+    """Steps taken before looking ahead again."""
+    acting: Annotated[tuple[str, ...], tyro.conf.arg(name="acting")] = ()
+    """How to act: see `gato evaluate --help`."""
     device: str = "auto"
 
     def run(self) -> None:
-        _within("--max-steps", self.max_steps, 1)
-        _suffix("--video", self.video, ".webp", ".mp4")
-        from gato.evaluation.animation import animate, write_mp4
-        from gato.evaluation.evaluate import play
+        for flag in ("episodes", "max_steps"):
+            _within(f"--{flag.replace('_', '-')}", getattr(self, flag), 1)
+        _within("--seed", self.seed, 0)
+        _within("--fps", self.fps, 1, 120)
+        planning = _planning(self.plan, self.plan_steps, self.plan_follow)
+        if len(self.words) not in (1, 2):
+            raise UsageError("a task is needed", fix="gato play [BUNDLE] TASK; gato tasks lists tasks")
+        *bundle, task_id = self.words
+        if self.video:
+            _suffix("--video", self.video, ".mp4", ".webp", ".gif", ".png")
+        from gato.evaluation.screen import Screen
+        from gato.evaluation.watching import Moment, watch
+        from gato.evaluation.window import Window, has_screen
         from gato.policy import load
         from gato.rollouts import episode_seed
         from gato.worlds import find
 
-        agent, task = load(self.bundle, _device(self.device)), find(self.task)
+        window = Window(f"gato play {task_id}", self.fps) if self.video is None and has_screen() else None
+        agent, task = load(Path(bundle[0]) if bundle else self.bundle, _device(self.device)), find(task_id)
+        acting = _acting(self.acting, agent.bundle.acting)
         agent.bundle.codec(task.id)
-        env = task.make(render=True)
-        frames = play(agent, task, env, episode_seed(task.id, self.seed, "evaluation"), self.max_steps)
-        env.close()
-        self.video.parent.mkdir(parents=True, exist_ok=True)
-        if self.video.suffix == ".mp4":
-            write_mp4(frames, self.video)
-        else:
-            self.video.write_bytes(animate(frames))
-        print(f"{len(frames)} frames → {self.video}")
+        policy = agent.planner(task.id, 1, planning, **acting) if planning else agent.policy(task.id, 1, **acting)
+        screen = Screen(task, f"{self.plan} continuations of {self.plan_steps} steps" if planning else "")
+        frames: list[Any] = []
+
+        def show(moment: Moment) -> None:
+            frame = screen.draw(moment)
+            if window is not None:
+                window.show(frame, moment.done)
+            else:
+                frames.extend([frame] * (1 + (moment.done and moment.episode + 1 < self.episodes) * round(self.fps)))
+
+        seeds = [episode_seed(task.id, self.seed + i, "evaluation") for i in range(self.episodes)]
+        try:
+            seen = watch(agent, task, policy, seeds, show, self.max_steps)
+        finally:
+            if window is not None:
+                window.close()
+        for i, episode in enumerate(seen):
+            ended = {True: ", solved", False: ", not solved", None: ""}[episode.success]
+            print(f"episode {self.seed + i}: return {episode.total_return:.4g} in {len(episode):,} steps{ended}")
+        if window is None:
+            from gato.evaluation.animation import write_film
+
+            print(f"{len(frames)} frames → {write_film(frames, self.video or Path('episode.webp'), fps=self.fps)}")
+
+
+def _planning(continuations: int, steps: int, follow: int) -> Any:
+    """`--plan N` and its companions; None for 0."""
+    _within("--plan", continuations, 0)
+    if not continuations:
+        return None
+    _within("--plan-steps", steps, 1)
+    _within("--plan-follow", follow, 1)
+    from gato.policy.planning import Planning
+
+    return Planning(continuations, steps, follow, drawn=steps)
 
 
 @dataclass

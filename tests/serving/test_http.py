@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import http.client
 import io
 import json
 import os
@@ -200,10 +201,54 @@ def test_language_and_vision(agent, port):
     status, _, said = ask(port, "POST", "/v1/chat/completions", body)
     assert status == 200 and said["choices"][0]["message"]["content"] == agent.answer(picture, "what is red?", 4)
     assert said["object"] == "chat.completion" and said["usage"]["total_tokens"] >= 1
-    stream = {"messages": [{"role": "user", "content": "a"}], "stream": True, "max_tokens": 3}
-    status, headers, said = ask(port, "POST", "/v1/chat/completions", stream)
-    assert headers["content-type"].startswith("text/event-stream") and said.endswith(b"data: [DONE]\n\n")
     assert ask(port, "GET", "/v1/models")[2]["data"][0]["id"] == "gato"
+
+
+def chunks_of(port, **options):
+    """The JSON of every event of a streamed chat, which ends with [DONE]."""
+    body = {"messages": [{"role": "user", "content": "Return the"}], "stream": True, **options}
+    status, headers, said = ask(port, "POST", "/v1/chat/completions", body)
+    assert status == 200 and headers["content-type"].startswith("text/event-stream")
+    *events, last, nothing = said.decode().split("\n\n")
+    assert (last, nothing) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def test_chat_is_streamed_token_by_token(agent, port):
+    chunks = chunks_of(port, max_tokens=24, seed=5)
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0]["role"] == "assistant" and deltas[-1] == {}
+    assert "".join(d.get("content", "") for d in deltas) == agent.chat("Return the", 24, seed=5)
+    assert len(deltas) > 12  # most tokens of 24 are whole characters
+    assert {(c["object"], c["id"]) for c in chunks} == {("chat.completion.chunk", chunks[0]["id"])}
+    assert [c["choices"][0]["finish_reason"] for c in chunks] == [None] * (len(chunks) - 1) + ["length"]
+    url = "data:image/png;base64," + base64.b64encode(png()).decode()
+    parts = [{"type": "image_url", "image_url": {"url": url}}]
+    said = chunks_of(port, messages=[{"role": "user", "content": parts}], max_tokens=4)
+    assert said[0]["choices"][0]["delta"]["content"] == agent.caption(Image.open(io.BytesIO(png())), 4)
+    refused = {"messages": [{"role": "user", "content": "a"}], "model": "x", "stream": True}
+    assert ask(port, "POST", "/v1/chat/completions", refused)[0] == 404  # a status, not an event
+
+
+def test_the_first_piece_does_not_wait_for_the_last_and_leaving_ends_the_writing(port):
+    began = time.monotonic()
+    chunks_of(port, max_tokens=512, seed=1)
+    whole = time.monotonic() - began
+    body = {"messages": [{"role": "user", "content": "Return the"}], "stream": True, "max_tokens": 512, "seed": 1}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+    assert connection.getresponse().readline().startswith(b"data: ")
+    assert waiting(port) == 1  # it is still being written
+    began = time.monotonic()
+    connection.close()
+    while waiting(port):
+        time.sleep(0.01)
+    assert time.monotonic() - began < 0.7 * whole
+
+
+def waiting(port):
+    lines = ask(port, "GET", "/metrics")[2].decode().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("gato_language_waiting ")))
 
 
 def bomb(side=13_000):

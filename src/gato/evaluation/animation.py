@@ -4,6 +4,7 @@
     plot_episode(observations, rewards)   # {path: (T, …)}, (T,) → bytes of a PNG
     picture(image)                        # (H, W, 3) uint8 → bytes of a PNG
     write_mp4(frames, file)               # needs PyAV: pip install "gato-agent[video]"
+    write_film(frames, file)              # any of them, whole, by the ending of the name
 
 Nothing here opens a window, imports a simulator or touches matplotlib's global state.
 """
@@ -23,6 +24,7 @@ from PIL import Image
 from gato.errors import ObservationError, UsageError
 
 MAX_BYTES = 300_000
+FILM_QUALITY = 82  # of a WebP with text in it
 LAST_FRAME_SECONDS = 1.0  # the end is held, so that the eye sees how it came out
 
 # (quality, share of the frames) from the best to the smallest. Coarse at the start: each rung costs a whole encoding.
@@ -128,6 +130,19 @@ def write_mp4(frames: np.ndarray | Sequence[np.ndarray], file: Path, *, fps: flo
             shown = np.ascontiguousarray(frame[:height, :width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
         container.mux(stream.encode())
+    return file
+
+
+def write_film(frames: Sequence[np.ndarray], file: Path, *, fps: float = 20.0) -> Path:
+    """All frames, in the format that the file's ending names: .mp4 (needs PyAV), .webp, .gif or .png, at full size."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kind = file.suffix.lower().removeprefix(".")
+    if kind == "mp4":
+        return write_mp4(frames, file, fps=fps)
+    if kind not in ("webp", "gif", "png"):
+        raise UsageError(f"{file}: the ending says the format", fix="a name that ends in .mp4, .webp, .gif or .png")
+    images = [Image.fromarray(frame) for frame in _checked(frames)]
+    file.write_bytes(_encode(images, len(images) / fps, FILM_QUALITY, kind))
     return file
 
 

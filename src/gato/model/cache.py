@@ -81,6 +81,13 @@ class RingCache:
         self.time[slots] = -1
         self.count[slots] = 0
 
+    def fork(self, source: int, targets: list[int]) -> None:
+        """Give these slots what one slot holds, each its own copy."""
+        for entries in (self.keys, self.values):
+            entries[:, targets] = entries[:, source : source + 1]
+        for entries in (self.position, self.time, self.count):
+            entries[targets] = entries[source].clone()
+
     def extend(self, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor) -> View:
         """Take entries for new tokens. valid, times: (R, n)."""
         n = valid.shape[1]

@@ -40,7 +40,8 @@ class Decoder:
             assert isinstance(block, Block)
             a, f = block.attention, block.feedforward
             # Of the last block only some rows are wanted, but all keys and values: its queries are a product of their own.
-            inward = [[a.query], [a.key, a.value]] if i == len(model.blocks) - 1 else [[a.query, a.key, a.value]]
+            split = i == len(model.blocks) - 1
+            inward: list[list[torch.Tensor]] = [[a.query], [a.key, a.value]] if split else [[a.query, a.key, a.value]]
             self._layers.append(([make(ms) for ms in inward], make([a.out]), make([f.hidden]), make([f.out])))
 
     @torch.no_grad()

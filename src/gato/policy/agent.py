@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from gato.errors import ObservationError, UnknownNameError
 from gato.model.bundle import Bundle
 from gato.model.cache import RingCache
 from gato.policy.batch import AgentPolicy, _rows, feed
+from gato.policy.planning import Planning, PlanningPolicy
 from gato.tokens import TimestepCodec, Tokens
 from gato.worlds import find
 
@@ -66,6 +67,10 @@ class Agent:
         """A batch policy for `gato.rollouts.rollout`; `watch_mass` measures the probability put on legal ids."""
         return AgentPolicy(self.bundle, task, slots, acting=acting, watch_mass=watch_mass)
 
+    def planner(self, task: str, slots: int, planning: Planning | None = None, **acting: Any) -> PlanningPolicy:
+        """The same policy, which first tries things out on saved states of the world (local slots only)."""
+        return PlanningPolicy(self.bundle, task, slots, planning or Planning(), acting=acting)
+
     def act(self, observation: Any, task: str) -> Any:
         """One action of a session kept per task; `session` gives the control over when it begins."""
         if task not in self._sessions:
@@ -115,11 +120,35 @@ class Agent:
         codec = self.bundle.codec(self._task_with("text", {"text"}))
         return self._generate(codec, codec.encode_observations({"text": [text]}, 1), max_tokens, temperature, seed)[0]
 
-    @torch.inference_mode()
+    def chat_pieces(self, text: str, max_tokens: int = 64, temperature: float = 0.7, seed: int = 0) -> Iterator[str]:
+        """What `chat` says, piece by piece as the network finds it. A character of several tokens comes whole."""
+        codec = self.bundle.codec(self._task_with("text", {"text"}))
+        tokens = codec.encode_observations({"text": [text]}, 1)
+        said, ids = "", list[int]()
+        for new in self._continue(codec, tokens, max_tokens, temperature, seed):
+            ids.append(new[0])
+            whole = self.bundle.tokenizer.decode(np.asarray(ids, np.int32)).rstrip("\ufffd")  # half a character is one
+            if len(whole) > len(said):
+                yield whole[len(said) :]
+                said = whole
+        if len(rest := self.bundle.tokenizer.decode(np.asarray(ids, np.int32))) > len(said):
+            yield rest[len(said) :]
+
     def _generate(
         self, codec: TimestepCodec, tokens: Tokens, max_tokens: int, temperature: float, seed: int = 0
     ) -> list[str]:
-        """Continue each row (its end mark taken off) until an end mark of its own."""
+        """The continuation of each row."""
+        out: list[list[int]] = [[] for _ in tokens.starts()[1:]]
+        for new in self._continue(codec, tokens, max_tokens, temperature, seed):
+            for r, token in new.items():
+                out[r].append(token)
+        return [self.bundle.tokenizer.decode(np.asarray(ids, np.int32)) for ids in out]
+
+    @torch.inference_mode()
+    def _continue(
+        self, codec: TimestepCodec, tokens: Tokens, max_tokens: int, temperature: float, seed: int
+    ) -> Iterator[dict[int, int]]:
+        """Continue each row (its end mark taken off) until an end mark of its own: {row: its next id}, pass after pass."""
         starts = tokens.starts()
         count = len(starts) - 1
         window = self.bundle.config.token_sequence_length
@@ -143,7 +172,6 @@ class Agent:
             max_tokens = min(max_tokens, window - longest + 1)  # its positions end where the context does
         rng = np.random.default_rng(seed)
         eos, size = self.bundle.tokenizer.eos_id, self.bundle.config.vocabulary_size
-        out: list[list[int]] = [[] for _ in slots]
         alive = np.ones(count, bool)
         for _ in range(max_tokens):
             logits = self.bundle.model.logits(h)[:, :size].float()
@@ -156,10 +184,8 @@ class Agent:
             alive &= ids != eos
             if not alive.any():
                 break
-            for r in np.flatnonzero(alive):
-                out[r].append(int(ids[r]))
+            yield {int(r): int(ids[r]) for r in np.flatnonzero(alive)}
             h = feed(self.bundle, cache, slots, [_text_row(int(i)) for i in ids], tokens)[:, 0]
-        return [self.bundle.tokenizer.decode(np.asarray(ids, np.int32)) for ids in out]
 
 
 def _text_row(token: int) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ depends on its own seed and tokens, never on its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from gato.sequences.batch import Batch
 from gato.tokens import Tokens
 from gato.tokens.patches import mean_index
 from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, IMAGE, NO_POSITION
-from gato.tokens.values import from_bins, to_bins
+from gato.tokens.values import from_bins, scale_action, to_bins
 
 TEXT_ROOM = 64  # tokens kept free for the texts of one observation, whose length varies
 
@@ -85,6 +85,11 @@ class AgentPolicy:
         row = slots.index(index)
         return [self._chances(log_p[row]).cpu().numpy() for log_p in chosen_from]
 
+    @property
+    def acting(self) -> dict[str, Any]:
+        """How it acts now: see `gato.policy.acting`."""
+        return dict(self._acting)
+
     def change(self, **acting: Any) -> None:
         """From the next decision on, act otherwise: `discrete=`, `continuous=`, `temperature=`, `top_k=`, `verify=`,
         `precision=`. The context stays, and so does its memory."""
@@ -101,6 +106,14 @@ class AgentPolicy:
         self._before[index] = [legal.low for legal in self._legal]
         if self._card.prompt is not None:
             self._begin_with_prompt(index)
+
+    def fork(self, source: int, targets: Sequence[int], seed: Sequence[int]) -> None:
+        """Give other slots the context of one, to go on from there each in its own way; `seed` begins their sampling."""
+        self._cache.fork(source, list(targets))
+        for n, i in enumerate(targets):
+            self._rng[i] = np.random.default_rng((*seed, n))
+            self._time[i], self._last[i] = self._time[source], self._last[source]
+            self._before[i] = self._before[source]
 
     def _begin_with_prompt(self, index: int) -> None:
         """Read once, then shared: by the slots and by every session of this bundle that begins alike."""
@@ -128,9 +141,14 @@ class AgentPolicy:
 
     @torch.inference_mode()
     def act(
-        self, observations: Mapping[int, Any], infos: Mapping[int, Any] | None = None
+        self,
+        observations: Mapping[int, Any],
+        infos: Mapping[int, Any] | None = None,
+        given: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> dict[int, dict[str, np.ndarray]]:
-        """{slot: observation} → {slot: action leaves}. Raises ObservationError naming task, slot and field."""
+        """{slot: observation} → {slot: action leaves}. Raises ObservationError naming task, slot and field.
+
+        `given` decides for some slots what they do: their context holds these action leaves, as if they had chosen them."""
         slots = list(observations)
         spec = self._card.spec.observation
         flat = [check_values(spec, flatten(observations[i], "observation"), f"{self.task} slot {i}") for i in slots]
@@ -155,7 +173,8 @@ class AgentPolicy:
             rows.append(row)
         self._make_room(max(len(row["ids"]) for row in rows))
         hidden = self._pass(slots, rows, tokens, num if blanks or guess else 1)  # (R, A or 1, D)
-        choice = _Choice(self, slots)
+        forced = {i: self._action_ids(leaves) for i, leaves in (given or {}).items()}
+        choice = _Choice(self, slots, forced)
         if self._parallel:
             for a in range(num):
                 choice.take(a, hidden[:, a])
@@ -170,7 +189,8 @@ class AgentPolicy:
         self.decisions += len(slots)
         out = {}
         for r, i in enumerate(slots):
-            out[i] = self._codec.decode_action(choice.ids[r], choice.values[r])
+            own = given[i] if given and i in given else None
+            out[i] = dict(own) if own is not None else self._codec.decode_action(choice.ids[r], choice.values[r])
             self._time[i] += 1
             self._last[i] = None if self._steps == 1 else int(choice.ids[r, -1])
             self._before[i] = choice.ids[r]
@@ -248,6 +268,14 @@ class AgentPolicy:
             "continuous" if self._legal[a].low == self._bundle.config.vocabulary.continuous else "discrete"
         ]
 
+    def _action_ids(self, leaves: Mapping[str, Any]) -> np.ndarray:
+        """Action leaves → the ids (A,) that stand for them."""
+        numbers: list[np.ndarray] = []
+        for path, spec in self._card.spec.action.items():
+            value, (low, high) = np.asarray(leaves[path]).ravel(), spec.bounds()
+            numbers.append(value - low if spec.kind == "discrete" else to_bins(scale_action(value, low, high)))
+        return np.array([block.low for block in self._legal]) + np.concatenate(numbers).astype(np.int64)
+
     def _action_row(self, token: int, time: int) -> dict[str, np.ndarray]:
         return self._action_rows(np.array([token]), time, blank=self._parallel)
 
@@ -269,8 +297,9 @@ class AgentPolicy:
 class _Choice:
     """The action tokens of one decision, R rows by A, as they are chosen one by one."""
 
-    def __init__(self, policy: AgentPolicy, slots: list[int]):
+    def __init__(self, policy: AgentPolicy, slots: list[int], forced: Mapping[int, np.ndarray]):
         self.policy, self.slots = policy, slots
+        self._forced = [(slots.index(i), ids) for i, ids in forced.items()]  # rows whose action is given
         legal = policy._legal
         self.ids = np.zeros((len(slots), len(legal)), np.int64)
         self.values = np.zeros(self.ids.shape)
@@ -285,6 +314,8 @@ class _Choice:
         log_p = self._log_p(a, hidden)
         self.log_p[a][torch.from_numpy(rows)] = log_p
         self.ids[rows, a], self.values[rows, a] = self._pick(a, log_p, rows)
+        for row, ids in self._forced:
+            self.ids[row, a] = ids[a]
         if self.policy._watch_mass:
             legal, logits = self.policy._legal[a], self.policy._bundle.model.logits(hidden).float()
             mass = (logits[:, legal.low : legal.high].logsumexp(-1) - logits.logsumexp(-1)).exp()

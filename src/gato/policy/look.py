@@ -1,4 +1,5 @@
-"""Where the first layer looks: attention of the separator, from which an action is predicted, over its timestep.
+"""What can be shown of a decision: the tokens of its timestep, the probabilities it was chosen from, and where the first
+layer looked: attention of the separator, from which an action is predicted, over its timestep.
 
 The paper shows such maps in section 6. They are taken over the tokens of one timestep alone, without what the agent
 remembers of earlier ones, so each head's weights say how it shares its gaze between the parts of one observation.
@@ -6,13 +7,57 @@ remembers of earlier ones, so each head's weights say how it shares its gaze bet
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
+from gato.episodes import Episode, Spec
 from gato.model.bundle import Bundle
 from gato.policy.batch import _rows, pack
-from gato.tokens import Tokens
+from gato.tokens import TimestepCodec, Tokens
+from gato.tokens.show import meaning
 from gato.tokens.timestep import SEPARATOR
+
+SHOWN_ACTIONS, SHOWN_VALUES, SHOWN_BINS = 8, 24, 32
+
+
+def timestep(codec: TimestepCodec, task: str, observation: Mapping[str, Any], action: Mapping[str, Any]) -> Tokens:
+    """The tokens of one timestep, from checked leaves."""
+    leaves = {k: [v] if isinstance(v, str) else np.asarray(v)[None] for k, v in observation.items()}
+    done = {k: np.asarray(v)[None] for k, v in action.items()}
+    return codec.encode(Episode(task, leaves, done, np.zeros(1, np.float32)))
+
+
+def labels(codec: TimestepCodec, tokens: Tokens) -> list[str]:
+    """What each token stands for, in a few characters."""
+    return [meaning(codec, tokens, r).strip("'").replace(" of the bounds", "") for r in range(len(tokens))]
+
+
+def choices(
+    probabilities: Sequence[np.ndarray], spec: Mapping[str, Spec], action: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """For each of the first action tokens: what was chosen, and how probable each value (or range of values) was."""
+    out: list[dict[str, Any]] = []
+    for path, leaf in spec.items():
+        low, high = (b.tolist() for b in leaf.bounds())
+        for i, value in enumerate(np.asarray(action[path]).ravel().tolist()):
+            p = probabilities[len(out)]
+            name = path if leaf.size == 1 else f"{path}[{i}]"
+            if leaf.kind == "discrete":
+                chosen, start = int(value), int(low[i])
+                shown = sorted({*np.argsort(-p)[:SHOWN_VALUES].tolist(), chosen - start})
+                bars = [[int(k) + start, round(float(p[k]), 4)] for k in shown]
+            else:
+                chosen = value
+                mass = p.reshape(SHOWN_BINS, -1).sum(1)
+                width = (high[i] - low[i]) / SHOWN_BINS
+                bars = [[round(low[i] + (k + 0.5) * width, 4), round(float(m), 4)] for k, m in enumerate(mass)]
+            out.append(
+                {"name": name, "kind": leaf.kind, "chosen": chosen, "low": low[i], "high": high[i], "bars": bars}
+            )
+    return out[:SHOWN_ACTIONS]
 
 
 @torch.inference_mode()

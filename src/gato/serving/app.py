@@ -302,10 +302,9 @@ def _language_routes(app: FastAPI, server: Server) -> None:
     )
     async def chat(body: schema.ChatRequest) -> Any:
         """As OpenAI's. The network continues documents: what comes back is how the text goes on."""
-        completion = await speaking.chat(body)
         if body.stream:
-            return StreamingResponse(language.events(completion), media_type="text/event-stream")
-        return completion
+            return StreamingResponse(await speaking.chat_events(body), media_type="text/event-stream")
+        return await speaking.chat(body)
 
 
 def _socket_routes(app: FastAPI, server: Server) -> None:

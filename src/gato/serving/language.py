@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -53,39 +54,97 @@ class Language:
 
     async def chat(self, asked: schema.ChatRequest) -> schema.Completion:
         """The continuation of the messages' text, or, where the last message shows a picture, what is said of it."""
-        if asked.model not in ("", MODEL):
-            raise Refused(404, "unknown-model", f"no model {asked.model[:100]!r}", "model", f"model {MODEL!r}")
-        most = asked.max_completion_tokens or asked.max_tokens or 64
-        temperature = 0.7 if asked.temperature is None else asked.temperature
-        prompt, url = _read(asked.messages)
-        prompt = self._text(prompt, "messages")
-        if url is not None:
-            if not url.startswith("data:"):
-                raise Refused(422, "image", "pictures are taken from data: addresses only", "messages.image_url")
-            image = url.partition(",")[2]
-            if prompt:
-                said = await self.answer(
-                    schema.AnswerRequest(
-                        image=image, question=prompt, max_tokens=most, temperature=asked.temperature or 0
-                    )
-                )
-            else:
-                said = await self.caption(
-                    schema.CaptionRequest(image=image, max_tokens=most, temperature=asked.temperature or 0)
-                )
-        else:
-            if not prompt:
-                raise Refused(422, "messages", "nothing to continue", "messages.content")
+        prompt, url, most, temperature = self._read(asked)
+        if url is None:
             said = await self._run(lambda: self._agent.chat(prompt, most, temperature, asked.seed or 0))
+        else:
+            said = await self._of_a_picture(asked, prompt, url, most)
         count = self._agent.bundle.tokenizer.encode
         before, after = len(count(prompt)), len(count(said))
         message = schema.ChatMessage(role="assistant", content=said)
         choice = schema.Choice(index=0, message=message, finish_reason="length" if after >= most else "stop")
         usage = schema.Usage(prompt_tokens=before, completion_tokens=after, total_tokens=before + after)
         return schema.Completion(
-            id=f"chatcmpl-{secrets.token_hex(8)}", object="chat.completion", created=int(time.time()), model=MODEL,
-            choices=[choice], usage=usage,
-        )  # fmt: skip
+            id=_name(), object="chat.completion", created=int(time.time()), model=MODEL, choices=[choice], usage=usage
+        )
+
+    async def chat_events(self, asked: schema.ChatRequest) -> AsyncIterator[str]:
+        """The same as server-sent events, a chunk for each piece as the network finds it (of a picture: one chunk).
+
+        What can be refused is refused before this returns, while there is still a status to say it with.
+        """
+        prompt, url, most, temperature = self._read(asked)
+        if url is None:
+            pieces = self._pieces(prompt, most, temperature, asked.seed or 0)
+        else:
+            pieces = _alone(await self._of_a_picture(asked, prompt, url, most))
+        first = await anext(pieces, None)
+        return self._events(first, pieces, most)
+
+    async def _events(self, first: str | None, pieces: AsyncGenerator[str, None], most: int) -> AsyncIterator[str]:
+        head = {"id": _name(), "object": "chat.completion.chunk", "created": int(time.time()), "model": MODEL}
+
+        def event(delta: dict[str, str], reason: str | None = None) -> str:
+            return (
+                f"data: {json.dumps({**head, 'choices': [{'index': 0, 'delta': delta, 'finish_reason': reason}]})}\n\n"
+            )
+
+        said = first or ""
+        try:
+            yield event({"role": "assistant", "content": said})
+            async for piece in pieces:
+                said += piece
+                yield event({"content": piece})
+            after = len(self._agent.bundle.tokenizer.encode(said))
+            yield event({}, "length" if after >= most else "stop")
+            yield "data: [DONE]\n\n"
+        finally:
+            await pieces.aclose()  # whoever left wants no more
+
+    async def _pieces(self, prompt: str, most: int, temperature: float, seed: int) -> AsyncGenerator[str, None]:
+        """What the language thread writes, here as it comes. Closing this ends the writing."""
+        loop, found, left = asyncio.get_running_loop(), asyncio.Queue[str | None](), threading.Event()
+
+        def write() -> None:
+            try:
+                for piece in self._agent.chat_pieces(prompt, most, temperature, seed):
+                    if left.is_set():
+                        break
+                    loop.call_soon_threadsafe(found.put_nowait, piece)
+            finally:
+                loop.call_soon_threadsafe(found.put_nowait, None)
+
+        writing = asyncio.create_task(self._run(write))
+        writing.add_done_callback(lambda _: found.put_nowait(None))  # also where it was refused before it began
+        try:
+            while (piece := await found.get()) is not None:
+                yield piece
+            await writing
+        finally:
+            left.set()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    def _read(self, asked: schema.ChatRequest) -> tuple[str, str | None, int, float]:
+        """(text, address of a picture, most tokens, temperature), checked. Raises Refused."""
+        if asked.model not in ("", MODEL):
+            raise Refused(404, "unknown-model", f"no model {asked.model[:100]!r}", "model", f"model {MODEL!r}")
+        prompt, url = _read(asked.messages)
+        prompt = self._text(prompt, "messages")
+        if url is not None and not url.startswith("data:"):
+            raise Refused(422, "image", "pictures are taken from data: addresses only", "messages.image_url")
+        if url is None and not prompt:
+            raise Refused(422, "messages", "nothing to continue", "messages.content")
+        temperature = 0.7 if asked.temperature is None else asked.temperature
+        return prompt, url, asked.max_completion_tokens or asked.max_tokens or 64, temperature
+
+    async def _of_a_picture(self, asked: schema.ChatRequest, prompt: str, url: str, most: int) -> str:
+        """The answer to the text as a question, or a caption."""
+        image, temperature = url.partition(",")[2], asked.temperature or 0
+        if prompt:
+            return await self.answer(
+                schema.AnswerRequest(image=image, question=prompt, max_tokens=most, temperature=temperature)
+            )
+        return await self.caption(schema.CaptionRequest(image=image, max_tokens=most, temperature=temperature))
 
     def _text(self, text: str, field: str) -> str:
         if len(text) > self._limits.text:
@@ -112,11 +171,9 @@ def _read(messages: list[schema.Message]) -> tuple[str, str | None]:
     return "\n\n".join(text for text in texts if text), url
 
 
-def events(completion: schema.Completion) -> Iterator[str]:
-    """A completion as server-sent events, as clients that set `stream` expect it."""
-    head = {"id": completion.id, "object": "chat.completion.chunk", "created": completion.created, "model": MODEL}
-    choice = completion.choices[0]
-    deltas = [({"role": "assistant", "content": choice.message.content}, None), ({}, choice.finish_reason)]
-    for delta, reason in deltas:
-        yield f"data: {json.dumps({**head, 'choices': [{'index': 0, 'delta': delta, 'finish_reason': reason}]})}\n\n"
-    yield "data: [DONE]\n\n"
+def _name() -> str:
+    return f"chatcmpl-{secrets.token_hex(8)}"
+
+
+async def _alone(text: str) -> AsyncGenerator[str, None]:
+    yield text

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gato.episodes import Episode, check_values, flatten
-from gato.policy.look import first_layer_attention
+from gato.episodes import check_values, flatten
+from gato.policy import look
 from gato.rollouts import Unit, episode_seed
 from gato.rollouts.loop import Transition
 from gato.rollouts.pool import WorkerPool
@@ -22,12 +22,10 @@ from gato.serving.filmed import as_file, filmed
 from gato.serving.limits import Refused
 from gato.serving.sessions import Sessions
 from gato.tokens.patches import grid
-from gato.tokens.show import meaning
 from gato.tokens.timestep import IMAGE
 from gato.worlds import find
 
 DEADLINE = 30.0  # seconds that one step of a world may take
-SHOWN_ACTIONS, SHOWN_VALUES, SHOWN_BINS = 8, 24, 32
 
 
 class Live:
@@ -78,6 +76,7 @@ class Live:
             "expert": references["expert"].mean if "expert" in references else None,
             "random": references["random"].mean if "random" in references else None,
             "expert_name": self.task.expert_name, "acting": {**self._bundle.acting, **self._acting},
+            "actions": list(self.task.meta.get("actions", ())),
             "sees": {path: str(spec) for path, spec in self._spec.observation.items()},
             "does": {path: str(spec) for path, spec in self._spec.action.items()},
         }  # fmt: skip
@@ -125,27 +124,14 @@ class Live:
         """In the acting thread."""
         leaves = check_values(self._spec.observation, flatten(self._now.observation, "observation"), self.task.id)
         action = self._policy.act({0: leaves})[0]
-        tokens = self._codec.encode(
-            Episode(
-                self.task.id,
-                {k: [v] if isinstance(v, str) else np.asarray(v)[None] for k, v in leaves.items()},
-                {k: np.asarray(v)[None] for k, v in action.items()},
-                np.zeros(1, np.float32),
-            )
-        )
-        gaze = first_layer_attention(self._bundle, tokens)
-        rows = [
-            [
-                int(tokens.kinds[r]),
-                meaning(self._codec, tokens, r).strip("'").replace(" of the bounds", ""),
-                int(tokens.ids[r]),
-            ]
-            for r in range(len(tokens))
-        ]
+        tokens = look.timestep(self._codec, self.task.id, leaves, action)
+        gaze = look.first_layer_attention(self._bundle, tokens)
+        names = look.labels(self._codec, tokens)
+        rows = [[int(tokens.kinds[r]), names[r], int(tokens.ids[r])] for r in range(len(tokens))]
         shown = {
             "tokens": rows,
             "gaze": np.round(gaze.astype(np.float64), 4).tolist(),
-            "choices": self._choices(action),
+            "choices": look.choices(self._policy.probabilities(0), self._spec.action, action),
             "seen": [self._seen(path, leaves[path], gaze, tokens.kinds) for path in self._images()[:1]],
         }
         return shown, action
@@ -162,29 +148,6 @@ class Live:
             "path": path, "image": _address(as_file(np.ascontiguousarray(rgb))), "rows": rows, "columns": columns,
             "patches": np.round(patches.astype(np.float64), 4).tolist(),
         }  # fmt: skip
-
-    def _choices(self, action: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """For each action token: what was chosen, and how probable each value was."""
-        probabilities = self._policy.probabilities(0)
-        out: list[dict[str, Any]] = []
-        for path, spec in self._spec.action.items():
-            low, high = (b.tolist() for b in spec.bounds())
-            for i, value in enumerate(np.asarray(action[path]).ravel().tolist()):
-                p = probabilities[len(out)]
-                name = path if spec.size == 1 else f"{path}[{i}]"
-                if spec.kind == "discrete":
-                    chosen, start = int(value), int(low[i])
-                    shown = sorted({*np.argsort(-p)[:SHOWN_VALUES].tolist(), chosen - start})
-                    bars = [[int(k) + start, round(float(p[k]), 4)] for k in shown]
-                else:
-                    chosen = value
-                    mass = p.reshape(SHOWN_BINS, -1).sum(1)
-                    width = (high[i] - low[i]) / SHOWN_BINS
-                    bars = [[round(low[i] + (k + 0.5) * width, 4), round(float(m), 4)] for k, m in enumerate(mass)]
-                out.append(
-                    {"name": name, "kind": spec.kind, "chosen": chosen, "low": low[i], "high": high[i], "bars": bars}
-                )
-        return out[:SHOWN_ACTIONS]
 
 
 def _address(file: bytes) -> str:

@@ -118,6 +118,13 @@ class AtariEnv(gymnasium.Env):
     def restore(self, state: Any) -> None:
         self.ale.restoreState(state)
 
+    def save_state(self) -> Any:
+        return self.clone(), self.steps, self._screen.copy(), self._screen_before.copy()
+
+    def restore_state(self, state: Any) -> None:
+        emulator, self.steps, self._screen[:], self._screen_before[:] = state
+        self.restore(emulator)
+
     def state_bytes(self) -> bytes:
         """What traces compare: the console's memory."""
         return self.ale.getRAM().tobytes()

@@ -25,12 +25,14 @@ import numpy as np
 
 from gato.errors import ExpertError
 from gato.worlds import Task
+from gato.worlds.saving import restore_attributes, save_attributes
 
 VIEW = 7  # cells a side
 OBJECTS, COLOURS, STATES = 11, 6, 4  # unseen … agent; red … grey; open, closed, locked (or where an agent points)
 NUM_SYMBOLS = OBJECTS * COLOURS * STATES  # 264
 EMPTY, WALL = 1 * COLOURS * STATES, (2 * COLOURS + 5) * STATES  # walls are grey
-NUM_ACTIONS = 7
+ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
+NUM_ACTIONS = len(ACTIONS)
 MAX_PLANS = 100  # subgoals the bot may push in one decision; of 37,000 decisions that ended, none needed more than 10
 MAX_FORGOTTEN = 4  # more would walk in circles to the end of the episode, and teach that
 
@@ -81,7 +83,7 @@ def tasks() -> list[Task]:
             max_steps=max_steps,
             expert_name="minigrid's BabyAI bot",
             notes="symbols, direction and mission text as the simulator gives them; what the paper fed is not known",
-            meta={"simulator_id": f"BabyAI-{level}"},
+            meta={"simulator_id": f"BabyAI-{level}", "actions": ACTIONS},
         )
         for level, max_steps in LEVELS.items()
     ]
@@ -199,6 +201,13 @@ class BabyAI(gymnasium.Env):
     def render(self) -> np.ndarray | None:
         """uint8 (height, width, 3), 32 pixels a cell."""
         return self.simulator.render() if self.render_mode else None
+
+    def save_state(self) -> Any:
+        return save_attributes(self.simulator), self.last_action
+
+    def restore_state(self, state: Any) -> None:
+        simulator, self.last_action = state
+        restore_attributes(self.simulator, simulator)
 
     def close(self) -> None:
         self.simulator.close()

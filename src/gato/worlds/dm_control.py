@@ -25,6 +25,7 @@ import numpy as np
 
 from gato.worlds import MakeExpert, Task, feedback, predictive
 from gato.worlds.camera import Camera
+from gato.worlds.saving import restore_physics, save_physics
 
 DOMAIN = "dm-control-suite"
 MAX_STEPS = 1000
@@ -174,6 +175,15 @@ class DMControl(gymnasium.Env):
     def render(self) -> np.ndarray | None:
         """uint8 (120, 160, 3), from the model's first camera; None unless made with `render=True`."""
         return None if self._camera is None else self._camera.picture(self.physics.data.ptr)
+
+    def save_state(self) -> Any:
+        simulator = self._simulator
+        physics = save_physics(self.physics.model.ptr, self.physics.data.ptr)
+        return physics, self._steps, simulator._step_count, simulator._reset_next_step
+
+    def restore_state(self, state: Any) -> None:
+        physics, self._steps, self._simulator._step_count, self._simulator._reset_next_step = state
+        restore_physics(self.physics.model.ptr, self.physics.data.ptr, physics)
 
     def close(self) -> None:
         if self._camera is not None:

@@ -109,6 +109,12 @@ class CountingWorld(gymnasium.Env):
     def render(self) -> np.ndarray:
         return np.full((64, 64, 3), self.count, np.uint8)
 
+    def save_state(self) -> Any:
+        return self.count, self.last, self.success
+
+    def restore_state(self, state: Any) -> None:
+        self.count, self.last, self.success = state
+
     def _info(self) -> dict[str, Any]:
         return {"count": self.count, "success": self.success}
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from gato.errors import WorldError
 from gato.worlds import Policy, Task
+from gato.worlds.saving import restore_attributes, save_attributes
 
 MAX_STEPS = 500
 MAX_WIDE_STEPS = 25  # a step moves the hand by at most a centimetre along each axis
@@ -113,6 +114,12 @@ class MetaWorld(gymnasium.Env):
     def render(self) -> np.ndarray | None:
         """uint8 (128, 128, 3)."""
         return self._camera.picture(self.simulator.data) if self._camera else None
+
+    def save_state(self) -> Any:
+        return save_attributes(self.simulator)
+
+    def restore_state(self, state: Any) -> None:
+        restore_attributes(self.simulator, state)
 
     def close(self) -> None:
         if self._camera:

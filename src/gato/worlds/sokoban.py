@@ -414,6 +414,12 @@ class Sokoban(gymnasium.Env):
     def render(self) -> np.ndarray:
         return draw(self.room, self.position)
 
+    def save_state(self) -> Any:
+        return self.position, self._steps
+
+    def restore_state(self, state: Any) -> None:
+        self.position, self._steps = state
+
 
 def make_expert(env: Sokoban, seed: int) -> Policy:
     """The solver: from the table where there is one, else by A*. Raises ExpertError where the level is lost.
@@ -483,6 +489,7 @@ def tasks() -> list[Task]:
             max_steps=numbers[-1],
             expert_name="shortest solution" if numbers[2] <= TABLE_BOXES else "A* over pushes",
             notes=NOTES,
+            meta={"actions": ACTIONS},
         )
         for name, numbers in LEVELS.items()
     ]

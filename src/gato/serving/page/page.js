@@ -2,10 +2,6 @@
 // The page: one socket per task watched, plain requests for the rest. No library, no file from elsewhere.
 
 const KINDS = ["text", "image", "discrete", "continuous", "separator"];
-const ACTIONS = {
-  babyai: ["left", "right", "forward", "pickup", "drop", "toggle", "done"],
-  sokoban: ["up", "down", "left", "right"],
-};
 const KEPT_TIMESTEPS = 60;
 const $ = (id) => document.getElementById(id);
 const make = (tag, text, name) => {
@@ -187,7 +183,7 @@ function showReturn(m) {
 }
 
 function showChoices(choices) {
-  const names = ACTIONS[facts.task.split("/")[0]];
+  const names = facts.actions;
   $("choices").replaceChildren(...choices.map((choice) => {
     const box = make("div", undefined, "choice");
     const title = make("h3", choice.name);
