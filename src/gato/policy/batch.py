@@ -3,6 +3,11 @@
 A decision is one pass over what is new (the last action token, the observation, the separator) and one more pass per
 further action token, A passes in all; with `parallel_actions` no action is ever read, present or past, and all action
 tokens come out of one pass. What a slot samples depends on its own seed and tokens, never on its neighbours.
+
+To the last bit, on a CPU: a row of a matrix product comes out the same whatever other rows there are, as long as there
+are a few (`LEAST_ROWS`); with one to three the library takes another kernel, which adds up in another order. So a batch
+of several slots never computes fewer. A batch of one does: its logits differ from those in the last digits. One thing
+neighbours share is the length of the cache, which an observation with more than TEXT_ROOM tokens of text changes.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from gato.episodes import check_values, flatten
 from gato.model.bundle import Bundle
@@ -24,6 +30,7 @@ from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, IMAGE, N
 from gato.tokens.values import from_bins, to_bins
 
 TEXT_ROOM = 64  # tokens kept free for the texts of one observation, whose length varies
+LEAST_ROWS = 4  # in every product of a batch of several slots: MKL takes other kernels below that (2024.2, AVX-512)
 
 
 class AgentPolicy:
@@ -49,7 +56,9 @@ class AgentPolicy:
             self._context *= 2
         window = self._context if steps is None else min(self._context, steps * longest)
         self._device = next(bundle.model.parameters()).device
-        self._cache = RingCache(config, slots, window, steps, most_new=longest + 1, device=self._device)
+        self._least = LEAST_ROWS if slots > 1 else 1
+        room = max(slots, self._least)  # an idle slot lends its place to a row of nothing
+        self._cache = RingCache(config, room, window, steps, most_new=max(longest + 1, self._least), device=self._device)
         self._rng = [np.random.default_rng(0) for _ in range(slots)]
         self._time = np.zeros(slots, np.int64)
         self._last: list[int | None] = [None] * slots  # the last action token, not yet in the cache
@@ -144,7 +153,7 @@ class AgentPolicy:
             else:
                 one = [self._action_row(int(ids[r, a - 1]), int(self._time[i])) for r, i in enumerate(slots)]
                 h = self._pass(slots, one, tokens)[:, 0]
-            ids[:, a], values[:, a] = self._choose(slots, self._bundle.model.logits(h), a)
+            ids[:, a], values[:, a] = self._choose(slots, self._logits(h), a)
         out = {}
         for r, i in enumerate(slots):
             out[i] = self._codec.decode_action(ids[r], values[r])
@@ -208,23 +217,36 @@ class AgentPolicy:
         }  # fmt: skip
 
     def _pass(self, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens) -> torch.Tensor:
-        return feed(self._bundle, self._cache, slots, rows, tokens)
+        """Hidden states (R, n, D) of the rows, computed among at least LEAST_ROWS in a batch of several slots."""
+        idle = [i for i in range(self._least) if i not in slots][: max(0, self._least - len(slots))]
+        nothing = {name: values[:0] for name, values in rows[0].items()}
+        rows = rows + [nothing] * len(idle)
+        return feed(self._bundle, self._cache, slots + idle, rows, tokens, self._least)[: len(slots)]
+
+    def _logits(self, h: torch.Tensor) -> torch.Tensor:
+        """(R, D) → (R, V)."""
+        more = max(0, self._least - len(h))
+        return self._bundle.model.logits(F.pad(h, (0, 0, 0, more)))[: len(h)]
 
 
 def feed(
-    bundle: Bundle, cache: RingCache, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens
+    bundle: Bundle, cache: RingCache, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens, least: int = 1
 ) -> torch.Tensor:
     """One pass of new tokens, a row per slot, padded right. Hidden states (R, n, D)."""
     device = next(bundle.model.parameters()).device
-    batch, valid, times = pack(rows, tokens)
+    batch, valid, times = pack(rows, tokens, least)
     return bundle.model.decode(
         batch.to(device), torch.tensor(slots, device=device), valid.to(device), times.to(device), cache
     )
 
 
-def pack(rows: list[dict[str, np.ndarray]], tokens: Tokens) -> tuple[Batch, torch.Tensor, torch.Tensor]:
-    """Rows of new tokens → (Batch of one group, valid (R, n), times (R, n))."""
+def pack(
+    rows: list[dict[str, np.ndarray]], tokens: Tokens, least: int = 1
+) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """Rows of new tokens → (Batch of one group, valid (R, n), times (R, n)). n is 1, or at least `least`, and so is the
+    number of patches where there are any."""
     n = max(len(row["ids"]) for row in rows)
+    n = n if n == 1 else max(n, least)
 
     def grid(name: str, fill: int) -> np.ndarray:
         out = np.full((len(rows), n, *rows[0][name].shape[1:]), fill, np.int64)
@@ -235,6 +257,9 @@ def pack(rows: list[dict[str, np.ndarray]], tokens: Tokens) -> tuple[Batch, torc
     kinds, patches = grid("kinds", 0).ravel(), grid("patches", -1).ravel()
     image_rows = np.flatnonzero(kinds == IMAGE)
     unique, index = np.unique(patches[image_rows], return_inverse=True)
+    pictures = tokens.table.rows[unique] if len(unique) else np.zeros((0, 768), np.uint8)
+    if 0 < len(unique) < least:
+        pictures = np.concatenate([pictures, np.zeros((least - len(unique), 768), np.uint8)])
     blank = grid("blank", 0).ravel().astype(bool)
     lengths = np.array([len(row["ids"]) for row in rows])
     empty = torch.zeros(0, dtype=torch.long)
@@ -242,8 +267,7 @@ def pack(rows: list[dict[str, np.ndarray]], tokens: Tokens) -> tuple[Batch, torc
         torch.from_numpy(grid("ids", 0).ravel()), torch.from_numpy(grid("positions", NO_POSITION).ravel()),
         torch.from_numpy(blank) if blank.any() else None, torch.from_numpy(image_rows), torch.from_numpy(index.reshape(-1)),
         torch.from_numpy(mean_index(grid("boxes", 0).reshape(-1, 4)[image_rows])),
-        torch.from_numpy(tokens.table.rows[unique] if len(unique) else np.zeros((0, 768), np.uint8)),
-        ((len(rows), n, 0),), empty, empty, empty, empty, int(lengths.sum()),
+        torch.from_numpy(pictures), ((len(rows), n, 0),), empty, empty, empty, empty, int(lengths.sum()),
     )  # fmt: skip
     valid = torch.from_numpy(np.arange(n)[None] < lengths[:, None])
     return batch, valid, torch.from_numpy(grid("times", 0))
