@@ -99,56 +99,70 @@ def resident() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-@pytest.mark.parametrize("window, position", [(None, "rope"), (None, "xl"), (1, "rope"), (2, "learned")], ids=str)
-@pytest.mark.parametrize("steps", [40])
-def test_neighbours_do_not_change_a_bit(tokenizer, window, position, steps):
-    _compare_with_neighbours(make_bundle(tokenizer, window, position=position), steps)
+class Comparison:
+    """The same session three times, all acting in the closed loop: in a batch whose other slots come and go (`crowded`),
+    in one whose other slots idle (`alone`), and as a batch of one, which is told what to choose, so that its history
+    stays the others'."""
 
+    def __init__(self, bundle):
+        others = [i for i in range(SLOTS) if i != MINE]
+        self.crowded = Sessions(Recorded(bundle, SLOTS, MINE), MINE, others)
+        self.alone = Sessions(Recorded(bundle, SLOTS, MINE), MINE)
+        self.one = Sessions(Recorded(bundle, 1, 0, told=self.crowded.policy), 0)
+        self._legal = bundle.codec(ENDLESS.id).legal()
+        self.sizes: set[int] = set()  # of the crowd
+        self.steps = self.different = self.choices = self.ties = self.unequal = self.unexplained = 0
+        self.worst = 0.0  # difference of a logit from the batch of one's, as a share of the largest
 
-@pytest.mark.slow
-def test_neighbours_do_not_change_a_bit_in_ten_thousand_steps(tokenizer):
-    _compare_with_neighbours(make_bundle(tokenizer), 10_000)
-
-
-def _compare_with_neighbours(bundle, steps):
-    """A batch in which all others are idle, beside one in which they come and go: logits and actions, closed loop."""
-    alone = Sessions(Recorded(bundle, SLOTS, MINE), MINE)
-    others = [i for i in range(SLOTS) if i != MINE]
-    crowded = Sessions(Recorded(bundle, SLOTS, MINE), MINE, others)
-    different, sizes = 0, set()
-    for _ in range(steps):
-        a, b = alone.step(), crowded.step()
-        sizes.add(len(crowded._playing))
-        same = all(torch.equal(x, y) for x, y in zip(alone.policy.logits, crowded.policy.logits, strict=True))
-        different += not (same and all(np.array_equal(a[k], b[k]) for k in a))
-    print(f"\n{steps:,} steps, {different} differ from those without neighbours")
-    assert len(sizes) > 3 and different == 0
-
-
-@pytest.mark.parametrize("steps", [40, LONG])
-def test_against_a_batch_of_one(tokenizer, steps):
-    """Logits within 1e-5 of the largest; the same action wherever the two best differ by more than 1e-4.
-
-    The batch of one is told what the slot chose, so that both have the same history to the end."""
-    bundle = make_bundle(tokenizer, acting=("greedy", "greedy"))
-    others = [i for i in range(SLOTS) if i != MINE]
-    batch = Sessions(Recorded(bundle, SLOTS, MINE), MINE, others)
-    one = Sessions(Recorded(bundle, 1, 0, told=batch.policy), 0)
-    legal = bundle.codec(ENDLESS.id).legal()
-    worst, ties, unequal, unexplained = 0.0, 0, 0, 0
-    for _ in range(steps):
-        batch.step()
-        one.step()
-        for x, y, block in zip(batch.policy.logits, one.policy.logits, legal, strict=True):
-            worst = max(worst, float((x - y).abs().max() / x.abs().max()))
+    def step(self):
+        a, b = self.crowded.step(), self.alone.step()
+        self.one.step()
+        self.steps += 1
+        self.sizes.add(len(self.crowded._playing))
+        many, idle, single = (s.policy.logits for s in (self.crowded, self.alone, self.one))
+        same = all(torch.equal(x, y) for x, y in zip(many, idle, strict=True))
+        self.different += not (same and all(np.array_equal(a[k], b[k]) for k in a))
+        for x, y, block in zip(many, single, self._legal, strict=True):
+            self.worst = max(self.worst, float((x - y).abs().max() / x.abs().max()))
             x, y = x[block.low : block.high], y[block.low : block.high]
             best = x.topk(2).values
             tie, other = float(best[0] - best[1]) <= 1e-4, int(x.argmax()) != int(y.argmax())
-            ties, unequal, unexplained = ties + tie, unequal + other, unexplained + (other and not tie)
-    print(f"\n{steps:,} steps, {steps * len(legal):,} choices: logits within {worst:.1e} of the largest, "
-          f"{ties} with a gap of at most 1e-4, {unequal} chosen differently, {unexplained} of them with a larger gap")  # fmt: skip
-    assert worst <= 1e-5 and unexplained == 0
-    assert worst > 0, "both were computed in the same way: this compares nothing"
+            self.choices += 1
+            self.ties += tie
+            self.unequal += other
+            self.unexplained += other and not tie
+
+    def check(self):
+        print(f"\n{self.steps:,} steps: {self.different} differ from those without neighbours\n{self.choices:,} choices: "
+              f"logits within {self.worst:.1e} of the largest of a batch of one; {self.ties} with a gap of at most 1e-4; "
+              f"{self.unequal} likeliest ids differ, {self.unexplained} of them with a larger gap")  # fmt: skip
+        assert len(self.sizes) > 3 and self.different == 0
+        assert self.worst <= 1e-5 and self.unexplained == 0
+        assert self.worst > 0, "both were computed in the same way: this compares nothing"
+
+
+@pytest.mark.parametrize("window, position", [(None, "rope"), (None, "xl"), (1, "rope"), (2, "learned")], ids=str)
+def test_neighbours_do_not_change_a_bit(tokenizer, window, position):
+    compared = Comparison(make_bundle(tokenizer, window, position=position))
+    for _ in range(30):
+        compared.step()
+    compared.check()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+def test_ten_thousand_steps(tokenizer):
+    """As above, and memory is flat: the context is full after ten steps, the 9,000 after the first 1,000 add nothing."""
+    compared = Comparison(make_bundle(tokenizer))
+    for _ in range(1_000):
+        compared.step()
+    before = resident()
+    for _ in range(9_000):
+        compared.step()
+    grown = resident() - before
+    print(f"\n{grown:+.2f} MB in 9,000 steps of three batches, {resident():.0f} MB in all")
+    compared.check()
+    assert grown < 4
 
 
 @pytest.mark.parametrize("total", [200, LONG])
@@ -165,18 +179,3 @@ def test_the_worker_count_does_not_change_a_bit(tokenizer, total):
 
     here = play(0)
     assert len(here) == len(units) and here == play(1) == play(8)
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
-@pytest.mark.parametrize("steps", [120, LONG])
-def test_memory_is_flat(tokenizer, steps):
-    """One session of `steps` steps among others that come and go: the context is full after five of them."""
-    sessions = Sessions(Recorded(make_bundle(tokenizer), SLOTS, MINE), MINE, [i for i in range(SLOTS) if i != MINE])
-    for _ in range(steps // 10):
-        sessions.step()
-    before = resident()
-    for _ in range(steps - steps // 10):
-        sessions.step()
-    grown = resident() - before
-    print(f"\n{steps:,} steps: {grown:+.2f} MB in the last nine tenths, {resident():.0f} MB in all")
-    assert grown < 4

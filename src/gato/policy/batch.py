@@ -58,7 +58,9 @@ class AgentPolicy:
         self._device = next(bundle.model.parameters()).device
         self._least = LEAST_ROWS if slots > 1 else 1
         room = max(slots, self._least)  # an idle slot lends its place to a row of nothing
-        self._cache = RingCache(config, room, window, steps, most_new=max(longest + 1, self._least), device=self._device)
+        self._cache = RingCache(
+            config, room, window, steps, most_new=max(longest + 1, self._least), device=self._device
+        )
         self._rng = [np.random.default_rng(0) for _ in range(slots)]
         self._time = np.zeros(slots, np.int64)
         self._last: list[int | None] = [None] * slots  # the last action token, not yet in the cache
@@ -230,7 +232,12 @@ class AgentPolicy:
 
 
 def feed(
-    bundle: Bundle, cache: RingCache, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens, least: int = 1
+    bundle: Bundle,
+    cache: RingCache,
+    slots: list[int],
+    rows: list[dict[str, np.ndarray]],
+    tokens: Tokens,
+    least: int = 1,
 ) -> torch.Tensor:
     """One pass of new tokens, a row per slot, padded right. Hidden states (R, n, D)."""
     device = next(bundle.model.parameters()).device
@@ -240,9 +247,7 @@ def feed(
     )
 
 
-def pack(
-    rows: list[dict[str, np.ndarray]], tokens: Tokens, least: int = 1
-) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+def pack(rows: list[dict[str, np.ndarray]], tokens: Tokens, least: int = 1) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     """Rows of new tokens → (Batch of one group, valid (R, n), times (R, n)). n is 1, or at least `least`, and so is the
     number of patches where there are any."""
     n = max(len(row["ids"]) for row in rows)

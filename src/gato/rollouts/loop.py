@@ -7,6 +7,7 @@ worker played it or on what its neighbours did.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -125,9 +126,11 @@ class LocalSlot:
         return result
 
     def close(self) -> None:
-        for env in self._envs.values():
-            env.close()
-        self._envs = {}
+        """Close them all. What one raises in doing so is its last word: its episodes are complete, and the rest follow."""
+        envs, self._envs = self._envs, {}
+        for env in envs.values():
+            with contextlib.suppress(Exception):
+                env.close()
 
 
 class ExpertPolicy:

@@ -8,7 +8,8 @@ What a unit yields depends on the unit alone, so redoing it from its seed gives 
 given. A slot does so by playing back the actions of the episode so far, and checks that the rewards come out the same.
 
 Workers are fresh interpreters (no fork: torch and OpenMP threads do not survive one), import no torch, use one thread,
-and end with this process however it ends: they hang on a pipe that only it holds.
+and end with this process however it ends: they hang on a pipe that only it holds. What a simulator had started of its
+own, processes and shared memory, goes with its worker (`remains.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -29,6 +31,7 @@ from multiprocessing.reduction import ForkingPickler  # between our own processe
 from typing import Any
 
 from gato.errors import ExpertError, GatoError, SimulatorMissingError, UsageError, WorldCrashError, WorldError
+from gato.rollouts import remains
 from gato.rollouts.loop import LocalSlot, Transition, Unit
 from gato.worlds import Task, find, register, registry
 
@@ -76,6 +79,8 @@ def serve(descriptor: int) -> None:
 def _end_with_parent() -> None:
     with contextlib.suppress(OSError):
         os.read(0, 1)  # nothing is ever written: this returns when the parent is gone
+    with contextlib.suppress(Exception):
+        remains.clear(os.getpid(), remains.shared_memory([os.getpid()]), spare=os.getpid())
     os._exit(1)
 
 
@@ -135,7 +140,8 @@ class _Died(Exception):
 class _Worker:
     """One process, started when it is first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
         self._process: subprocess.Popen | None = None
         self._connection: Connection | None = None
         self.ready = False
@@ -156,6 +162,10 @@ class _Worker:
     def _start(self) -> Connection:
         ours, theirs = socket.socketpair()
         with ours, theirs:
+            # A worker that stops in the middle of a message, or never reads ours, is as good as dead.
+            for option, seconds in ((socket.SO_RCVTIMEO, self._deadline), (socket.SO_SNDTIMEO, START_SECONDS)):
+                whole = max(1, round(max(seconds, self._deadline)))
+                ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, 0))
             serving = f"from gato.rollouts.pool import serve; serve({theirs.fileno()})"
             line = f"import sys; sys.path[:] = {sys.path!r}; {serving}"
             self._process = subprocess.Popen(
@@ -193,6 +203,8 @@ class _Worker:
     def _put(self, message: Any) -> None:
         try:
             self.connection.send_bytes(message)
+        except BlockingIOError as error:
+            raise _Died("does not read what it is sent") from error
         except OSError as error:
             raise _Died(self.last_words()) from error
 
@@ -203,6 +215,8 @@ class _Worker:
             if not self.connection.poll(max(0.0, self.heard + patience - time.monotonic())):
                 raise _Died(f"did not answer for {patience:g} seconds")
             verb, payload = self.connection.recv()
+        except BlockingIOError as error:
+            raise _Died("stopped in the middle of a message") from error
         except (EOFError, OSError) as error:
             raise _Died(self.last_words()) from error
         self.heard, self.ready = time.monotonic(), True
@@ -235,8 +249,11 @@ class _Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if patience:
                 self._process.wait(timeout=patience)
+        alive = self._process.poll() is None
+        shared = remains.shared_memory([self._process.pid]) if alive else set()  # can be read while it lives
         self._process.kill()
         self._process.wait()
+        remains.clear(self._process.pid, shared)
         if self._process.stdin:
             self._process.stdin.close()
         self._process = None
@@ -267,7 +284,7 @@ class WorkerPool:
         self.deadline, self.retries = deadline, retries
         self.restarts = 0  # workers replaced so far
         self._false_starts = 0  # how many in a row died before they could do anything
-        self._workers = [_Worker() for _ in range(workers)]
+        self._workers = [_Worker(deadline) for _ in range(workers)]
         self._local = LocalSlot() if not workers else None
         self._local_slots: list[LocalSlot] = []
 
@@ -283,8 +300,9 @@ class WorkerPool:
     def close(self) -> None:
         for worker in self._workers:
             worker.ask_to_end()  # all of them at once
+        ends = time.monotonic() + 2.0
         for worker in self._workers:
-            worker.end(patience=2.0)
+            worker.end(patience=max(0.1, ends - time.monotonic()))
         self._workers = []
         for slot in [*self._local_slots, *([self._local] if self._local else [])]:
             slot.close()
@@ -297,7 +315,7 @@ class WorkerPool:
     def _replace(self, worker: _Worker) -> None:
         worker.end()
         self.restarts += 1
-        self._workers[self._workers.index(worker)] = _Worker()
+        self._workers[self._workers.index(worker)] = _Worker(self.deadline)
 
     def _bury(self, worker: _Worker, reason: _Died) -> bool:
         """Replace a worker that died. True if it had begun to work, so that what it did may be to blame.
