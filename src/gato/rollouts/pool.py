@@ -196,9 +196,17 @@ class _Worker:
         self._known.add(task_id)
         task = find(task_id)
         bare = Task(**{name: getattr(task, name) for name in Task.__dataclass_fields__})
-        with contextlib.suppress(AttributeError, TypeError, ValueError):  # cannot be sent: then it must find it itself
+        try:
             ForkingPickler.dumps(bare)
-            self.send("task", bare)
+        except Exception as error:  # of many kinds: a lambda, an open file, …
+            if task_id in registry.__wrapped__() or task_id.startswith("gym/"):
+                return  # a worker finds it by itself
+            raise UsageError(
+                f"this task cannot be sent to a worker process: {error}",
+                where=task_id,
+                fix="make its environment and its expert by functions at the top of a module; or 0 workers",
+            ) from error
+        self.send("task", bare)
 
     def _put(self, message: Any) -> None:
         try:
