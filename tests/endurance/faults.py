@@ -1,7 +1,7 @@
 """Worlds that crash, hang and misbehave under the pool: the episodes must be those of an undisturbed run, and nothing
 may be left behind.
 
-    python tests/endurance/faults.py                 # 200 faults → results/endurance.json, about ten minutes on two cores
+    python tests/endurance/faults.py                 # 200 faults → results/endurance.json, some minutes on two cores
     python tests/endurance/faults.py --faults 20 --seed 3 --out somewhere.json
 
 Every fault strikes once, at its own step of its own episode, in a worker process: half of them while whole episodes are
@@ -12,6 +12,7 @@ every time, each of which must become a WorldCrashError that names task and seed
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -45,7 +46,7 @@ KINDS = (
 )  # fmt: skip
 WORLDS = ("dummy/count", "babyai/go-to-local", "dm-control-suite/cartpole-swingup")
 MODES = ("whole episodes", "slots")
-DEADLINE = 3.0  # seconds of silence; hangs cost this much each
+DEADLINE = 5.0  # seconds of silence; hangs cost this much each
 
 
 # -- worlds that fail -------------------------------------------------------------------------------------------------
@@ -236,9 +237,8 @@ def disturbed_runs(
     with WorkerPool(workers, DEADLINE) as pool:
         for mode in MODES:
             of = {unit.task: base.task for unit, base, _ in plan[mode]}
-            killer = _Killer(pool, outside // 2, rng.random())
-            with killer:
-                got = list(episodes(pool, [unit for unit, _, _ in plan[mode]], mode))
+            killer = _Killer(pool, outside // 2, len(plan[mode]), rng)
+            got = list(killer.watch(episodes(pool, [unit for unit, _, _ in plan[mode]], mode)))
             killed += killer.killed
             restarts[mode] = pool.restarts - sum(restarts.values())
             wanted = {(task, s): clean[mode, of[task], s] for task, s in ((u.task, u.seed) for u, _, _ in plan[mode])}
@@ -256,26 +256,29 @@ def disturbed_runs(
 
 
 class _Killer:
-    """Kills some worker every now and then, from outside."""
+    """Kills some worker from outside, `times` times, each a moment after some episode or other was finished."""
 
-    def __init__(self, pool: WorkerPool, times: int, seed: float):
-        self._pool, self._times, self._rng, self.killed = pool, times, random.Random(seed), 0
-        self._stop, self._thread = threading.Event(), threading.Thread(target=self._run)
+    def __init__(self, pool: WorkerPool, times: int, of: int, rng: random.Random):
+        self._pool, self._rng, self.killed, self._seen = pool, rng, 0, 0
+        self._after = set(rng.sample(range(1, of), times))
+        self._timers: list[threading.Timer] = []
 
-    def __enter__(self) -> _Killer:
-        self._thread.start()
-        return self
+    def watch(self, found: Iterator[Any]) -> Iterator[Any]:
+        for episode in found:
+            self._seen += 1
+            if self._seen in self._after:
+                self._timers.append(threading.Timer(self._rng.uniform(0, 0.5), self._kill))
+                self._timers[-1].start()
+            yield episode
+        for timer in self._timers:
+            timer.cancel()
+            timer.join()
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while self.killed < self._times and not self._stop.wait(self._rng.uniform(0.5, 4)):
-            ready = [w for w in self._pool._workers if w.ready and w.process_id]
-            if ready:
-                os.kill(self._rng.choice(ready).process_id, signal.SIGKILL)  # type: ignore[arg-type]
-                self.killed += 1
+    def _kill(self) -> None:
+        ready = [w.process_id for w in self._pool._workers if w.ready and w.process_id]
+        with contextlib.suppress(ProcessLookupError, IndexError):  # another fault was quicker, or none has started
+            os.kill(self._rng.choice(ready), signal.SIGKILL)
+            self.killed += 1
 
 
 def crash_loops(seed: int, folder: Path, kinds: tuple[str, ...] = KINDS, *, workers: int = 2) -> dict[str, Any]:

@@ -108,11 +108,12 @@ def windows(store: TokenStore, episode: int, room: int, steps: int | None) -> It
         yield from ((max(first, t - steps + 1), t + 1, t) for t in range(first, last))
         return
     begin = score = first
-    while score < last:
+    while True:
         stop = int(np.searchsorted(store.starts, store.starts[begin] + room, side="right")) - 1
         stop = min(last, max(stop, score + 1))
         yield begin, stop, score
-        score = stop
+        if (score := stop) == last:
+            return
         begin = int(np.searchsorted(store.starts, store.starts[score] - room // 2, side="left"))
         begin = min(max(begin, first), score)
         while begin < score and store.starts[score + 1] - store.starts[begin] > room:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -87,17 +87,18 @@ class BatchPolicy(Protocol):
 
 
 class LocalSlot:
-    """Environments in this process, made once per task and kept."""
+    """Environments in this process, made once per task and kept. `making(True)` is called before one is made, which may
+    take long, and `making(False)` after."""
 
-    def __init__(self, render: bool = False):
-        self._render = render
+    def __init__(self, render: bool = False, making: Callable[[bool], None] | None = None):
+        self._render, self._making = render, making
         self._envs: dict[str, gymnasium.Env] = {}
         self._result: Transition | None = None
         self.env: gymnasium.Env | None = None
 
     def reset(self, unit: Unit) -> None:
         if unit.task not in self._envs:
-            self._envs[unit.task] = find(unit.task).make(render=self._render)
+            self._envs[unit.task] = self._make(unit.task)
         self.env = self._envs[unit.task]
         try:
             observation, info = self.env.reset(seed=unit.seed, options={"wide": True} if unit.wide else None)
@@ -109,6 +110,15 @@ class LocalSlot:
             ) from error
         self._where = f"{unit.task} seed {unit.seed}"
         self._result = Transition(observation, 0.0, False, False, info)
+
+    def _make(self, task_id: str) -> gymnasium.Env:
+        if self._making is None:
+            return find(task_id).make(render=self._render)
+        self._making(True)
+        try:
+            return find(task_id).make(render=self._render)
+        finally:
+            self._making(False)
 
     def step(self, action: Any) -> None:
         assert self.env is not None, "reset first"

@@ -41,7 +41,7 @@ Play = Callable[[list[Unit], LocalSlot, Beat], Any]  # must be picklable; calls 
 BEAT_SECONDS = 1.0  # how often a busy worker says that it lives
 CHUNK_SECONDS = 0.3  # a message to a worker is worth about this much work
 MAX_CHUNK = 256
-START_SECONDS = 60.0  # for an interpreter and numpy, on a machine that is busy
+START_SECONDS = 60.0  # for an interpreter and numpy, or for making an environment, on a machine that is busy
 MAX_FALSE_STARTS = 5
 IN_WORKER = "GATO_WORKER"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -71,7 +71,8 @@ def serve(descriptor: int) -> None:
             connection.send(("done", _play(connection, slots, *payload)))
         elif verb == "slots":
             beat = _beating(connection)
-            connection.send(("done", [(index, _answer(slots, beat, index, *command)) for index, *command in payload]))
+            answers = [(i, _answer(_slot(connection, slots, i), slots, beat, i, *command)) for i, *command in payload]
+            connection.send(("done", answers))
     for index in list(slots):
         _discard(slots, index)
 
@@ -99,14 +100,21 @@ def _beating(connection: Connection) -> Beat:
 
 def _play(connection: Connection, slots: dict[Any, LocalSlot], play: Play, units: list[Unit]) -> Any:
     try:
-        return play(units, slots.setdefault("play", LocalSlot()), _beating(connection))
+        return play(units, _slot(connection, slots, "play"), _beating(connection))
     except Exception as error:
         _discard(slots, "play")
         return _as_gato_error(error, units[0])
 
 
-def _answer(slots: dict[Any, LocalSlot], beat: Beat, index: int, verb: str, argument: Any) -> Transition | GatoError:
-    slot = slots.setdefault(index, LocalSlot())
+def _slot(connection: Connection, slots: dict[Any, LocalSlot], index: Any) -> LocalSlot:
+    if index not in slots:
+        slots[index] = LocalSlot(making=lambda begins: connection.send(("making", begins)))
+    return slots[index]
+
+
+def _answer(
+    slot: LocalSlot, slots: dict[Any, LocalSlot], beat: Beat, index: int, verb: str, argument: Any
+) -> Transition | GatoError:
     beat()
     try:
         if verb == "reset":
@@ -145,6 +153,7 @@ class _Worker:
         self._process: subprocess.Popen | None = None
         self._connection: Connection | None = None
         self.ready = False
+        self.making = False  # an environment, which may take longer than any step
         self.heard = 0.0
         self._known: set[str] = set()
         self._has_main = False
@@ -218,7 +227,7 @@ class _Worker:
 
     def receive(self, deadline: float) -> tuple[str, Any]:
         """The next message. Raises _Died when the worker ends or is silent for `deadline` seconds."""
-        patience = deadline if self.ready else max(deadline, START_SECONDS)
+        patience = self.patience(deadline)
         try:
             if not self.connection.poll(max(0.0, self.heard + patience - time.monotonic())):
                 raise _Died(f"did not answer for {patience:g} seconds")
@@ -228,6 +237,7 @@ class _Worker:
         except (EOFError, OSError) as error:
             raise _Died(self.last_words()) from error
         self.heard, self.ready = time.monotonic(), True
+        self.making = verb == "making" and payload
         return verb, payload
 
     def result(self, deadline: float) -> Any:
@@ -237,7 +247,10 @@ class _Worker:
                 return payload
 
     def overdue(self, deadline: float) -> bool:
-        return time.monotonic() - self.heard > (deadline if self.ready else max(deadline, START_SECONDS))
+        return time.monotonic() - self.heard > self.patience(deadline)
+
+    def patience(self, deadline: float) -> float:
+        return deadline if self.ready and not self.making else max(deadline, START_SECONDS)
 
     def last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -380,7 +393,7 @@ class WorkerPool:
                         verb, result = "died", WorldCrashError(f"the worker {reason}")
                     if verb == "done":
                         del busy[worker]
-                    if verb in ("beat", "ready"):
+                    if verb in ("beat", "ready", "making"):
                         continue
                     if _worth_redoing(result):
                         yield from self._retry(job, result, again, give_up)
