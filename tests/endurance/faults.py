@@ -112,7 +112,9 @@ def _leave_things() -> None:
     resource_tracker.unregister(memory._name, "shared_memory")  # type: ignore[attr-defined]  # as a C++ library would
     attach = f"import mmap, os, time; f = os.open('/dev/shm/{memory.name}', os.O_RDWR); m = mmap.mmap(f, 65536)"
     engine = subprocess.Popen(
-        [sys.executable, "-c", f"{attach}; print('ready', flush=True); time.sleep(86_400)"], stdout=subprocess.PIPE
+        [sys.executable, "-c", f"{attach}; print('ready', flush=True); time.sleep(86_400)"],
+        stdout=subprocess.PIPE,
+        close_fds=False,  # as a C++ library would
     )
     assert engine.stdout is not None and engine.stdout.readline()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -234,6 +234,20 @@ def wait_with_a_world(units, slot, beat):
     time.sleep(1000)
 
 
+def forks_and_dies(units, slot, beat):
+    if os.fork():
+        os._exit(3)
+    time.sleep(1000)  # the child holds the connection
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_dead_worker_is_seen_though_its_child_holds_the_connection():
+    began = time.monotonic()
+    with WorkerPool(1, deadline=60.0, retries=0) as pool, pytest.raises(WorldCrashError, match="exited with code 3"):
+        list(pool.map_units(UNITS[:1], forks_and_dies))
+    assert time.monotonic() - began < 30
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/shm"), reason="needs /dev/shm")
 def test_an_engine_and_its_memory_go_with_the_worker():
@@ -244,7 +258,8 @@ def test_an_engine_and_its_memory_go_with_the_worker():
     def kill():
         while not seen.get("files") and not stop.wait(0.5):
             for group in pool.process_ids:
-                seen.update(group=group, files=remains.shared_memory([group]), processes=remains._others(group, group))
+                engine = remains._others(group, group)
+                seen.update(group=group, processes=engine, files=remains.shared_memory(engine))
         os.kill(seen["group"], signal.SIGKILL)
 
     stop = threading.Event()

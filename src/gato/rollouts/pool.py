@@ -53,6 +53,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 def serve(descriptor: int) -> None:
     """A worker's whole life: answer messages until the connection closes."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.set_inheritable(descriptor, False)  # a simulator's own processes must not hold it open when we are gone
     connection = Connection(descriptor)
     slots: dict[Any, LocalSlot] = {}
     registry()  # part of starting, not of the first unit
@@ -229,8 +230,11 @@ class _Worker:
         """The next message. Raises _Died when the worker ends or is silent for `deadline` seconds."""
         patience = self.patience(deadline)
         try:
-            if not self.connection.poll(max(0.0, self.heard + patience - time.monotonic())):
-                raise _Died(f"did not answer for {patience:g} seconds")
+            while not self.connection.poll(min(1.0, left := max(0.0, self.heard + patience - time.monotonic()))):
+                if self.ended and not self.connection.poll():  # though something that it forked holds the connection
+                    raise _Died(self.last_words())
+                if not left:
+                    raise _Died(f"did not answer for {patience:g} seconds")
             verb, payload = self.connection.recv()
         except BlockingIOError as error:
             raise _Died("stopped in the middle of a message") from error
@@ -245,6 +249,10 @@ class _Worker:
             verb, payload = self.receive(deadline)
             if verb == "done":
                 return payload
+
+    @property
+    def ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
 
     def overdue(self, deadline: float) -> bool:
         return time.monotonic() - self.heard > self.patience(deadline)
@@ -381,7 +389,7 @@ class WorkerPool:
                     return
                 wait([w.connection for w in busy], timeout=1.0)
                 for worker, job in list(busy.items()):
-                    if not (worker.connection.poll() or worker.overdue(self.deadline)):
+                    if not (worker.connection.poll() or worker.ended or worker.overdue(self.deadline)):
                         continue
                     try:
                         verb, result = worker.receive(self.deadline)

@@ -2,7 +2,8 @@
 
 ViZDoom's engine, for one, is a process of its own: it waits for ever for a controller that was killed, and keeps 11 MB
 of shared memory. A worker leads a process group (its id is the worker's), by which such processes are found, and by what
-they map, the memory. Both are looked up in /proc: where there is none, only the group is ended.
+they map, the memory. Both are looked up in /proc, so this is for Linux. What a worker shared that died by itself is
+known by those processes alone; a file that none of them had mapped yet stays.
 """
 
 from __future__ import annotations
