@@ -96,6 +96,22 @@ def test_tasks_with_their_specs():
     assert "nested/unbounded: continuous float64 (2,) in -inf … inf" in shown
 
 
+def test_single_actions_on_demonstrations(run, tmp_path):
+    """Beside the scores, as a table and as JSON; and what is missing is said."""
+    words = ["evaluate", run / "train", "--tasks", "sokoban/7x7-1-box", "--episodes", 2, "--workers", 0, "--no-film"]
+    done = gato(*words, "--teacher-forced", "--data", run / "data", "--out", tmp_path / "a")
+    assert done.returncode == 0 and "right" in done.stdout and "environment steps, " in done.stdout, done.stderr
+    [task] = json.loads((tmp_path / "a" / "results.json").read_text())["tasks"]
+    assert task["teacher_forced"]["episodes"] == 2 and 0 <= task["teacher_forced"]["accuracy"] <= 1
+    for wrong, said in (
+        (["--teacher-forced"], "--data"),
+        (["--data", run / "data"], "--teacher-forced"),
+        (["--teacher-forced", "--data", run / "data" / "dummy"], "no demonstrations"),
+    ):
+        done = gato(*words, *wrong, "--out", tmp_path / "b")
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
 def test_usage_of_verbs_that_do_not_exist():
     assert gato().returncode == 2 and gato("--help").returncode == 0
     done = gato("evalute")

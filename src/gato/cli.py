@@ -470,6 +470,10 @@ class Evaluate:
     """How to act: discrete=greedy, continuous=mean, temperature=0.5, top_k=4, memory=xl; the bundle's own if not given."""
     language: bool = False
     """Captions of held-out scenes and bits per byte of held-out documentation too, where the bundle was trained on them."""
+    teacher_forced: bool = False
+    """The errors of its actions on the demonstrations in --data too, beside the scores of its own play."""
+    data: tuple[Path, ...] = ()
+    """With --teacher-forced: datasets that the bundle was not trained on; of each, the first --episodes."""
     overwrite: bool = False
     """Replace the results that are in --out."""
     device: str = "auto"
@@ -484,6 +488,11 @@ class Evaluate:
         if (self.out / "results.json").exists() and not self.overwrite:
             raise OutputExistsError(
                 "this folder holds results", where=str(self.out), fix="another --out, or --overwrite to replace them"
+            )
+        if self.teacher_forced != bool(self.data):
+            raise UsageError(
+                "--teacher-forced and --data go together",
+                fix="gato collect TASK --out DIR makes demonstrations; then --teacher-forced --data DIR",
             )
         from gato.evaluation.evaluate import evaluate
         from gato.evaluation.report import write_report
@@ -504,6 +513,7 @@ class Evaluate:
                 )
         else:
             known = [find(t) for t in installed(agent)]
+        demonstrations = _demonstrations(agent, known, self.data, self.episodes) if self.teacher_forced else None
         language = _language(agent, self.out / "media", str(self.bundle)) if self.language else None
         record = evaluate(
             agent,
@@ -514,14 +524,66 @@ class Evaluate:
             seed=self.seed,
             film=self.film,
             language=language,
+            demonstrations=demonstrations,
         )
         report = write_report(self.out)
         if self.json:
-            print(json.dumps(record["aggregates"], indent=1))
+            forced = {t["id"]: t["teacher_forced"] for t in record["tasks"] if "teacher_forced" in t}
+            print(json.dumps({**record["aggregates"], **({"teacher_forced": forced} if forced else {})}, indent=1))
         else:
+            if demonstrations:
+                _print_open_loop(record["tasks"])
+            facts = record["protocol"]
+            print(
+                f"{facts['environment_steps']:,} environment steps, "
+                f"{facts['environment_steps_per_second']:,.0f} per second"
+            )
             mean = record["aggregates"]["mean_of_domain_means"]
             said = "no task with reference scores" if mean is None else f"{mean:.1f} % of expert (mean of domain means)"
             print(f"{said}; report: {report}")
+
+
+def _demonstrations(agent: Any, tasks: Any, paths: tuple[Path, ...], most: int) -> dict[str, list[Any]]:
+    """At most so many episodes of each of the tasks that has a dataset there."""
+    from gato.episodes.store import Dataset, find_datasets
+    from gato.errors import DataError
+
+    found: dict[str, list[Any]] = {}
+    for folder in find_datasets(list(paths)):
+        dataset = Dataset.open(folder)
+        if dataset.task not in {task.id for task in tasks}:
+            continue
+        if dataset.spec != agent.bundle.tasks[dataset.task].spec:
+            raise DataError(
+                "this dataset's observations or actions are not those the bundle was trained on",
+                where=str(folder), fix=f"gato collect {dataset.task} --out another folder",
+            )  # fmt: skip
+        held = found.setdefault(dataset.task, [])
+        held += dataset.episodes(range(min(len(dataset), most - len(held))))
+    found = {task: episodes for task, episodes in found.items() if episodes}
+    if not found:
+        raise UsageError(
+            "no demonstrations of the tasks that are evaluated",
+            where=", ".join(map(str, paths)), fix=f"gato collect {tasks[0].id} --out DIR",
+        )  # fmt: skip
+    return found
+
+
+def _print_open_loop(tasks: list[dict[str, Any]]) -> None:
+    """Per task: the errors of single actions on demonstrations, beside what the agent's own play is worth."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from gato.evaluation.open_loop import as_text
+
+    shown = Table(Column("task", no_wrap=True), "actions on demonstrations", "its own play", "% of expert")
+    for task in tasks:
+        percent = task["expert_normalised"]
+        shown.add_row(
+            task["id"], as_text(task["teacher_forced"]) if "teacher_forced" in task else "–",
+            f"{task['measure']} {task['score']:.3g}", f"{percent:.1f}" if percent is not None else "–",
+        )  # fmt: skip
+    Console().print(shown)
 
 
 def _language(agent: Any, media: Path, where: str, scenes: int = 300) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import functools
 import os
+import re
 import signal
+import struct
 import threading
 import time
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from gato.errors import ObservationError, UsageError, WorldCrashError
-from gato.rollouts import CLEAN, ExpertPolicy, LocalSlot, Noise, Unit, WorkerPool, rollout
+from gato.rollouts import CLEAN, ExpertPolicy, LocalSlot, Noise, Unit, WorkerPool, remains, rollout
 from gato.rollouts.pool import IN_WORKER
 from gato.worlds import Task, find, register
 from gato.worlds.dummy import counting_expert, make_faulty
@@ -189,6 +191,89 @@ def test_slow_is_not_hung(pool, expected):
     before = pool.restarts
     [(_, [(seed, *rest)])] = pool.map_units(UNITS[:1], unfinished)
     assert tuple(rest) == expected[seed] and pool.restarts == before
+
+
+def stalls(units, slot, beat):
+    """Begins a message of 1,000 bytes, and no more."""
+    with open("/proc/self/cmdline", "rb") as file:
+        descriptor = int(re.search(rb"serve\((\d+)\)", file.read())[1])
+    os.write(descriptor, struct.pack("!i", 1000) + b"half")
+    time.sleep(1000)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
+def test_half_a_message_is_not_waited_for():
+    with (
+        WorkerPool(1, deadline=1.0, retries=0) as pool,
+        pytest.raises(WorldCrashError, match="stopped in the middle of a message"),
+    ):
+        list(pool.map_units(UNITS[:1], stalls))
+
+
+def make_slowly(*, render=False):
+    time.sleep(2.5)
+    return find("dummy/count").make()
+
+
+def test_making_a_world_may_take_longer_than_the_deadline(pool, expected):
+    task = register(Task("dummy/slow-to-make", make_slowly, counting_expert, max_steps=40))
+    before = pool.restarts
+    assert played(pool, [Unit(task.id, 1)]) == {1: expected[1]} and pool.restarts == before
+
+
+def test_a_task_that_cannot_be_sent():
+    task = register(Task("dummy/local", lambda *, render=False: find("dummy/count").make(), max_steps=40))
+    for how in (mapped, played):
+        with WorkerPool(1) as pool, pytest.raises(UsageError, match=r"cannot be sent to a worker.*dummy/local"):
+            how(pool, [Unit(task.id, 1)])
+
+
+def wait_with_a_world(units, slot, beat):
+    slot.reset(units[0])
+    slot.receive()
+    time.sleep(1000)
+
+
+def forks_and_dies(units, slot, beat):
+    if os.fork():
+        os._exit(3)
+    time.sleep(1000)  # the child holds the connection
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_dead_worker_is_seen_though_its_child_holds_the_connection():
+    began = time.monotonic()
+    with WorkerPool(1, deadline=60.0, retries=0) as pool, pytest.raises(WorldCrashError, match="exited with code 3"):
+        list(pool.map_units(UNITS[:1], forks_and_dies))
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/shm"), reason="needs /dev/shm")
+def test_an_engine_and_its_memory_go_with_the_worker():
+    """ViZDoom's engine is a process of its own, which outlives a controller that is killed."""
+    pytest.importorskip("vizdoom")
+    seen: dict = {}
+
+    def kill():
+        while not seen.get("files") and not stop.wait(0.5):
+            for group in pool.process_ids:
+                engine = remains._others(group, group)
+                seen.update(group=group, processes=engine, files=remains.shared_memory(engine))
+        os.kill(seen["group"], signal.SIGKILL)
+
+    stop = threading.Event()
+    with WorkerPool(1, deadline=60.0, retries=0) as pool:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            with pytest.raises(WorldCrashError, match="killed by signal 9"):
+                list(pool.map_units([Unit("gym/VizdoomBasic-v1", 1)], wait_with_a_world))
+        finally:
+            stop.set()
+            killer.join()
+    assert seen["files"] and not [path for path in seen["files"] if os.path.exists(path)]
+    assert seen["processes"] and not remains._others(seen["group"], None)
 
 
 def _open_files() -> int:

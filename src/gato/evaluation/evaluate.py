@@ -17,6 +17,7 @@ from gato.episodes import Episode
 from gato.errors import GatoError
 from gato.evaluation.animation import animate, plot_episode
 from gato.evaluation.language import bits_per_byte, caption_scores
+from gato.evaluation.open_loop import action_errors
 from gato.evaluation.scores import TaskScores, expert_normalised, results, write_results
 from gato.model.bundle import Bundle
 from gato.policy import Agent
@@ -39,30 +40,44 @@ def evaluate(
     seed: int = 0,
     film: bool = True,
     language: Mapping[str, Any] | None = None,
+    demonstrations: Mapping[str, Sequence[Episode]] | None = None,
     progress: bool = True,
     protocol: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Play `episodes` of every task and write out/results.json and out/media/; returns the results.
 
     `seed` shifts the block of evaluation seeds. `language` is what `evaluate_language` returned, if anything.
+    `demonstrations`, held out, by task: the tasks' records get the errors of `open_loop.action_errors` on them, under
+    `teacher_forced`. Scores do not depend on `workers`, not by a bit.
     """
     out = Path(out)
     (out / "media").mkdir(parents=True, exist_ok=True)
     scored, films, notes = [], [], []
+    forced = {}
     began = time.perf_counter()
     with WorkerPool(workers) as pool, _Progress(progress, len(tasks) * episodes) as shown:
         for task in tasks:
             scores, best = evaluate_task(agent, task, episodes, pool, seed, shown)
             scored.append(scores)
+            if demonstrations and task.id in demonstrations:
+                forced[task.id] = action_errors(agent, task.id, demonstrations[task.id])
             if film:
                 entry, note = film_task(agent, task, best, scores, out / "media")
                 films.append(entry)
                 notes += [note] if note and note not in notes else []
     record = results(
-        {**_protocol(agent, episodes, seed, time.perf_counter() - began), **(protocol or {}), "notes": notes},
+        {
+            **_protocol(agent, episodes, seed, time.perf_counter() - began),
+            **_speed(scored),
+            **(protocol or {}),
+            "notes": notes,
+        },
         scored,
         dict(language) if language else None,
     )
+    for entry in record["tasks"]:
+        if entry["id"] in forced:
+            entry["teacher_forced"] = forced[entry["id"]]
     (out / "media" / "index.json").write_text(json.dumps(films, indent=1))
     write_results(record, out / "results.json")
     return record
@@ -74,12 +89,16 @@ def evaluate_task(
     """Scores of one task, and its median episode for a film."""
     units = [Unit(task.id, episode_seed(task.id, seed * 100_000 + i, "evaluation")) for i in range(episodes)]
     policy = agent.policy(task.id, min(SLOTS, episodes), watch_mass=True)
+    if shown:
+        shown.begin(task.id)
     began, played = time.perf_counter(), []
     for episode in rollout(units, pool.slots(min(SLOTS, episodes)), policy):
         played.append(episode)
         if shown:
-            shown.advance(task.id)
+            shown.advance(len(episode))
     seconds = time.perf_counter() - began
+    if shown:
+        shown.end(task.id)
     played.sort(
         key=lambda e: [u.seed for u in units].index(e.info["seed"])
     )  # in the order of the units, not of their ends
@@ -109,6 +128,13 @@ def mean_percent(bundle: Bundle, tasks: Sequence[Task], episodes: int, workers: 
             percent = expert_normalised(mean, scores.random, scores.expert)
             values.append(mean if percent is None else percent)
     return float(np.mean(values))
+
+
+def _speed(scored: Sequence[TaskScores]) -> dict[str, Any]:
+    """Over all tasks: policy, worlds and waiting for them, without films."""
+    steps = sum(s.facts["environment_steps"] for s in scored)
+    seconds = sum(s.facts["seconds"] for s in scored)
+    return {"environment_steps": steps, "environment_steps_per_second": round(steps / max(seconds, 1e-9), 1)}
 
 
 def _score(task: Task, episode: Episode) -> float:
@@ -278,7 +304,7 @@ def _processor() -> str:
 
 
 class _Progress:
-    """A bar with rate and time left on a terminal, a plain line per task otherwise."""
+    """A bar with time left and steps per second on a terminal; elsewhere a line when a task begins, and one when it ends."""
 
     def __init__(self, on: bool, total: int):
         from rich.console import Console
@@ -293,12 +319,13 @@ class _Progress:
 
         console = Console(stderr=True)
         self._plain = on and not console.is_terminal
-        self._last, self._console = "", console
+        self._console = console
+        self._steps, self._began = 0, time.perf_counter()  # of this task
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-            console=console, disable=not on or self._plain,
+            TextColumn("{task.fields[rate]}"), console=console, disable=not on or self._plain,
         )  # fmt: skip
-        self._id = self._bar.add_task("evaluate", total=total)
+        self._id = self._bar.add_task("evaluate", total=total, rate="")
 
     def __enter__(self) -> _Progress:
         self._bar.__enter__()
@@ -307,8 +334,20 @@ class _Progress:
     def __exit__(self, *exc) -> None:
         self._bar.__exit__(*exc)
 
-    def advance(self, name: str) -> None:
-        self._bar.update(self._id, advance=1, description=name)
-        if self._plain and name != self._last:
+    def begin(self, name: str) -> None:
+        self._steps, self._began = 0, time.perf_counter()
+        self._bar.update(self._id, description=name)
+        if self._plain:
             self._console.print(f"evaluate {name}")
-            self._last = name
+
+    def advance(self, steps: int) -> None:
+        """An episode of so many steps was played."""
+        self._steps += steps
+        self._bar.update(self._id, advance=1, rate=self._rate())
+
+    def end(self, name: str) -> None:
+        if self._plain:
+            self._console.print(f"  {name}: {self._steps:,} environment steps, {self._rate()}")
+
+    def _rate(self) -> str:
+        return f"{self._steps / max(1e-9, time.perf_counter() - self._began):,.0f} steps/s"

@@ -141,7 +141,7 @@ def _add_picture(into: list, entry: Mapping[str, Any], name: Any, run: Path, not
 def render(run: _Run) -> str:
     """The whole page as one string."""
     folder = resources.files("gato.evaluation")
-    sections = (_hero, _figures, _films, _tasks, _language, _learning, _table, _protocol)
+    sections = (_hero, _figures, _films, _tasks, _language, _learning, _table, _open_loop, _protocol)
     return string.Template((folder / "page.html").read_text(encoding="utf-8")).substitute(
         title=esc(f"Gato: {percent(run.results['aggregates'].get('mean_of_domain_means'), 1)} of expert"),
         css=(folder / "page.css").read_text(encoding="utf-8").strip(),
@@ -355,6 +355,37 @@ def _table(run: _Run) -> str:
     head = "".join(f"<th>{h}</th>" for h in heads)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     return _section("Raw scores", f"<figure>{table}{foot}</figure>" if rows else "")
+
+
+def _open_loop(run: _Run) -> str:
+    """Errors of single actions beside the score of whole episodes: is it the learning that lacks, or the data?"""
+    rows = []
+    for task in sorted((t for t in run.tasks if t.get("teacher_forced")), key=lambda t: t["id"]):
+        for path, leaf in task["teacher_forced"]["actions"].items():
+            discrete = leaf["kind"] == "discrete"
+            cells = (
+                percent(100 * leaf["accuracy"], 1) if discrete else "–",
+                "–" if discrete else _number(leaf["mean_absolute_error"]),
+                "–" if discrete else percent(100 * leaf["of_half_range"], 1),
+                f"{leaf['nll']:.2f}",
+                percent(task["expert_normalised"], 1),
+            )
+            rows.append(
+                f"<tr><td><span>{esc(task['domain'])}/</span>{esc(_name(task['id']))}</td><td><small>{esc(path)}</small></td>"
+                + "".join(f"<td>{esc(cell)}</td>" for cell in cells)
+                + "</tr>"
+            )
+    heads = ("task", "action", "right", "off by", "of half range", "nats per token", "own play, % of expert")
+    head = "".join(f"<th>{h}</th>" for h in heads)
+    return _section(
+        "Single actions on held-out demonstrations",
+        f'<figure><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        "<figcaption>With the demonstrator's own history before it, as in training (teacher forcing). A task with small "
+        "errors here and a low score has demonstrations that cover too little of where the agent gets to; one with large "
+        "errors has not been learned.</figcaption></figure>"
+        if rows
+        else "",
+    )
 
 
 def _protocol(run: _Run) -> str:

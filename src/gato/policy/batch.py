@@ -6,6 +6,12 @@ tokens come out of one pass. With `verify` an action is guessed whole and read b
 as far as each guess is what would have been chosen anyway, it stands, and what follows a wrong one is taken back, chosen
 again and guessed again, so that the actions are those of one after another, from 1 to A passes. What a slot samples
 depends on its own seed and tokens, never on its neighbours.
+
+To the last bit, on a CPU and in float32: a row of a matrix product comes out the same whatever other rows there are, as
+long as there are a few (`LEAST_ROWS`); with one to three the library takes another kernel, which adds up in another
+order. So a batch of several slots never computes fewer. A batch of one does: its logits differ from those in the last
+digits. One thing neighbours share is the length of the cache, which an observation with more than TEXT_ROOM tokens of
+text changes.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, IMAGE, N
 from gato.tokens.values import from_bins, scale_action, to_bins
 
 TEXT_ROOM = 64  # tokens kept free for the texts of one observation, whose length varies
+LEAST_ROWS = 4  # in every product of a batch of several slots: MKL takes other kernels below that (2024.2, AVX-512)
 
 
 class AgentPolicy:
@@ -62,7 +69,11 @@ class AgentPolicy:
             self._context *= 2
         window = self._context if steps is None else min(self._context, steps * longest)
         self._device = next(bundle.model.parameters()).device
-        self._cache = RingCache(config, slots, window, steps, most_new=longest + 1, device=self._device)
+        self._least = LEAST_ROWS if slots > 1 else 1
+        room = max(slots, self._least)  # an idle slot lends its place to a row of nothing
+        self._cache = RingCache(
+            config, room, window, steps, most_new=max(longest + 1, self._least), device=self._device
+        )
         self._rng = [np.random.default_rng(0) for _ in range(slots)]
         self._time = np.zeros(slots, np.int64)
         self._last: list[int | None] = [None] * slots  # the last action token, not yet in the cache
@@ -263,6 +274,12 @@ class AgentPolicy:
             scores = scores.masked_fill(scores < least, -torch.inf)
         return torch.softmax(scores, -1)
 
+    def _logits(self, a: int, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, D) before action token a → (rows, legal ids): of the table, only their rows are read."""
+        legal, least = self._legal[a], max(0, self._least - len(hidden))
+        decoder = self._bundle.decoder(self._acting["precision"])
+        return decoder.logits(F.pad(hidden, (0, 0, 0, least)), legal.low, legal.high)[: len(hidden)]
+
     def _manner(self, a: int) -> str:
         return self._acting[
             "continuous" if self._legal[a].low == self._bundle.config.vocabulary.continuous else "discrete"
@@ -289,9 +306,13 @@ class AgentPolicy:
         }  # fmt: skip
 
     def _pass(self, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens, last: int = 1) -> torch.Tensor:
-        """Hidden states (R, last, D) of the last tokens of each row."""
+        """Hidden states (R, last, D) of the last tokens of each row, computed among at least LEAST_ROWS in a batch of
+        several slots."""
         self.passes += 1
-        return feed(self._bundle, self._cache, slots, rows, tokens, last, self._acting["precision"])
+        idle = [i for i in range(self._least) if i not in slots][: max(0, self._least - len(slots))]
+        rows = rows + [{name: values[:0] for name, values in rows[0].items()}] * len(idle)
+        precision = self._acting["precision"]
+        return feed(self._bundle, self._cache, slots + idle, rows, tokens, last, precision, self._least)[: len(slots)]
 
 
 class _Choice:
@@ -327,10 +348,8 @@ class _Choice:
         return self._pick(a, self._log_p(a, hidden), np.arange(len(self.slots)))[0]
 
     def _log_p(self, a: int, hidden: torch.Tensor) -> torch.Tensor:
-        """(rows, legal ids) from logits of the legal ids alone."""
-        legal = self.policy._legal[a]
-        decoder = self.policy._bundle.decoder(self.policy._acting["precision"])
-        return torch.log_softmax(decoder.logits(hidden, legal.low, legal.high).float(), -1)
+        """(rows, legal ids)."""
+        return torch.log_softmax(self.policy._logits(a, hidden).float(), -1)
 
     def _pick(self, a: int, log_p: torch.Tensor, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids (rows,) within the legal block of action token a, and their values in [-1, 1] (continuous tokens)."""
@@ -351,12 +370,12 @@ class _Choice:
 
 def feed(
     bundle: Bundle, cache: RingCache, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens,
-    last: int | None = None, precision: str = "float32",
+    last: int | None = None, precision: str = "float32", least: int = 1,
 ) -> torch.Tensor:  # fmt: skip
     """One pass of new tokens, a row per slot, padded right. Hidden states (R, n, D), or (R, last, D) of each row's last
     `last` tokens (of a shorter row the first one stands in for what it lacks)."""
     device = next(bundle.model.parameters()).device
-    batch, valid, times = pack(rows, tokens)
+    batch, valid, times = pack(rows, tokens, least)
     wanted = None
     if last is not None:
         ends = torch.tensor([len(row["ids"]) for row in rows])
@@ -366,9 +385,11 @@ def feed(
     )
 
 
-def pack(rows: list[dict[str, np.ndarray]], tokens: Tokens) -> tuple[Batch, torch.Tensor, torch.Tensor]:
-    """Rows of new tokens → (Batch of one group, valid (R, n), times (R, n))."""
+def pack(rows: list[dict[str, np.ndarray]], tokens: Tokens, least: int = 1) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """Rows of new tokens → (Batch of one group, valid (R, n), times (R, n)). n is 1, or at least `least`, and so is the
+    number of patches where there are any."""
     n = max(len(row["ids"]) for row in rows)
+    n = n if n == 1 else max(n, least)
 
     def grid(name: str, fill: int) -> np.ndarray:
         out = np.full((len(rows), n, *rows[0][name].shape[1:]), fill, np.int64)
@@ -379,6 +400,9 @@ def pack(rows: list[dict[str, np.ndarray]], tokens: Tokens) -> tuple[Batch, torc
     kinds, patches = grid("kinds", 0).ravel(), grid("patches", -1).ravel()
     image_rows = np.flatnonzero(kinds == IMAGE)
     unique, index = np.unique(patches[image_rows], return_inverse=True)
+    pictures = tokens.table.rows[unique] if len(unique) else np.zeros((0, 768), np.uint8)
+    if 0 < len(unique) < least:
+        pictures = np.concatenate([pictures, np.zeros((least - len(unique), 768), np.uint8)])
     blank = grid("blank", 0).ravel().astype(bool)
     lengths = np.array([len(row["ids"]) for row in rows])
     empty = torch.zeros(0, dtype=torch.long)
@@ -386,8 +410,7 @@ def pack(rows: list[dict[str, np.ndarray]], tokens: Tokens) -> tuple[Batch, torc
         torch.from_numpy(grid("ids", 0).ravel()), torch.from_numpy(grid("positions", NO_POSITION).ravel()),
         torch.from_numpy(blank) if blank.any() else None, torch.from_numpy(image_rows), torch.from_numpy(index.reshape(-1)),
         torch.from_numpy(mean_index(grid("boxes", 0).reshape(-1, 4)[image_rows])),
-        torch.from_numpy(tokens.table.rows[unique] if len(unique) else np.zeros((0, 768), np.uint8)),
-        ((len(rows), n, 0),), empty, empty, empty, empty, int(lengths.sum()),
+        torch.from_numpy(pictures), ((len(rows), n, 0),), empty, empty, empty, empty, int(lengths.sum()),
     )  # fmt: skip
     valid = torch.from_numpy(np.arange(n)[None] < lengths[:, None])
     return batch, valid, torch.from_numpy(grid("times", 0))

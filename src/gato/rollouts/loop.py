@@ -7,9 +7,10 @@ worker played it or on what its neighbours did.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -86,17 +87,18 @@ class BatchPolicy(Protocol):
 
 
 class LocalSlot:
-    """Environments in this process, made once per task and kept."""
+    """Environments in this process, made once per task and kept. `making(True)` is called before one is made, which may
+    take long, and `making(False)` after."""
 
-    def __init__(self, render: bool = False):
-        self._render = render
+    def __init__(self, render: bool = False, making: Callable[[bool], None] | None = None):
+        self._render, self._making = render, making
         self._envs: dict[str, gymnasium.Env] = {}
         self._result: Transition | None = None
         self.env: gymnasium.Env | None = None
 
     def reset(self, unit: Unit) -> None:
         if unit.task not in self._envs:
-            self._envs[unit.task] = find(unit.task).make(render=self._render)
+            self._envs[unit.task] = self._make(unit.task)
         self.env = self._envs[unit.task]
         try:
             observation, info = self.env.reset(seed=unit.seed, options={"wide": True} if unit.wide else None)
@@ -108,6 +110,15 @@ class LocalSlot:
             ) from error
         self._where = f"{unit.task} seed {unit.seed}"
         self._result = Transition(observation, 0.0, False, False, info)
+
+    def _make(self, task_id: str) -> gymnasium.Env:
+        if self._making is None:
+            return find(task_id).make(render=self._render)
+        self._making(True)
+        try:
+            return find(task_id).make(render=self._render)
+        finally:
+            self._making(False)
 
     def step(self, action: Any) -> None:
         assert self.env is not None, "reset first"
@@ -125,9 +136,11 @@ class LocalSlot:
         return result
 
     def close(self) -> None:
-        for env in self._envs.values():
-            env.close()
-        self._envs = {}
+        """Close them all. What one raises in doing so is its last word: its episodes are complete, and the rest follow."""
+        envs, self._envs = self._envs, {}
+        for env in envs.values():
+            with contextlib.suppress(Exception):
+                env.close()
 
 
 class ExpertPolicy:

@@ -8,7 +8,8 @@ What a unit yields depends on the unit alone, so redoing it from its seed gives 
 given. A slot does so by playing back the actions of the episode so far, and checks that the rewards come out the same.
 
 Workers are fresh interpreters (no fork: torch and OpenMP threads do not survive one), import no torch, use one thread,
-and end with this process however it ends: they hang on a pipe that only it holds.
+and end with this process however it ends: they hang on a pipe that only it holds. What a simulator had started of its
+own, processes and shared memory, goes with its worker (`remains.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -29,6 +31,7 @@ from multiprocessing.reduction import ForkingPickler  # between our own processe
 from typing import Any
 
 from gato.errors import ExpertError, GatoError, SimulatorMissingError, UsageError, WorldCrashError, WorldError
+from gato.rollouts import remains
 from gato.rollouts.loop import LocalSlot, Transition, Unit
 from gato.worlds import Task, find, register, registry
 
@@ -38,7 +41,7 @@ Play = Callable[[list[Unit], LocalSlot, Beat], Any]  # must be picklable; calls 
 BEAT_SECONDS = 1.0  # how often a busy worker says that it lives
 CHUNK_SECONDS = 0.3  # a message to a worker is worth about this much work
 MAX_CHUNK = 256
-START_SECONDS = 60.0  # for an interpreter and numpy, on a machine that is busy
+START_SECONDS = 60.0  # for an interpreter and numpy, or for making an environment, on a machine that is busy
 MAX_FALSE_STARTS = 5
 IN_WORKER = "GATO_WORKER"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -50,6 +53,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 def serve(descriptor: int) -> None:
     """A worker's whole life: answer messages until the connection closes."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.set_inheritable(descriptor, False)  # a simulator's own processes must not hold it open when we are gone
     connection = Connection(descriptor)
     slots: dict[Any, LocalSlot] = {}
     registry()  # part of starting, not of the first unit
@@ -68,7 +72,8 @@ def serve(descriptor: int) -> None:
             connection.send(("done", _play(connection, slots, *payload)))
         elif verb == "slots":
             beat = _beating(connection)
-            connection.send(("done", [(index, _answer(slots, beat, index, *command)) for index, *command in payload]))
+            answers = [(i, _answer(_slot(connection, slots, i), slots, beat, i, *command)) for i, *command in payload]
+            connection.send(("done", answers))
     for index in list(slots):
         _discard(slots, index)
 
@@ -76,6 +81,8 @@ def serve(descriptor: int) -> None:
 def _end_with_parent() -> None:
     with contextlib.suppress(OSError):
         os.read(0, 1)  # nothing is ever written: this returns when the parent is gone
+    with contextlib.suppress(Exception):
+        remains.clear(os.getpid(), remains.shared_memory([os.getpid()]), spare=os.getpid())
     os._exit(1)
 
 
@@ -94,14 +101,21 @@ def _beating(connection: Connection) -> Beat:
 
 def _play(connection: Connection, slots: dict[Any, LocalSlot], play: Play, units: list[Unit]) -> Any:
     try:
-        return play(units, slots.setdefault("play", LocalSlot()), _beating(connection))
+        return play(units, _slot(connection, slots, "play"), _beating(connection))
     except Exception as error:
         _discard(slots, "play")
         return _as_gato_error(error, units[0])
 
 
-def _answer(slots: dict[Any, LocalSlot], beat: Beat, index: int, verb: str, argument: Any) -> Transition | GatoError:
-    slot = slots.setdefault(index, LocalSlot())
+def _slot(connection: Connection, slots: dict[Any, LocalSlot], index: Any) -> LocalSlot:
+    if index not in slots:
+        slots[index] = LocalSlot(making=lambda begins: connection.send(("making", begins)))
+    return slots[index]
+
+
+def _answer(
+    slot: LocalSlot, slots: dict[Any, LocalSlot], beat: Beat, index: int, verb: str, argument: Any
+) -> Transition | GatoError:
     beat()
     try:
         if verb == "reset":
@@ -135,10 +149,12 @@ class _Died(Exception):
 class _Worker:
     """One process, started when it is first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
         self._process: subprocess.Popen | None = None
         self._connection: Connection | None = None
         self.ready = False
+        self.making = False  # an environment, which may take longer than any step
         self.heard = 0.0
         self._known: set[str] = set()
         self._has_main = False
@@ -156,6 +172,10 @@ class _Worker:
     def _start(self) -> Connection:
         ours, theirs = socket.socketpair()
         with ours, theirs:
+            # A worker that stops in the middle of a message, or never reads ours, is as good as dead.
+            for option, seconds in ((socket.SO_RCVTIMEO, self._deadline), (socket.SO_SNDTIMEO, START_SECONDS)):
+                whole = max(1, round(max(seconds, self._deadline)))
+                ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, 0))
             serving = f"from gato.rollouts.pool import serve; serve({theirs.fileno()})"
             line = f"import sys; sys.path[:] = {sys.path!r}; {serving}"
             self._process = subprocess.Popen(
@@ -186,26 +206,42 @@ class _Worker:
         self._known.add(task_id)
         task = find(task_id)
         bare = Task(**{name: getattr(task, name) for name in Task.__dataclass_fields__})
-        with contextlib.suppress(AttributeError, TypeError, ValueError):  # cannot be sent: then it must find it itself
+        try:
             ForkingPickler.dumps(bare)
-            self.send("task", bare)
+        except Exception as error:  # of many kinds: a lambda, an open file, …
+            if task_id in registry.__wrapped__() or task_id.startswith("gym/"):
+                return  # a worker finds it by itself
+            raise UsageError(
+                f"this task cannot be sent to a worker process: {error}",
+                where=task_id,
+                fix="make its environment and its expert by functions at the top of a module; or 0 workers",
+            ) from error
+        self.send("task", bare)
 
     def _put(self, message: Any) -> None:
         try:
             self.connection.send_bytes(message)
+        except BlockingIOError as error:
+            raise _Died("does not read what it is sent") from error
         except OSError as error:
             raise _Died(self.last_words()) from error
 
     def receive(self, deadline: float) -> tuple[str, Any]:
         """The next message. Raises _Died when the worker ends or is silent for `deadline` seconds."""
-        patience = deadline if self.ready else max(deadline, START_SECONDS)
+        patience = self.patience(deadline)
         try:
-            if not self.connection.poll(max(0.0, self.heard + patience - time.monotonic())):
-                raise _Died(f"did not answer for {patience:g} seconds")
+            while not self.connection.poll(min(1.0, left := max(0.0, self.heard + patience - time.monotonic()))):
+                if self.ended and not self.connection.poll():  # though something that it forked holds the connection
+                    raise _Died(self.last_words())
+                if not left:
+                    raise _Died(f"did not answer for {patience:g} seconds")
             verb, payload = self.connection.recv()
+        except BlockingIOError as error:
+            raise _Died("stopped in the middle of a message") from error
         except (EOFError, OSError) as error:
             raise _Died(self.last_words()) from error
         self.heard, self.ready = time.monotonic(), True
+        self.making = verb == "making" and payload
         return verb, payload
 
     def result(self, deadline: float) -> Any:
@@ -214,8 +250,15 @@ class _Worker:
             if verb == "done":
                 return payload
 
+    @property
+    def ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
     def overdue(self, deadline: float) -> bool:
-        return time.monotonic() - self.heard > (deadline if self.ready else max(deadline, START_SECONDS))
+        return time.monotonic() - self.heard > self.patience(deadline)
+
+    def patience(self, deadline: float) -> float:
+        return deadline if self.ready and not self.making else max(deadline, START_SECONDS)
 
     def last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -235,8 +278,11 @@ class _Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if patience:
                 self._process.wait(timeout=patience)
+        alive = self._process.poll() is None
+        shared = remains.shared_memory([self._process.pid]) if alive else set()  # can be read while it lives
         self._process.kill()
         self._process.wait()
+        remains.clear(self._process.pid, shared)
         if self._process.stdin:
             self._process.stdin.close()
         self._process = None
@@ -267,7 +313,7 @@ class WorkerPool:
         self.deadline, self.retries = deadline, retries
         self.restarts = 0  # workers replaced so far
         self._false_starts = 0  # how many in a row died before they could do anything
-        self._workers = [_Worker() for _ in range(workers)]
+        self._workers = [_Worker(deadline) for _ in range(workers)]
         self._local = LocalSlot() if not workers else None
         self._local_slots: list[LocalSlot] = []
 
@@ -283,8 +329,9 @@ class WorkerPool:
     def close(self) -> None:
         for worker in self._workers:
             worker.ask_to_end()  # all of them at once
+        ends = time.monotonic() + 2.0
         for worker in self._workers:
-            worker.end(patience=2.0)
+            worker.end(patience=max(0.1, ends - time.monotonic()))
         self._workers = []
         for slot in [*self._local_slots, *([self._local] if self._local else [])]:
             slot.close()
@@ -297,7 +344,7 @@ class WorkerPool:
     def _replace(self, worker: _Worker) -> None:
         worker.end()
         self.restarts += 1
-        self._workers[self._workers.index(worker)] = _Worker()
+        self._workers[self._workers.index(worker)] = _Worker(self.deadline)
 
     def _bury(self, worker: _Worker, reason: _Died) -> bool:
         """Replace a worker that died. True if it had begun to work, so that what it did may be to blame.
@@ -342,7 +389,7 @@ class WorkerPool:
                     return
                 wait([w.connection for w in busy], timeout=1.0)
                 for worker, job in list(busy.items()):
-                    if not (worker.connection.poll() or worker.overdue(self.deadline)):
+                    if not (worker.connection.poll() or worker.ended or worker.overdue(self.deadline)):
                         continue
                     try:
                         verb, result = worker.receive(self.deadline)
@@ -354,7 +401,7 @@ class WorkerPool:
                         verb, result = "died", WorldCrashError(f"the worker {reason}")
                     if verb == "done":
                         del busy[worker]
-                    if verb in ("beat", "ready"):
+                    if verb in ("beat", "ready", "making"):
                         continue
                     if _worth_redoing(result):
                         yield from self._retry(job, result, again, give_up)
