@@ -272,6 +272,20 @@ def test_results_of_the_bare_contract(tmp_path):
     assert "50.0%" in Page(write_report(tmp_path).read_text()).text
 
 
+def test_mass_on_legal_ids_stands_beside_each_task(tmp_path):
+    """Nearly all of it is not all of it; nothing measured is a dash."""
+    drawn = np.full(20, 0.5)
+    each = [("a", 1.0), ("b", 0.999999), ("c", 0.25), ("d", None)]
+    tasks = [
+        TaskScores(f"meta-world/{n}", drawn, 0.0, 1.0, "success", {} if mass is None else {"legal_mass": mass})
+        for n, mass in each
+    ]
+    write_results(results({}, tasks), tmp_path / "results.json")
+    page = write_report(tmp_path).read_text()
+    rows = {m[1]: m[2] for m in re.finditer(r"</span>([^<]*)</td>(?:(?!<tr>).)*<td>([^<]*)</td></tr>", page)}
+    assert rows == {"a": "100.00 %", "b": "99.99 %", "c": "25.00 %", "d": "–"}
+
+
 def test_no_results_is_named(tmp_path):
     with pytest.raises(DataError, match=r"results\.json"):
         write_report(tmp_path)

@@ -107,7 +107,7 @@ def evaluate_task(
     reference = task.references
     facts = {
         "environment_steps": steps, "seconds": round(seconds, 2), "steps_per_second": round(steps / seconds, 1),
-        "legal_mass": round(policy.legal_mass or 0.0, 4), "mean_return": float(np.mean([e.total_return for e in played])),
+        "legal_mass": round(policy.legal_mass or 0.0, 5), "mean_return": float(np.mean([e.total_return for e in played])),
     }  # fmt: skip
     scores = TaskScores(
         task.id, values, reference["random"].mean if "random" in reference else None,

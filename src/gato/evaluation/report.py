@@ -345,13 +345,29 @@ def _table(run: _Run) -> str:
             f"<tr><td><span>{esc(task['domain'])}/</span>{esc(_name(task['id']))}</td>"
             f"<td><small>{esc(measure)}</small></td>"
             + "".join(f"<td{why}>{esc(cell)}</td>" for cell in cells)
-            + f"<td><small>{esc(between)}</small></td><td>{esc(task.get('episodes', ''))}</td></tr>"
+            + f"<td><small>{esc(between)}</small></td><td>{esc(task.get('episodes', ''))}</td>"
+            + f"<td>{_share((task.get('facts') or {}).get('legal_mass'))}</td></tr>"
         )
-    heads = ("task", "measure", "score", "random", "expert", "% of expert", "95 % interval", "episodes")
+    heads = (
+        "task",
+        "measure",
+        "score",
+        "random",
+        "expert",
+        "% of expert",
+        "95 % interval",
+        "episodes",
+        "mass on legal ids",
+    )
     unscored = [
         f"{t['id']}: {t.get('unscored') or 'no reference'}" for t in run.tasks if t["expert_normalised"] is None
     ]
-    foot = f"<figcaption>Not scored. {esc('; '.join(unscored))}.</figcaption>" if unscored else ""
+    note = (
+        "Mass on legal ids: the probability that the softmax over the whole vocabulary put on the ids which the action "
+        "could take; the agent chooses among those alone."
+    )
+    note += f" Not scored: {esc('; '.join(unscored))}." if unscored else ""
+    foot = f"<figcaption>{note}</figcaption>"
     head = "".join(f"<th>{h}</th>" for h in heads)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     return _section("Raw scores", f"<figure>{table}{foot}</figure>" if rows else "")
@@ -386,6 +402,13 @@ def _open_loop(run: _Run) -> str:
         if rows
         else "",
     )
+
+
+def _share(value: Any) -> str:
+    """A share as percent: nearly all of it must not look like all of it."""
+    if not isinstance(value, int | float):
+        return "–"
+    return f"{min(100 * value, 99.99) if value < 1 else 100:.2f} %"
 
 
 def _protocol(run: _Run) -> str:

@@ -15,7 +15,7 @@ half the bytes, half the time. What is added up stays float32, and so do norms, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -143,7 +143,7 @@ def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return torch.mm(weight, x.reshape(1, -1).expand(2, -1).contiguous().t())[:, 0].reshape(*x.shape[:-1], -1)
 
 
-def _maker(precision: str) -> Callable[[list[torch.Tensor]], Product]:
+def _maker(precision: str) -> Callable[[Sequence[torch.Tensor]], Product]:
     """[weight (out, in), …] → the product with all of them. Raises UsageError."""
     if precision == "float32":
         return lambda ws: lambda x: _product(x, ws[0]) if len(ws) == 1 else torch.cat([_product(x, w) for w in ws], -1)
@@ -156,17 +156,17 @@ def _maker(precision: str) -> Callable[[list[torch.Tensor]], Product]:
     return _float16 if precision == "float16" else _int8
 
 
-def _bf16(weights: list[torch.Tensor]) -> Product:
+def _bf16(weights: Sequence[torch.Tensor]) -> Product:
     weight = torch.cat([w.detach() for w in weights]).bfloat16()
     return lambda x: F.linear(x.bfloat16(), weight).float()
 
 
-def _float16(weights: list[torch.Tensor]) -> Product:
+def _float16(weights: Sequence[torch.Tensor]) -> Product:
     packed = _pack(torch.ops.quantized.linear_prepack_fp16, torch.cat([w.detach() for w in weights]))
     return lambda x: torch.ops.quantized.linear_dynamic_fp16(x, packed)
 
 
-def _int8(weights: list[torch.Tensor]) -> Product:
+def _int8(weights: Sequence[torch.Tensor]) -> Product:
     weight = torch.cat([w.detach() for w in weights])
     scales = weight.abs().amax(1).clamp(min=1e-12) / 127
     with warnings.catch_warnings():
