@@ -1,10 +1,13 @@
-"""How long a decision takes over the network's socket: 1, 8 and 64 sessions that all ask as fast as they are answered.
+"""Figures of the policy server: times of a decision, what it refuses, and what it survives.
 
-    python benchmarks/serving.py BUNDLE TASK --seconds 10                   # writes results/serving.json
-    python benchmarks/serving.py BUNDLE TASK --hertz 20 --minutes 10        # writes results/serving_20hz.json
+    python benchmarks/serving.py BUNDLE TASK --seconds 10 --fuzz 500      # writes results/serving.json
+    python benchmarks/serving.py BUNDLE TASK --hertz 20 --minutes 10      # writes results/serving_20hz.json
 
-Server and callers share the machine, so the figures are of both. Beside the times stands how many sessions above the
-declared capacity were refused, and with what.
+1, 8 and 64 sessions at once that all ask as fast as they are answered, over HTTP with msgpack; then more sessions than the
+declared capacity, of which only those beyond it may be refused, with 429 or 503. Server and callers share the machine, so
+the times are of both. A PNG of 20 kB that would fill half a gigabyte must be refused quickly. `--fuzz N` then runs the two
+tests that attack a server of a small network: ten thousand malformed socket messages, and N requests of each operation made
+from the OpenAPI description, half of them valid and half not (fewer where there is nothing to vary). 0 leaves them out.
 
 With `--hertz`, one client plays the task on a clock instead: at every tick it sends the observation, and the action is
 due before the next tick. A tick that finds the client still waiting is a missed deadline, each of them if there are
@@ -14,16 +17,23 @@ several; the environment's own step is taken after the answer, and a tick lost t
 from __future__ import annotations
 
 import argparse
+import base64
+import http.client
 import json
 import math
+import os
 import platform
 import re
+import struct
 import subprocess
 import sys
 import threading
 import time
+import urllib.parse
+import zlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +41,8 @@ from gato.client import Client, ServerError
 from gato.episodes import flatten, unflatten
 from gato.worlds import find
 
-CAPACITY = 64
+ROOT = Path(__file__).parents[1]
+CAPACITY, BEYOND = 64, 16
 
 
 def main() -> None:
@@ -41,6 +52,7 @@ def main() -> None:
     words.add_argument("--seconds", type=float, default=10.0)
     words.add_argument("--hertz", type=float, help="ask at this rate for --minutes and count missed deadlines")
     words.add_argument("--minutes", type=float, default=10.0)
+    words.add_argument("--fuzz", type=int, default=500)
     words.add_argument("--out", type=Path)
     said = words.parse_args()
     if said.hertz is not None and not said.hertz > 0:
@@ -65,46 +77,75 @@ def main() -> None:
         agent = server.stdout.readline().strip()
         found = re.search(r"http\S+", server.stdout.readline())
         assert found, "the server did not start"
+        observation, _ = find(said.task).make().reset(seed=0)
         if said.hertz:
-            rows = [on_a_clock(found[0], said.task, said.hertz, 60 * said.minutes)]
+            rows, picture = [on_a_clock(found[0], said.task, said.hertz, 60 * said.minutes)], None
         else:
-            observation, _ = find(said.task).make().reset(seed=0)
-            rows = [measure(found[0], said.task, observation, count, said.seconds) for count in (1, 8, 64)]
-            rows.append({"sessions": CAPACITY + 16, "refused": refusals(found[0], said.task, CAPACITY + 16)})
+            counts = (1, 8, CAPACITY, CAPACITY + BEYOND)
+            rows = [measure(found[0], said.task, observation, count, said.seconds) for count in counts]
+            picture = expanding_picture(found[0])
     finally:
         server.terminate()
-        server.wait(30)
-    record = {"agent": agent, "task": said.task, "processor": platform.processor() or platform.machine(), "rows": rows}
+        stopped = server.wait(30)
+    record = {
+        "command": " ".join(["python benchmarks/serving.py BUNDLE", *sys.argv[2:]]),
+        "agent": agent, "task": said.task, "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(), "load_average": [round(x, 1) for x in os.getloadavg()], "capacity": CAPACITY,
+        "rows": rows, "server_exit": stopped,
+    }  # fmt: skip
+    if picture is not None:
+        record["expanding_picture"] = picture
+    if said.fuzz and not said.hertz:
+        record["malformed_socket_messages"] = attacked("test_sockets.py::test_ten_thousand_malformed_messages", {}) | {
+            "messages": 10_000
+        }
+        each_mode = {"GATO_FUZZ_EXAMPLES": str(-(-said.fuzz // 2))}
+        record["schemathesis"] = attacked("test_fuzz.py", each_mode) | {"examples_per_operation": said.fuzz}
     said.out.parent.mkdir(parents=True, exist_ok=True)
     said.out.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
 
 
-def measure(url: str, task: str, observation: object, count: int, seconds: float) -> dict[str, float]:
+def measure(url: str, task: str, observation: object, count: int, seconds: float) -> dict[str, Any]:
     """`count` sessions, each in a thread of its own."""
     times: list[float] = []
+    refused: Counter[str] = Counter()
     errors: list[Exception] = []
-    ends = time.perf_counter() + seconds
+    everybody = threading.Barrier(count)
+    over = threading.Event()
 
     def act(seed: int) -> None:
+        session = None
         try:
-            with Client(url) as client, client.session(task, seed=seed) as session:
-                session.act(observation)
-                while (began := time.perf_counter()) < ends:
+            with Client(url) as client:
+                try:
+                    session = client.session(task, seed=seed)
+                    session.act(observation)
+                except ServerError as error:
+                    refused[str(error.status)] += 1
+                everybody.wait(120)  # all who got a place hold it now
+                ends = time.perf_counter() + seconds
+                while session is not None and (began := time.perf_counter()) < ends:
                     session.act(observation)
                     times.append(time.perf_counter() - began)
-        except (ServerError, OSError) as error:
+                over.wait(120)
+                if session is not None:
+                    session.close()
+        except (ServerError, OSError, threading.BrokenBarrierError) as error:
             errors.append(error)
 
     threads = [threading.Thread(target=act, args=(seed,)) for seed in range(count)]
     for thread in threads:
         thread.start()
+    time.sleep(seconds)
+    over.set()
     for thread in threads:
         thread.join()
     p50, p99 = (1e3 * float(np.percentile(times, q)) for q in (50, 99))
     return {
-        "sessions": count, "p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "decisions_per_second": round(len(times) / seconds, 1),
-        "errors": len(errors),
+        "sessions": count, "acting": count - sum(refused.values()), "refused": dict(refused), "errors": len(errors),
+        "p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "decisions": len(times),
+        "decisions_per_second": round(len(times) / seconds, 1),
     }  # fmt: skip
 
 
@@ -143,18 +184,41 @@ def on_a_clock(url: str, task: str, hertz: float, seconds: float) -> dict[str, f
     }  # fmt: skip
 
 
-def refusals(url: str, task: str, count: int) -> dict[str, int]:
-    """HTTP statuses of those who came when all places were taken."""
-    refused: Counter[str] = Counter()
-    client, opened = Client(url), []
-    for _ in range(count):
-        try:
-            opened.append(client.session(task))
-        except ServerError as error:
-            refused[str(error.status)] += 1
-    for session in opened:
-        session.close()
-    return dict(refused)
+def expanding_picture(url: str, times: int = 20, side: int = 13_000) -> dict[str, Any]:
+    """A PNG of one bit a pixel whose rows compress to nothing, sent again and again."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    squeeze = zlib.compressobj(9)
+    rows = b"".join(squeeze.compress(bytes(side // 8 + 1)) for _ in range(side)) + squeeze.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    body = json.dumps({"image": base64.b64encode(png).decode()}).encode()
+    took, statuses = [], Counter[str]()
+    where = urllib.parse.urlsplit(url)
+    for _ in range(times):
+        connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=30)
+        began = time.perf_counter()
+        connection.request("POST", "/v1/caption", body, {"content-type": "application/json"})
+        statuses[str(connection.getresponse().status)] += 1
+        took.append(1e3 * (time.perf_counter() - began))
+        connection.close()
+    return {
+        "file_bytes": len(png), "decoded_bytes": 3 * side * side, "statuses": dict(statuses),
+        "p50_ms": round(float(np.median(took)), 2), "max_ms": round(max(took), 2),
+    }  # fmt: skip
+
+
+def attacked(test: str, settings: dict[str, str]) -> dict[str, Any]:
+    """A test of `tests/serving` in a process of its own: how many passed and failed."""
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-m", "", f"tests/serving/{test}"]
+    began = time.perf_counter()
+    done = subprocess.run(line, env={**os.environ, **settings}, capture_output=True, text=True, cwd=ROOT)
+    print(done.stdout[-2000:], file=sys.stderr)
+    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-300:]
+    counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
+    return {**counts, "exit": done.returncode, "seconds": round(time.perf_counter() - began, 1)}
 
 
 if __name__ == "__main__":

@@ -142,6 +142,8 @@ def write_film(frames: Sequence[np.ndarray], file: Path, *, fps: float = 20.0) -
     if kind not in ("webp", "gif", "png"):
         raise UsageError(f"{file}: the ending says the format", fix="a name that ends in .mp4, .webp, .gif or .png")
     images = [Image.fromarray(frame) for frame in _checked(frames)]
+    if kind == "gif":  # one palette for each frame, and no dither, which neither words nor the coding like
+        images = [i.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE) for i in images]
     file.write_bytes(_encode(images, len(images) / fps, FILM_QUALITY, kind))
     return file
 
@@ -167,7 +169,7 @@ def _fit(frame: np.ndarray, max_side: int) -> Image.Image:
 def _encode(images: list[Image.Image], seconds: float, quality: int, format: str) -> bytes:
     """All images, lasting `seconds` and then holding the last one."""
     each = max(20, round(1000 * seconds / len(images)))  # browsers slow down what is under 20 ms
-    options: dict[str, Any] = {"optimize": True} if format == "gif" else {}
+    options: dict[str, Any] = {"optimize": images[0].mode != "P"} if format == "gif" else {}
     if format == "webp":
         options = {"quality": quality, "method": 1, "lossless": quality == 100}  # 1: fast
     durations = [each] * (len(images) - 1) + [each + round(1000 * LAST_FRAME_SECONDS)]

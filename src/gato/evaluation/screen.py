@@ -26,6 +26,7 @@ STREAM = 500  # where the stream begins
 CELL, GAP = 17, 2  # a token's height, and what is left between two
 PAPER, PANEL, INK, SOFT, RULE = "#fdfdfb", "#f4f3ee", "#1d2024", "#62676f", "#dfddd5"
 MARK, EXPERT, BAR = "#2d6f8e", "#b0703c", "#9fbecd"
+REFERENCES = {"expert": EXPERT, "random": SOFT}
 
 
 class Screen:
@@ -82,9 +83,12 @@ class Screen:
         if moment.done:
             ended = {True: "solved", False: "not solved", None: "the end"}[moment.success]
             pen.text((RIGHT + wide + 16, 116), ended, fill=INK, font=font(17), anchor="ls")
-        known = [f"{name} {number(references[name].mean)}" for name in ("expert", "random") if name in references]
-        line = ("episodes solved: " if by_success else "") + ", ".join(known)
-        pen.text((RIGHT, 134), line or "no reference scores", fill=SOFT, font=font(15))
+        words = [("episodes solved: ", SOFT)] if by_success and references else []
+        words += [(f"{n} {number(references[n].mean)}   ", c) for n, c in REFERENCES.items() if n in references]
+        x = float(RIGHT)
+        for word, colour in words or [("no reference scores", SOFT)]:
+            pen.text((x, 134), word, fill=colour, font=font(15))
+            x += pen.textlength(word, font=font(15))
         if not by_success and {"expert", "random"} <= references.keys():
             self._scale(pen, moment.total, references["random"].mean, references["expert"].mean)
 
