@@ -116,17 +116,18 @@ def _make_inner(env_id: str, max_steps: int, settings: Mapping[str, Any], render
 # -- the families that we know ----------------------------------------------------------------------------------------
 
 Wide = Mapping[str, Any] | Callable[[Any, np.random.Generator], Any]
+Success = str | Callable[[Mapping[str, Any]], bool]
 
 
 class Named(gymnasium.Wrapper):
     """A Gymnasium environment of ours: success where there is one, wide starts, and pictures without a screen.
 
-    `success` names the entry of `info` that says whether the goal is met now. `wide` is how a wide start is made: options for
+    `success` names the entry of `info` that says whether the goal is met now, or computes it from the info. `wide` is how a wide start is made: options for
     the environment's own reset, or a function `(unwrapped, rng)` that changes the state after an ordinary one and
     returns the observation. `camera` renders with our own camera (environments that have an MjModel).
     """
 
-    def __init__(self, env: gymnasium.Env, success: str = "", wide: Wide | None = None, camera: bool = False):
+    def __init__(self, env: gymnasium.Env, success: Success = "", wide: Wide | None = None, camera: bool = False):
         super().__init__(env)
         self._success, self._wide = success, wide
         self._wants_camera, self._camera = camera, None
@@ -141,7 +142,8 @@ class Named(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._success:
-            info = {**info, "success": bool(info[self._success])}
+            met = self._success(info) if callable(self._success) else info[self._success]
+            info = {**info, "success": bool(met)}
         return self._own(observation), float(reward), bool(terminated), bool(truncated), info
 
     def _own(self, observation: Any) -> Any:
@@ -170,7 +172,7 @@ def _make_named(
     env_id: str,
     max_steps: int,
     settings: Mapping[str, Any],
-    success: str,
+    success: Success,
     wide: Wide | None,
     camera: bool,
     *,
@@ -186,7 +188,7 @@ def named_task(
     max_steps: int,
     *,
     settings: Mapping[str, Any] | None = None,
-    success: str = "",
+    success: Success = "",
     wide: Wide | None = None,
     camera: bool = False,
     **facts: Any,
