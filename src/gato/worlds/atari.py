@@ -11,8 +11,8 @@ seed and actions, which is what traces rely on.
 The 57 games of `ale-atari` are the usual ones of the literature, in their default mode; the paper trained on 51 and held
 out others (its list is not published in full). `ale-atari-extended` holds the emulator's other games for one player;
 their seed also draws the mode and the difficulty (the console's switches) from all that the game has, as the paper
-did with its 28, and `info["drawn"]` names them. Experts are lookahead planners on saved emulator states, see
-`lookahead.py`.
+did with its 28, and `info["drawn"]` names them. Experts are planners on saved emulator states: `lookahead.py` for four games,
+`shooting.py` for the others.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ GAMES = (
 )  # fmt: skip
 
 # What else the emulator offers to one player. Combat, Joust, Maze Craze and Warlords want two; in Tic-Tac-Toe 3D and
-# Video Checkers the computer's moves hang on something that a saved state leaves out, so a seed does not decide them.
+# Video Checkers the computer's moves hang on something that a saved state leaves out, so a seed does not decide them; and
+# Donkey Kong, which has one mode only, begins alike whatever the seed.
 EXTENDED_GAMES = (
     "adventure", "air-raid", "atlantis2", "backgammon", "basic-math", "blackjack", "carnival", "casino", "crossbow",
-    "darkchambers", "donkey-kong", "earthworld", "elevator-action", "entombed", "et", "flag-capture", "frogger",
+    "darkchambers", "earthworld", "elevator-action", "entombed", "et", "flag-capture", "frogger",
     "galaxian", "hangman", "haunted-house", "human-cannonball", "journey-escape", "kaboom", "keystone-kapers",
     "king-kong", "klax", "koolaid", "laser-gates", "lost-luggage", "mario-bros", "miniature-golf", "mr-do", "othello",
     "pacman", "pitfall2", "pooyan", "sir-lancelot", "space-war", "superman", "tetris", "trondead", "turmoil", "video-chess",
@@ -54,6 +55,7 @@ IMAGE_SIZE = (64, 80)  # height, width: multiples of 16, and near the screen's o
 MAX_NOOP_FRAMES = 30
 MAX_WIDE_STEPS = 200
 DEFAULT_MAX_STEPS = 4500  # five minutes of play
+RULED = ("boxing", "breakout", "freeway", "pong")  # games with a rule of thumb
 # Boxing's and Freeway's own clocks end them at 1,786 and 2,048 steps; a good player of Breakout never ends at all.
 MAX_STEPS = {"boxing": 1800, "freeway": 2100, "breakout": 2000, "pong": 2700}
 
@@ -234,7 +236,7 @@ def _task(task_id: str, game: str, rules: Rules, notes: str, max_steps: int | No
         requires=("ale_py",),
         extra="atari",
         max_steps=max_steps,
-        expert_name="lookahead",
+        expert_name="lookahead" if game in RULED else "plan search",
         notes=notes,
         meta={"game": game},
     )

@@ -51,7 +51,9 @@ def driver(env: Any, seed: int = 0) -> Policy:
     """
     road = np.array([[x, y] for _, _, x, y in env.track])  # m, a closed loop of points about 3 m apart
     headings = np.unwrap(np.arctan2(*(np.roll(road, -1, axis=0) - road).T[::-1]))
-    bend = np.abs(np.diff(np.append(headings, headings[0] + round((headings[-1] - headings[0]) / (2 * np.pi)) * 2 * np.pi)))
+    bend = np.abs(
+        np.diff(np.append(headings, headings[0] + round((headings[-1] - headings[0]) / (2 * np.pi)) * 2 * np.pi))
+    )
 
     def policy(observation: Any, info: Any = None) -> np.ndarray:
         hull = env.car.hull

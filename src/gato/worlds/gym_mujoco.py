@@ -49,9 +49,7 @@ def _with_sensors(path: str, points: Mapping[str, str]) -> Any:
     kinds = {"body": mujoco.mjtObj.mjOBJ_BODY, "site": mujoco.mjtObj.mjOBJ_SITE, "geom": mujoco.mjtObj.mjOBJ_GEOM}
     spec = mujoco.MjSpec.from_file(path)
     for name, kind in points.items():
-        spec.add_sensor(
-            name=f"where_{name}", type=mujoco.mjtSensor.mjSENS_FRAMEPOS, objtype=kinds[kind], objname=name
-        )
+        spec.add_sensor(name=f"where_{name}", type=mujoco.mjtSensor.mjSENS_FRAMEPOS, objtype=kinds[kind], objname=name)
     return spec.compile()
 
 
@@ -99,7 +97,9 @@ def ant(future: Future) -> np.ndarray:
 def humanoid(future: Future) -> np.ndarray:
     z = future.position[:, :, 2]
     upright = 1 - 2 * (future.position[:, :, 4] ** 2 + future.position[:, :, 5] ** 2)
-    reward = 5 + 1.25 * future.velocity[:, :, 0] - 0.1 * _effort(future) - 8 * (1 - upright) - 10 * np.clip(1.2 - z, 0, 1)
+    reward = (
+        5 + 1.25 * future.velocity[:, :, 0] - 0.1 * _effort(future) - 8 * (1 - upright) - 10 * np.clip(1.2 - z, 0, 1)
+    )
     return _while_healthy(reward, (z > 1.0) & (z < 2.0))
 
 
