@@ -72,7 +72,8 @@ class Rules:
     """How a game is played.
 
     `sticky` is the chance, per frame, that the console still sees the button of the frame before (Machado et al. 2018
-    use 0.25). An episode begins with 1 to `noop_frames` idle frames; 0 for none.
+    use 0.25). An episode begins with 1 to `noop_frames` idle frames; 0 for the one
+    that draws the screen.
     """
 
     sticky: float = 0.0
@@ -154,9 +155,9 @@ class AtariEnv(gymnasium.Env):
         mode, difficulty = self._draw(self.rules.mode, self.modes), self._draw(self.rules.difficulty, self.difficulties)
         self.ale.restoreState(self._switch_on(mode, difficulty))
         self._info = {} if mode is None and difficulty is None else {"drawn": {"mode": mode, "difficulty": difficulty}}
-        if self.rules.noop_frames:
-            for _ in range(int(self.np_random.integers(1, self.rules.noop_frames + 1))):
-                self.ale.act(self.action_set[0])
+        idle = int(self.np_random.integers(1, self.rules.noop_frames + 1)) if self.rules.noop_frames else 1
+        for _ in range(idle):  # at least one, to draw the screen, which a saved state does not hold
+            self.ale.act(self.action_set[0])
         if (options or {}).get("wide"):
             self._play_at_random(int(self.np_random.integers(0, MAX_WIDE_STEPS + 1)))
         self.steps, self._button = 0, self.action_set[0]

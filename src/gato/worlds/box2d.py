@@ -72,13 +72,21 @@ def driver(env: Any, seed: int = 0) -> Policy:
     return policy
 
 
-# name: Gymnasium's id, steps, settings, expert, its name
-TASKS: dict[str, tuple[str, int, dict[str, Any], MakeExpert | None, str]] = {
-    "lunar-lander-v3": ("LunarLander-v3", 1000, {}, lander, "glide path"),
-    "lunar-lander-continuous-v3": ("LunarLanderContinuous-v3", 1000, {}, lander, "glide path"),
-    "bipedal-walker-v3": ("BipedalWalker-v3", 1600, {}, None, ""),
-    "bipedal-walker-hardcore-v3": ("BipedalWalkerHardcore-v3", 2000, {}, None, ""),
-    "car-racing-v3": ("CarRacing-v3", 1000, {}, driver, "pure pursuit on the true track"),
+def new_world(env: Any) -> None:
+    """A walker's physics from nothing: bodies taken out of a used world leave traces in its contact solver."""
+    import Box2D
+
+    env._destroy()
+    env.world = Box2D.b2World()
+
+
+# name: Gymnasium's id, steps, expert, its name
+TASKS: dict[str, tuple[str, int, MakeExpert | None, str]] = {
+    "lunar-lander-v3": ("LunarLander-v3", 1000, lander, "glide path"),
+    "lunar-lander-continuous-v3": ("LunarLanderContinuous-v3", 1000, lander, "glide path"),
+    "bipedal-walker-v3": ("BipedalWalker-v3", 1600, None, ""),
+    "bipedal-walker-hardcore-v3": ("BipedalWalkerHardcore-v3", 2000, None, ""),
+    "car-racing-v3": ("CarRacing-v3", 1000, driver, "pure pursuit on the true track"),
 }
 
 
@@ -88,12 +96,12 @@ def tasks() -> list[Task]:
             f"box2d/{name}",
             env_id,
             steps,
-            settings=settings,
+            before=new_world if "walker" in name else None,
             make_expert=expert,
             expert_name=expert_name,
             requires=("Box2D", "pygame"),
             extra="box2d",
             notes="not in the paper",
         )
-        for name, (env_id, steps, settings, expert, expert_name) in TASKS.items()
+        for name, (env_id, steps, expert, expert_name) in TASKS.items()
     ]

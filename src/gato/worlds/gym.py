@@ -25,6 +25,7 @@ import numpy as np
 
 from gato.errors import ExpertError, SimulatorMissingError, UnknownNameError, WorldError, nearest
 from gato.worlds import MakeExpert, Task
+from gato.worlds.camera import Camera
 
 FRAME_SIZE = (120, 160)  # height, width of our own camera's frames
 DEFAULT_MAX_STEPS = 1000  # where an environment sets itself no limit
@@ -124,15 +125,26 @@ class Named(gymnasium.Wrapper):
 
     `success` names the entry of `info` that says whether the goal is met now, or computes it from the info. `wide` is how a wide start is made: options for
     the environment's own reset, or a function `(unwrapped, rng)` that changes the state after an ordinary one and
-    returns the observation. `camera` renders with our own camera (environments that have an MjModel).
+    returns the observation. `before` is called with the unwrapped environment ahead of every reset, where one would leave
+    something of the last episode behind. `camera` renders with our own camera (environments that have an MjModel).
     """
 
-    def __init__(self, env: gymnasium.Env, success: Success = "", wide: Wide | None = None, camera: bool = False):
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        success: Success = "",
+        wide: Wide | None = None,
+        before: Callable[[Any], None] | None = None,
+        camera: bool = False,
+    ):
         super().__init__(env)
-        self._success, self._wide = success, wide
-        self._wants_camera, self._camera = camera, None
+        self._success, self._wide, self._before = success, wide, before
+        self._wants_camera = camera
+        self._camera: Camera | None = None
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if self._before is not None:
+            self._before(self.unwrapped)
         wide = self._wide if (options or {}).get("wide") else None
         observation, info = self.env.reset(seed=seed, options=dict(wide) if isinstance(wide, Mapping) else None)
         if callable(wide):
@@ -155,11 +167,10 @@ class Named(gymnasium.Wrapper):
     def render(self) -> Any:
         if not self._wants_camera:
             return self.env.render()
+        simulator: Any = self.unwrapped
         if self._camera is None:
-            from gato.worlds.camera import Camera
-
-            self._camera = Camera(self.unwrapped.model, *FRAME_SIZE, where=str(self.spec and self.spec.id))
-        return self._camera.picture(self.unwrapped.data)
+            self._camera = Camera(simulator.model, *FRAME_SIZE, where=str(self.spec and self.spec.id))
+        return self._camera.picture(simulator.data)
 
     def close(self) -> None:
         if self._camera is not None:
@@ -174,12 +185,13 @@ def _make_named(
     settings: Mapping[str, Any],
     success: Success,
     wide: Wide | None,
+    before: Callable[[Any], None] | None,
     camera: bool,
     *,
     render: bool = False,
 ) -> gymnasium.Env:
     env = _make_inner(env_id, max_steps, settings, render and not camera)
-    return Named(env, success, wide, camera and render)
+    return Named(env, success, wide, before, camera and render)
 
 
 def named_task(
@@ -190,11 +202,12 @@ def named_task(
     settings: Mapping[str, Any] | None = None,
     success: Success = "",
     wide: Wide | None = None,
+    before: Callable[[Any], None] | None = None,
     camera: bool = False,
     **facts: Any,
 ) -> Task:
     """A Gymnasium id as a task of ours; the score is success where `success` is named. `facts` are the Task's own fields."""
-    make_env = functools.partial(_make_named, env_id, max_steps, settings or {}, success, wide, camera)
+    make_env = functools.partial(_make_named, env_id, max_steps, settings or {}, success, wide, before, camera)
     score: Any = "success" if success else "return"
     return Task(task_id, make_env, score=score, max_steps=max_steps, meta={"simulator_id": env_id}, **facts)
 

@@ -150,7 +150,8 @@ def _hit(puck: np.ndarray, goal: np.ndarray, strength: float, aside: float) -> P
 
 def maze_steps(maze: Any, goal: np.ndarray) -> dict[tuple[int, int], tuple[int, int]]:
     """From every free cell the next cell on a shortest way to the goal's."""
-    goal_cell = tuple(int(i) for i in maze.cell_xy_to_rowcol(goal))
+    goal_row, goal_column = (int(i) for i in maze.cell_xy_to_rowcol(goal))
+    goal_cell = goal_row, goal_column
     following, queue = {goal_cell: goal_cell}, deque([goal_cell])
     while queue:
         row, column = queue.popleft()
