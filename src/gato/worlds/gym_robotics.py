@@ -68,16 +68,20 @@ def push(env: Any, seed: int = 0) -> Policy:
         if distance < 0.02:
             return _go(hand, np.append(hand[:2], hand[2]), -1.0)
         way = way / distance
+        left = np.array([-way[1], way[0]])
         off = hand[:2] - block[:2]
-        along, aside = float(off @ way), float(abs(off[0] * way[1] - off[1] * way[0]))
-        if along < -0.025 and aside < 0.012 and hand[2] < block[2] + 0.025:  # in place
-            target = block[:2] - way * 0.02 + way * min(distance, 0.08) - np.array([-way[1], way[0]]) * 0.0
-            return _go(hand, np.append(target, block[2]), -1.0, gain=6.0)
+        along, aside = float(off @ way), float(off @ left)
+        low = hand[2] < block[2] + 0.03
+        if along < -0.02 and abs(aside) < 0.02 and low:  # in place: on, and back onto the line
+            speed = min(0.35 + 4.0 * distance, 1.0)
+            rise = 12.0 * (block[2] - hand[2])
+            return np.clip([*(speed * way - 18.0 * aside * left), rise, -1.0], -1.0, 1.0).astype(np.float32)
         start = block[:2] - way * BEHIND
-        if np.linalg.norm(hand[:2] - start) > 0.012:
-            clear = along < -0.05 or np.linalg.norm(off) > 0.1
-            return _go(hand, np.append(start, block[2] + (0.0 if clear and hand[2] < block[2] + 0.03 else 0.075)), -1.0)
-        return _go(hand, np.append(start, block[2]), -1.0)
+        if np.linalg.norm(hand[:2] - start) < 0.02 or (along < -0.06 and low):
+            return _go(hand, np.append(start, block[2]), -1.0)
+        if hand[2] < block[2] + 0.055:  # up before across
+            return _go(hand, np.append(hand[:2], block[2] + 0.09), -1.0)
+        return _go(hand, np.append(start, block[2] + 0.07), -1.0)
 
     return policy
 
