@@ -43,6 +43,10 @@ def is_clean(trace: Trace) -> bool:
     return trace.executed is None and not trace.facts.get("wide")
 
 
+def score_of(task: Task, trace: Trace) -> float:
+    return float(bool(trace.facts.get("success"))) if task.score == "success" else trace.total_return
+
+
 def recorded(task_id: str, out: Path) -> list[Trace]:
     path = trace_path(task_id, out)
     return read_traces(task_id, path) if path.is_file() else []
@@ -71,8 +75,10 @@ def record_one(task: Task, index: int, out: Path) -> None:
         "seconds": round(time.perf_counter() - began, 1),
         "processor_seconds": round(time.process_time() - worked, 1),
     }
-    with open(out / "seconds.jsonl", "a") as file:
-        file.write(json.dumps(facts) + "\n")
+    with open(out / "seconds.jsonl", "a+") as file:
+        file.seek(max(0, file.tell() - 1))
+        torn = file.read() not in ("", "\n")  # a killed run may have left half a line
+        file.write("\n" * torn + json.dumps(facts) + "\n")
     print(json.dumps(facts), flush=True)
 
 
@@ -125,7 +131,7 @@ def report(tasks: list[Task], out: Path) -> str:
     above = compared = 0
     for task in tasks:
         traces = recorded(task.id, out)
-        scores = [t.total_return for t in traces if is_clean(t)]
+        scores = [score_of(task, t) for t in traces if is_clean(t)]
         if not scores:
             continue
         mean = float(np.mean(scores))
