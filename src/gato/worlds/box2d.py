@@ -84,9 +84,9 @@ def new_world(env: Any) -> None:
 TASKS: dict[str, tuple[str, int, MakeExpert | None, str]] = {
     "lunar-lander-v3": ("LunarLander-v3", 1000, lander, "glide path"),
     "lunar-lander-continuous-v3": ("LunarLanderContinuous-v3", 1000, lander, "glide path"),
+    "car-racing-v3": ("CarRacing-v3", 1000, driver, "pure pursuit on the true track"),
     "bipedal-walker-v3": ("BipedalWalker-v3", 1600, None, ""),
     "bipedal-walker-hardcore-v3": ("BipedalWalkerHardcore-v3", 2000, None, ""),
-    "car-racing-v3": ("CarRacing-v3", 1000, driver, "pure pursuit on the true track"),
 }
 
 

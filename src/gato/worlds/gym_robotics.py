@@ -273,25 +273,25 @@ def tasks() -> list[Task]:
                 touching = f"HandManipulate{thing}_{kind}TouchSensors-v1"
                 found.append(_named(f"{name[:-3]}-{kind.lower()}-touch-v1", touching, steps, success="is_success"))
     found += [_named(name, env_id, 200, success="success") for name, env_id in ADROIT.items()]
+    for name, wanted in KITCHEN.items():
+        settings = {"tasks_to_complete": list(wanted)}
+        done = functools.partial(_all_done, len(wanted))
+        found.append(_named(f"kitchen-{name}-v1", "FrankaKitchen-v1", 280, settings=settings, success=done))
     ends = {"continuing_task": False}
     for layout, (ant_steps, ball_steps) in LAYOUTS.items():
         name = {"UMaze": "u"}.get(layout, layout.lower().replace("_", "-"))
-        found.append(
-            _named(
-                f"point-maze-{name}-v3", f"PointMaze_{layout}-v3", ball_steps, settings=ends, success="success",
-                make_expert=ball, expert_name="shortest path and a damped spring",
-            )
-        )  # fmt: skip
         found.append(
             _named(
                 f"ant-maze-{name}-v5", f"AntMaze_{layout}-v5", ant_steps, settings=ends, success="success",
                 make_expert=ant, expert_name="shortest path and predictive control",
             )
         )  # fmt: skip
-    for name, wanted in KITCHEN.items():
-        settings = {"tasks_to_complete": list(wanted)}
-        done = functools.partial(_all_done, len(wanted))
-        found.append(_named(f"kitchen-{name}-v1", "FrankaKitchen-v1", 280, settings=settings, success=done))
+        found.append(
+            _named(
+                f"point-maze-{name}-v3", f"PointMaze_{layout}-v3", ball_steps, settings=ends, success="success",
+                make_expert=ball, expert_name="shortest path and a damped spring",
+            )
+        )  # fmt: skip
     return found
 
 
