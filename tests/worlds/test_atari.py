@@ -9,10 +9,14 @@ import pytest
 
 pytest.importorskip("ale_py")
 
+from gato.errors import UnknownNameError, UsageError
+from gato.rollouts.loop import LocalSlot, RandomPolicy, Unit, rollout
 from gato.worlds import find, select
-from gato.worlds.atari import GAMES, IMAGE_SIZE, AtariEnv
+from gato.worlds.atari import EXTENDED_GAMES, GAMES, IMAGE_SIZE, RULED, AtariEnv, Rules, variant
+from gato.worlds.atari_scores import LITERATURE
 from gato.worlds.lookahead import GAMES as PLANNED
-from gato.worlds.lookahead import Lookahead, Planning, make
+from gato.worlds.lookahead import Lookahead, make
+from gato.worlds.shooting import Search, Shooting
 
 
 def _play(env: AtariEnv, actions: list[int], **reset) -> tuple[list[np.ndarray], list[float]]:
@@ -37,7 +41,70 @@ def test_every_listed_game_is_in_the_installed_emulator():
 
 
 def test_planned_games_are_games():
-    assert set(PLANNED) <= set(GAMES)
+    assert set(PLANNED) == set(RULED) <= set(GAMES) == set(LITERATURE)
+
+
+def test_extended_games_are_others_and_in_the_emulator():
+    from ale_py import roms
+
+    assert len(select("ale-atari-extended/*")) == len(EXTENDED_GAMES) >= 28
+    assert not set(EXTENDED_GAMES) & set(GAMES)
+    assert {game.replace("-", "_") for game in EXTENDED_GAMES} <= set(roms.get_all_rom_ids())
+
+
+def test_the_first_episode_of_qbert_is_like_its_later_ones():
+    env = AtariEnv("qbert")
+    actions = [int(a) for a in np.random.default_rng(0).integers(0, 6, 60)]
+    first, rewards = _play(env, actions, seed=3)
+    _play(env, actions[:20], seed=9)
+    again, rewards_again = _play(env, actions, seed=3)
+    assert rewards == rewards_again and all((a == b).all() for a, b in zip(first, again, strict=True))
+
+
+def test_the_seed_draws_mode_and_difficulty_and_decides_the_episode():
+    env = find("ale-atari-extended/mr-do").make()
+    drawn = [env.reset(seed=seed)[1]["drawn"] for seed in range(12)]
+    assert {d["mode"] for d in drawn} == {0, 1, 2, 3} and {d["difficulty"] for d in drawn} == {0}
+    assert drawn[5] == env.reset(seed=5)[1]["drawn"] == env.step(0)[4]["drawn"]
+    actions = [int(a) for a in np.random.default_rng(0).integers(0, 10, 60)]
+    used = _play(env, actions, seed=5)
+    fresh = _play(find("ale-atari-extended/mr-do").make(), actions, seed=5)
+    assert used[1] == fresh[1] and all((a == b).all() for a, b in zip(used[0], fresh[0], strict=True))
+
+
+def test_what_was_drawn_is_kept_in_the_episode():
+    unit = Unit("ale-atari-extended/mr-do", 5, max_steps=3)
+    [episode] = rollout([unit], [LocalSlot()], RandomPolicy())
+    assert set(episode.info["drawn"]) == {"mode", "difficulty"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"), [(Rules(mode=999), "no mode 999"), (Rules(difficulty=7), "no difficulty 7")]
+)
+def test_an_unknown_mode_or_difficulty_is_named_with_those_there_are(rules, said):
+    with pytest.raises(UnknownNameError, match=said) as caught:
+        AtariEnv("breakout", rules=rules)
+    assert "it has 0" in caught.value.fix
+
+
+def test_rules_that_make_no_sense():
+    for settings in ({"sticky": 1.5}, {"noop_frames": -1}):
+        with pytest.raises(UsageError):
+            Rules(**settings)
+    with pytest.raises(UnknownNameError, match="breakout"):
+        variant("brakeout")
+
+
+def test_variants_have_rules_and_ids_of_their_own():
+    task = variant("breakout", sticky=0.25, noop_frames=0, mode=4, max_steps=50)
+    assert task.id == "ale-atari/breakout.sticky-0.25.noops-0.mode-4.steps-50" and task.max_steps == 50
+    env = task.make()
+    starts = {env.reset(seed=seed)[0].tobytes() for seed in range(4)}
+    assert len(starts) == 1  # without no-ops all episodes begin alike
+    actions = [1, 2, 2, 2, 3, 3, 3, 0] * 6
+    sticky, *others = (_play(env, actions, seed=seed)[0] for seed in (1, 1, 2))
+    assert all((a == b).all() for a, b in zip(sticky, others[0], strict=True))
+    assert any((a != b).any() for a, b in zip(sticky, others[1], strict=True))
 
 
 @pytest.mark.parametrize("game", ["boxing", "space-invaders", "alien"])
@@ -151,10 +218,32 @@ def test_the_planner_notices_that_something_else_was_done():
     assert policy._plan is not as_planned
 
 
-def test_a_game_without_a_rule_of_thumb_is_planned_too():
+def _search(env: AtariEnv, seed: int) -> Shooting:
+    return Shooting(env, seed, Search(horizon=15, budget=60, commit=6))
+
+
+def test_a_game_without_a_rule_of_thumb_is_searched():
     env = AtariEnv("space-invaders")
-    planning = Planning(horizon=15, random_plans=6, commit=6)
-    assert _score(env, lambda e, seed: Lookahead(e, seed, planning), 150, seed=0) > 0
+    assert isinstance(make(env, 0), Shooting)
+    score = _score(env, _search, 120, seed=0)
+    assert score == _score(env, _search, 120, seed=0) > 0
+
+
+def test_the_search_foresees_what_it_does_and_leaves_the_emulator_where_it_was():
+    env = AtariEnv("assault")
+    observation, info = env.reset(seed=4)
+    before, policy = env.state_bytes(), _search(env, 4)
+    action = policy(observation, info)
+    assert env.state_bytes() == before
+    for step in range(1, 6):  # as planned: six steps are followed
+        observation, *_, info = env.step(action)
+        assert policy._expected[step] == env.state_bytes()
+        action = policy(observation, info)
+        assert policy._followed == step + 1
+    plan = policy._plan
+    env.step(action), env.step(action), env.step(action)  # not as planned
+    policy(observation, info)
+    assert policy._plan is not plan and policy._followed == 1
 
 
 def test_the_task_names_what_it_needs():

@@ -295,6 +295,8 @@ def _finish(p: _Playing, source: str, last: Transition) -> Episode:
     info: dict[str, Any] = {"seed": p.unit.seed, "source": source, "terminated": bool(last.terminated)}
     if "success" in last.info:
         info["success"] = bool(last.info["success"])
+    if "drawn" in last.info:  # what the seed chose beyond the start: a mode, a body
+        info["drawn"] = dict(last.info["drawn"])
     if p.unit.noise:
         info["noise"] = asdict(p.unit.noise)
     if p.unit.wide:

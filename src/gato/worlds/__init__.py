@@ -35,7 +35,19 @@ import gymnasium
 from gato.episodes.spec import TaskSpec, task_spec
 from gato.errors import SimulatorMissingError, UnknownNameError, nearest
 
-DOMAINS = ("babyai", "meta_world", "dm_control", "sokoban", "atari", "dummy")  # files in this folder
+DOMAINS = (
+    "babyai",
+    "meta_world",
+    "dm_control",
+    "sokoban",
+    "atari",
+    "classic_control",
+    "box2d",
+    "gym_mujoco",
+    "gym_robotics",
+    "dm_lab",
+    "dummy",
+)  # files in this folder
 
 Policy = Callable[[Any, Mapping[str, Any]], Any]  # (observation, info) → action
 
@@ -89,7 +101,7 @@ class Task:
         if not self.installed:
             absent = [m for m in self.requires if importlib.util.find_spec(m) is None]
             raise SimulatorMissingError(
-                f"{self.id} needs {', '.join(absent)}, not installed", where=self.id, fix=self.pip_line
+                f"{self.id} needs {', '.join(absent)}, not installed", where=self.id, fix=self.pip_line or self.notes
             )
         return self.make_env(render=render)
 

@@ -4,7 +4,9 @@
     gato.worlds.find("gym/my_package:Pour-v0")        # imports my_package first, as gymnasium.make does
     load_expert("my_experts:balance")                 # def balance(env, seed) -> policy
 
-There is no reference score and no expert for what we do not know; the score is the return.
+There is no reference score and no expert for what we do not know; the score is the return. The Gymnasium families that we do
+know have files of their own (`classic_control.py`, `box2d.py`, `gym_mujoco.py`, `gym_robotics.py`), which make their tasks
+with `named_task`.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from gato.errors import ExpertError, SimulatorMissingError, UnknownNameError, WorldError, nearest
 from gato.worlds import MakeExpert, Task
+from gato.worlds.camera import Camera
 
+FRAME_SIZE = (120, 160)  # height, width of our own camera's frames
 DEFAULT_MAX_STEPS = 1000  # where an environment sets itself no limit
 
 # Families that Gymnasium knows only after an import: prefix of the id → module, pip requirement.
@@ -88,6 +93,10 @@ class _KnownOptions(gymnasium.Wrapper):
 
 
 def _make(env_id: str, max_steps: int, *, render: bool = False) -> gymnasium.Env:
+    return _KnownOptions(_make_inner(env_id, max_steps, {}, render))
+
+
+def _make_inner(env_id: str, max_steps: int, settings: Mapping[str, Any], render: bool) -> gymnasium.Env:
     spec = _find_spec(env_id)
     where = f"gym/{env_id}"
     try:
@@ -97,13 +106,113 @@ def _make(env_id: str, max_steps: int, *, render: bool = False) -> gymnasium.Env
             options: dict[str, Any] = {"max_episode_steps": max_steps, "disable_env_checker": True}
             if render:
                 options["render_mode"] = "rgb_array"
-            env = gymnasium.make(spec, **options)
+            return gymnasium.make(spec, **options, **settings)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         fix = f"install what {spec.id} needs" if "pip install" in str(error) else 'pip install "gymnasium[all]"'
         raise SimulatorMissingError(str(error), where=where, fix=fix) from error
     except Exception as error:
         raise WorldError(f"gymnasium.make failed: {type(error).__name__}: {error}", where=where) from error
-    return _KnownOptions(env)
+
+
+# -- the families that we know ----------------------------------------------------------------------------------------
+
+Wide = Mapping[str, Any] | Callable[[Any, np.random.Generator], Any]
+Success = str | Callable[[Mapping[str, Any]], bool]
+
+
+class Named(gymnasium.Wrapper):
+    """A Gymnasium environment of ours: success where there is one, wide starts, and pictures without a screen.
+
+    `success` names the entry of `info` that says whether the goal is met now, or computes it from the info. `wide` is how a wide start is made: options for
+    the environment's own reset, or a function `(unwrapped, rng)` that changes the state after an ordinary one and
+    returns the observation. `before` is called with the unwrapped environment ahead of every reset, where one would leave
+    something of the last episode behind. `camera` renders with our own camera (environments that have an MjModel).
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        success: Success = "",
+        wide: Wide | None = None,
+        before: Callable[[Any], None] | None = None,
+        camera: bool = False,
+    ):
+        super().__init__(env)
+        self._success, self._wide, self._before = success, wide, before
+        self._wants_camera = camera
+        self._camera: Camera | None = None
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if self._before is not None:
+            self._before(self.unwrapped)
+        wide = self._wide if (options or {}).get("wide") else None
+        observation, info = self.env.reset(seed=seed, options=dict(wide) if isinstance(wide, Mapping) else None)
+        if callable(wide):
+            observation = wide(self.unwrapped, self.unwrapped.np_random)
+        return self._own(observation), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self._success:
+            met = self._success(info) if callable(self._success) else info[self._success]
+            info = {**info, "success": bool(met)}
+        return self._own(observation), float(reward), bool(terminated), bool(truncated), info
+
+    def _own(self, observation: Any) -> Any:
+        """Copies: some environments hand out their buffers."""
+        if isinstance(observation, Mapping):
+            return {key: self._own(value) for key, value in observation.items()}
+        return np.array(observation)
+
+    def render(self) -> Any:
+        if not self._wants_camera:
+            return self.env.render()
+        simulator: Any = self.unwrapped
+        if self._camera is None:
+            self._camera = Camera(simulator.model, *FRAME_SIZE, where=str(self.spec and self.spec.id))
+        return self._camera.picture(simulator.data)
+
+    def close(self) -> None:
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
+        self.env.close()
+
+
+def _make_named(
+    env_id: str,
+    max_steps: int,
+    settings: Mapping[str, Any],
+    success: Success,
+    wide: Wide | None,
+    before: Callable[[Any], None] | None,
+    camera: bool,
+    *,
+    render: bool = False,
+) -> gymnasium.Env:
+    env = _make_inner(env_id, max_steps, settings, render and not camera)
+    return Named(env, success, wide, before, camera and render)
+
+
+def named_task(
+    task_id: str,
+    env_id: str,
+    max_steps: int,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    success: Success = "",
+    wide: Wide | None = None,
+    before: Callable[[Any], None] | None = None,
+    camera: bool = False,
+    **facts: Any,
+) -> Task:
+    """A Gymnasium id as a task of ours; the score is success where `success` is named. `facts` are the Task's own fields."""
+    make_env = functools.partial(_make_named, env_id, max_steps, settings or {}, success, wide, before, camera)
+    score: Any = "success" if success else "return"
+    return Task(task_id, make_env, score=score, max_steps=max_steps, meta={"simulator_id": env_id}, **facts)
+
+
+# -- experts of the user's own ----------------------------------------------------------------------------------------
 
 
 def load_expert(name: str) -> MakeExpert:

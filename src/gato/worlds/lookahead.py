@@ -1,4 +1,4 @@
-"""The Atari expert: a planner that tries things out on saved emulator states and does what went best.
+"""The Atari expert of the four games with a rule of thumb: tries things out on saved emulator states, does what went best.
 
 A plan is a row of actions. The candidates at a decision are
 
@@ -9,8 +9,8 @@ and each is played on the emulator from the present state. Rewards are discounte
 life costs. Among nearly equal plans the one that keeps closest to the rule of thumb wins: the demonstrations are
 made to be imitated from pixels, and a purposeful habit is easier to learn than the last point of score is worth.
 
-Rules of thumb read the console's memory (follow the ball, close in and punch, walk on); a game without one holds
-random actions. The planner notices when the world is not where its plan said (noise was executed) and plans anew, so
+Rules of thumb read the console's memory (follow the ball, close in and punch, walk on); the other games are searched by
+`shooting.py`, whose plans need none. The planner notices when the world is not where its plan said (noise was executed) and plans anew, so
 a plan is followed for as long as it comes true.
 """
 
@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from gato.worlds import shooting
+from gato.worlds.shooting import Shooting
 
 Memory = np.ndarray  # uint8 (128,), the console's RAM
 Rule = Callable[[Memory], int]  # what a plain player would do now, as an index into the game's action set
@@ -134,9 +137,12 @@ def boxing_by_rule(env: Any, seed: int = 0):
     return policy
 
 
-def make(env: Any, seed: int) -> Lookahead:
-    """The planner for a just reset `AtariEnv`; it lives for one episode. Same seed and same disturbances, same actions."""
-    return Lookahead(env, seed, GAMES.get(env.game, Planning()))
+def make(env: Any, seed: int) -> Lookahead | Shooting:
+    """The planner for a just reset `AtariEnv`; it lives for one episode. Same seed and same disturbances, same actions.
+
+    With a rule of thumb where the game has one here, else `shooting.py`, which needs to know nothing.
+    """
+    return Lookahead(env, seed, GAMES[env.game]) if env.game in GAMES else shooting.make(env, seed)
 
 
 class Lookahead:

@@ -1,0 +1,229 @@
+"""`gym-mujoco/*`: Gymnasium's eleven MuJoCo tasks in their fifth version, observed by their state.
+
+    float64 (17,) joint angles and velocities  →  float32 (6,) torques, within the bounds of the action space
+
+Half Cheetah is `gym-mujoco/half-cheetah-v5`. Unlike the DM Control Suite these have rewards without a ceiling, and some end when
+the body falls. The experts are predictive control (`predictive.py`) on the environment's own model; the two pendulums on
+a cart are held by linear-quadratic feedback, whose gains come from the model's own derivatives.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gato.worlds import MakeExpert, Policy, Task
+from gato.worlds.gym import named_task
+from gato.worlds.predictive import Future, Planning, PredictiveControl
+
+# -- predictive control -----------------------------------------------------------------------------------------------
+
+
+def planner(planning: Planning, points: Mapping[str, str], env: Any, seed: int) -> Policy:
+    """Predictive control for a Gymnasium environment. `points` are frames whose positions the objective reads as sensors.
+
+    {"tips_arm": "body"}: three sensor values each, in this order, after the model's own.
+    """
+    import mujoco
+
+    model = _with_sensors(env.fullpath, points) if points else copy.copy(env.model)
+    # Half of these models are integrated by Runge-Kutta, four times the work; a plan is remade before the difference shows.
+    model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    seen = SimpleNamespace(
+        physics=SimpleNamespace(model=SimpleNamespace(ptr=model), data=SimpleNamespace(ptr=env.data)),
+        num_substeps=env.frame_skip,
+        action_space=env.action_space,
+    )
+    return PredictiveControl(planning, seen, seed)
+
+
+def _with_sensors(path: str, points: Mapping[str, str]) -> Any:
+    """The model once more, with a position sensor per frame. Sensors do not touch the physics."""
+    import mujoco
+
+    kinds = {"body": mujoco.mjtObj.mjOBJ_BODY, "site": mujoco.mjtObj.mjOBJ_SITE, "geom": mujoco.mjtObj.mjOBJ_GEOM}
+    spec = mujoco.MjSpec.from_file(path)
+    for name, kind in points.items():
+        spec.add_sensor(name=f"where_{name}", type=mujoco.mjtSensor.mjSENS_FRAMEPOS, objtype=kinds[kind], objname=name)
+    return spec.compile()
+
+
+def _while_healthy(reward: np.ndarray, healthy: np.ndarray) -> np.ndarray:
+    """Rewards up to the first fall; a fall costs what a few good steps earn."""
+    alive = np.cumprod(healthy, axis=1)
+    fell = np.diff(alive, axis=1, prepend=1.0) < 0
+    return reward * alive - 3.0 * (1 - alive) - 5.0 * fell
+
+
+def _effort(future: Future) -> np.ndarray:
+    return (future.actions**2).sum(axis=2)
+
+
+def half_cheetah(future: Future) -> np.ndarray:
+    upside_down = np.clip(-np.cos(future.position[:, :, 2]), 0, 1)
+    return future.velocity[:, :, 0] - 0.1 * _effort(future) - 2.0 * upside_down
+
+
+def hopper(future: Future) -> np.ndarray:
+    z, angle = future.position[:, :, 1], future.position[:, :, 2]
+    healthy = (z > 0.7) & (np.abs(angle) < 0.2) & (np.abs(future.velocity) < 100).all(axis=2)
+    leaning = np.clip(np.abs(angle) - 0.1, 0, 1)
+    return _while_healthy(1 + future.velocity[:, :, 0] - 0.001 * _effort(future) - 5 * leaning, healthy)
+
+
+def walker(future: Future) -> np.ndarray:
+    z, angle = future.position[:, :, 1], future.position[:, :, 2]
+    leaning = np.clip(np.abs(angle) - 0.3, 0, 1) + np.clip(1.1 - z, 0, 1)
+    reward = 1 + future.velocity[:, :, 0] - 0.001 * _effort(future) - 3 * leaning
+    return _while_healthy(reward, (z > 0.8) & (z < 2.0) & (np.abs(angle) < 1.0))
+
+
+def swimmer(future: Future) -> np.ndarray:
+    return future.velocity[:, :, 0] - 0.0001 * _effort(future)
+
+
+def ant(future: Future) -> np.ndarray:
+    z = future.position[:, :, 2]
+    upright = 1 - 2 * (future.position[:, :, 4] ** 2 + future.position[:, :, 5] ** 2)  # the torso's z axis, up
+    reward = 1 + future.velocity[:, :, 0] - 0.5 * _effort(future) - 0.5 * (1 - upright)
+    return _while_healthy(reward, (z > 0.2) & (z < 1.0))
+
+
+def humanoid(future: Future) -> np.ndarray:
+    z = future.position[:, :, 2]
+    upright = 1 - 2 * (future.position[:, :, 4] ** 2 + future.position[:, :, 5] ** 2)
+    reward = (
+        5 + 1.25 * future.velocity[:, :, 0] - 0.1 * _effort(future) - 8 * (1 - upright) - 10 * np.clip(1.2 - z, 0, 1)
+    )
+    return _while_healthy(reward, (z > 1.0) & (z < 2.0))
+
+
+def humanoid_standup(future: Future) -> np.ndarray:
+    return future.position[:, :, 2] / 0.003 / 100 - 0.001 * _effort(future)
+
+
+def reacher(future: Future) -> np.ndarray:
+    """Two links of 10 and 11 cm, to a target whose place is in the state."""
+    shoulder, elbow = future.position[:, :, 0], future.position[:, :, 1]
+    x = 0.1 * np.cos(shoulder) + 0.11 * np.cos(shoulder + elbow) - future.position[:, :, 2]
+    y = 0.1 * np.sin(shoulder) + 0.11 * np.sin(shoulder + elbow) - future.position[:, :, 3]
+    return -np.hypot(x, y) - 0.1 * _effort(future)
+
+
+def pusher(future: Future) -> np.ndarray:
+    sensors = future.sensors.reshape(*future.sensors.shape[:2], -1, 3)
+    tip, thing, goal = np.moveaxis(sensors[:, :, -3:], 2, 0)
+    near, far = np.linalg.norm(tip - thing, axis=2), np.linalg.norm(thing - goal, axis=2)
+    return -0.5 * near - far - 0.1 * _effort(future)
+
+
+PUSHER = {"tips_arm": "body", "object": "body", "goal": "body"}
+
+PLANNING: dict[str, tuple[Planning, Mapping[str, str]]] = {
+    "half-cheetah-v5": (Planning(half_cheetah, horizon=20, knots=10, samples=64, scales=(0.8, 0.4, 0.15)), {}),
+    "hopper-v5": (Planning(hopper, horizon=60, knots=10, samples=64, scales=(0.8, 0.3, 0.1)), {}),
+    "walker2d-v5": (Planning(walker, horizon=40, knots=8, samples=64, scales=(0.8, 0.3, 0.1)), {}),
+    "swimmer-v5": (Planning(swimmer, horizon=60, knots=8, samples=32, replan=2), {}),
+    "ant-v5": (Planning(ant, horizon=24, knots=8, samples=48, scales=(0.5, 0.2, 0.1)), {}),
+    "humanoid-v5": (Planning(humanoid, horizon=30, knots=6, samples=48, scales=(0.15, 0.06)), {}),
+    "humanoid-standup-v5": (Planning(humanoid_standup, horizon=24, knots=5, samples=32, replan=2), {}),
+    "reacher-v5": (Planning(reacher, horizon=16, knots=5, samples=32, scales=(0.5, 0.1, 0.03)), {}),
+    "pusher-v5": (Planning(pusher, horizon=30, knots=6, samples=48, scales=(0.5, 0.2, 0.1)), PUSHER),
+}
+
+# -- linear-quadratic feedback ----------------------------------------------------------------------------------------
+
+
+def balance(env: Any, seed: int = 0) -> Policy:
+    """Feedback that holds the model where it stands upright, at zero. Reads the state; the observation holds the same."""
+    low, high = env.action_space.low.astype(np.float64), env.action_space.high.astype(np.float64)
+    gains = _gains(env)
+
+    def policy(observation: np.ndarray, info: Any = None) -> np.ndarray:
+        state = np.concatenate([env.data.qpos, env.data.qvel])
+        return np.clip(-gains @ state, low, high).astype(np.float32)
+
+    return policy
+
+
+def _gains(env: Any) -> np.ndarray:
+    """(nu, 2 nv): the regulator of the linearised control step, with all costs one but the effort's, a hundredth."""
+    import mujoco
+    from scipy.linalg import solve_discrete_are
+
+    model, data = env.model, mujoco.MjData(env.model)
+    size, small = 2 * model.nv, 1e-4
+
+    def after(state: np.ndarray, action: np.ndarray) -> np.ndarray:
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.qvel[:], data.ctrl[:] = state[: model.nv], state[model.nv :], action
+        for _ in range(env.frame_skip):
+            mujoco.mj_step(model, data)
+        return np.concatenate([data.qpos, data.qvel])
+
+    still, idle = np.zeros(size), np.zeros(model.nu)
+    step_a = np.stack([(after(d, idle) - after(-d, idle)) / (2 * small) for d in small * np.eye(size)], axis=1)
+    step_b = np.stack([(after(still, d) - after(still, -d)) / (2 * small) for d in small * np.eye(model.nu)], axis=1)
+    costs, effort = np.eye(size), 0.01 * np.eye(model.nu)
+    future = solve_discrete_are(step_a, step_b, costs, effort)
+    return np.linalg.solve(effort + step_b.T @ future @ step_b, step_b.T @ future @ step_a)
+
+
+# -- the tasks --------------------------------------------------------------------------------------------------------
+
+# name: Gymnasium's id, steps, the noise of a wide start (its own is 0.005 to 0.1; 0: no wide starts)
+TASKS: dict[str, tuple[str, int, float]] = {
+    "ant-v5": ("Ant-v5", 1000, 0.2),
+    "half-cheetah-v5": ("HalfCheetah-v5", 1000, 0.4),
+    "hopper-v5": ("Hopper-v5", 1000, 0.03),
+    "humanoid-v5": ("Humanoid-v5", 1000, 0.04),
+    "humanoid-standup-v5": ("HumanoidStandup-v5", 1000, 0.05),
+    "inverted-double-pendulum-v5": ("InvertedDoublePendulum-v5", 1000, 0.15),
+    "inverted-pendulum-v5": ("InvertedPendulum-v5", 1000, 0.08),
+    "pusher-v5": ("Pusher-v5", 100, 0.0),
+    "reacher-v5": ("Reacher-v5", 50, 0.0),
+    "swimmer-v5": ("Swimmer-v5", 1000, 0.5),
+    "walker2d-v5": ("Walker2d-v5", 1000, 0.04),
+}
+
+
+def _noisier(scale: float, env: Any, rng: np.random.Generator) -> np.ndarray:
+    """The environment's own start, drawn once more with more noise."""
+    usual, env._reset_noise_scale = env._reset_noise_scale, scale
+    try:
+        return env.reset_model()
+    finally:
+        env._reset_noise_scale = usual
+
+
+def _expert(name: str) -> tuple[MakeExpert, str]:
+    if name in PLANNING:
+        return functools.partial(planner, *PLANNING[name]), "predictive control"
+    return balance, "linear-quadratic feedback"
+
+
+def _wide(scale: float) -> Callable[[Any, np.random.Generator], np.ndarray] | None:
+    return functools.partial(_noisier, scale) if scale else None
+
+
+def tasks() -> list[Task]:
+    return [
+        named_task(
+            f"gym-mujoco/{name}",
+            env_id,
+            steps,
+            wide=_wide(noise),
+            camera=True,
+            make_expert=_expert(name)[0],
+            expert_name=_expert(name)[1],
+            requires=("mujoco",),
+            extra="mujoco",
+            notes="not in the paper",
+        )
+        for name, (env_id, steps, noise) in TASKS.items()
+    ]
