@@ -35,7 +35,18 @@ import gymnasium
 from gato.episodes.spec import TaskSpec, task_spec
 from gato.errors import SimulatorMissingError, UnknownNameError, nearest
 
-DOMAINS = ("babyai", "meta_world", "dm_control", "sokoban", "atari", "dummy")  # files in this folder
+DOMAINS = (  # files in this folder
+    "babyai",
+    "meta_world",
+    "dm_control",
+    "dm_control_pixels",
+    "dm_control_random",
+    "dm_control_text",
+    "modular_rl",
+    "sokoban",
+    "atari",
+    "dummy",
+)
 
 Policy = Callable[[Any, Mapping[str, Any]], Any]  # (observation, info) → action
 

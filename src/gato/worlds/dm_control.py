@@ -23,7 +23,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gato.worlds import MakeExpert, Task, feedback, predictive
+from gato.worlds import MakeExpert, Task, feedback, mjcf, predictive
 from gato.worlds.camera import Camera
 
 DOMAIN = "dm-control-suite"
@@ -81,18 +81,25 @@ def tasks() -> list[Task]:
     return [_task(domain, task) for domain, names in SUITE.items() for task in names]
 
 
+def make_expert(name: str) -> tuple[MakeExpert | None, str]:
+    """The expert of a task (`cartpole-swingup`) and what it is called; None and nothing where there is none."""
+    if name in FEEDBACK:
+        return FEEDBACK[name]
+    return (predictive.EXPERTS[name], "predictive control") if name in predictive.EXPERTS else (None, "")
+
+
 def _task(domain: str, task: str) -> Task:
     name = task_name(domain, task)
-    make_expert, expert_name = FEEDBACK.get(name, (predictive.EXPERTS.get(name), "predictive control"))
+    expert, expert_name = make_expert(name)
     return Task(
         id=f"{DOMAIN}/{name}",
         make_env=functools.partial(DMControl, domain, task),
-        make_expert=make_expert,
+        make_expert=expert,
         score="return",
         requires=("dm_control", "mujoco"),
         extra="mujoco",
         max_steps=MAX_STEPS,
-        expert_name=expert_name if make_expert else "",
+        expert_name=expert_name,
         notes="actions bounded to [-1, 1], one fixed system, 1,000 steps" if domain == "lqr" else "",
         meta={"simulator_id": f"{domain}/{task}"},
     )
@@ -116,19 +123,24 @@ def import_suite() -> Any:
     return suite
 
 
+Vary = Callable[[Any, np.random.Generator], dict[str, float]]  # changes an MjSpec, says what it drew
+
+
 class DMControl(gymnasium.Env):
-    """One task. For planners: `physics` is dm_control's, `num_substeps` the physics steps in a control step.
+    """One task. For planners: `physics` is dm_control's, `num_substeps` the physics steps in a control step, and
+    `description` the model as text.
 
     `reset(options={"wide": True})` starts from positions and velocities well beyond the task's own start, in
-    the domains of `WIDE`.
+    the domains of `WIDE`. `vary` changes the physics at every reset; what it drew is in the reset's info as `drawn`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
 
-    def __init__(self, domain: str, task: str, *, render: bool = False):
+    def __init__(self, domain: str, task: str, *, render: bool = False, vary: Vary | None = None):
         suite = import_suite()
-        self._simulator = suite.load(domain, task, task_kwargs={"random": 0})
-        self._wide = WIDE.get(domain)
+        with mjcf.heard() as self.description:
+            self._simulator = suite.load(domain, task, task_kwargs={"random": 0})
+        self._wide, self._vary = WIDE.get(domain), vary
         self._steps = 0
         self.physics = self._simulator.physics
         # quadruped-escape would make itself a GL context, to upload its terrain; our camera has its own.
@@ -153,6 +165,11 @@ class DMControl(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
         self._steps = 0
+        info = {}
+        if self._vary is not None:
+            spec = self.description.spec()
+            info["drawn"] = self._vary(spec, self.np_random)
+            mjcf.pour(spec.compile(), into=self.physics.model.ptr)
         self._simulator.task.random.seed(int(self.np_random.integers(2**32)))
         observation = self._simulator.reset().observation
         if self._wide is not None and (options or {}).get("wide"):
@@ -161,7 +178,7 @@ class DMControl(gymnasium.Env):
             observation = self._simulator.task.get_observation(self.physics)
         if self._camera is not None:
             self._camera.upload_terrain()
-        return self._observe(observation), {}
+        return self._observe(observation), info
 
     def step(self, action: Any) -> tuple[dict, float, bool, bool, dict]:
         result = self._simulator.step(np.asarray(action, np.float64))
@@ -170,6 +187,14 @@ class DMControl(gymnasium.Env):
         terminated = ended and result.discount == 0.0
         truncated = not terminated and (ended or self._steps >= MAX_STEPS)
         return self._observe(result.observation), float(result.reward), terminated, truncated, {}
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """The state now, for an expert of a task that shows something else."""
+        return self._observe(self._simulator.task.get_observation(self.physics))
+
+    def state_vector(self) -> np.ndarray:
+        """Positions, velocities and activations, what traces compare."""
+        return np.array(self.physics.get_state(), np.float64)
 
     def render(self) -> np.ndarray | None:
         """uint8 (120, 160, 3), from the model's first camera; None unless made with `render=True`."""

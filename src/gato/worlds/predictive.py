@@ -16,13 +16,14 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gato.errors import ExpertError
 from gato.worlds import MakeExpert
+from gato.worlds.mjcf import Probe, probed
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Future:
     velocity: np.ndarray  # (N, T, nv)
     sensors: np.ndarray  # (N, T, nsensordata)
     actions: np.ndarray  # (N, T, nu)
+    probes: Mapping[str, np.ndarray] = field(default_factory=dict)  # what was asked for, (N, T, 3) each
 
 
 Objective = Callable[[Future], np.ndarray]  # → reward (N, T)
@@ -51,17 +53,27 @@ class Planning:
     replan: int = 1  # control steps between two decisions
     rounds: int = 1  # refinements of the plan in one decision
     coarse: int = 1  # physics steps of the plan are this much longer than the environment's
+    probes: Mapping[str, Probe] = field(default_factory=dict)  # needs `env.description`
 
 
 class PredictiveControl:
-    """A policy for one episode of an environment of `dm_control.py`. Same seed and states, same actions."""
+    """A policy for one episode. Same seed and states, same actions.
+
+    `env` has `physics.model.ptr` and `physics.data.ptr` (an MjModel and an MjData, read and never written),
+    `num_substeps` physics steps in a control step and a bounded `action_space`, one number an actuator; where the
+    planning has probes also `description`, whose `spec()` is the model as an MjSpec.
+    """
 
     def __init__(self, planning: Planning, env: Any, seed: int):
         import mujoco
         from mujoco import rollout
 
         self._planning, self._physics, self._substeps = planning, env.physics, env.num_substeps // planning.coarse
-        self._model = copy.copy(env.physics.model.ptr)
+        self._columns: dict[str, int] = {}
+        if planning.probes:
+            self._model, self._columns = probed(env.description.spec(), planning.probes, like=env.physics.model.ptr)
+        else:
+            self._model = copy.copy(env.physics.model.ptr)
         self._model.opt.timestep *= planning.coarse
         self._data = mujoco.MjData(self._model)
         self._rollout = rollout.Rollout(nthread=0)
@@ -108,7 +120,8 @@ class PredictiveControl:
             sensors[:, self._substeps - 1 :: self._substeps],
         )
         nq, nv = self._model.nq, self._model.nv  # a state is time, positions, velocities, activations
-        return Future(states[:, :, 1 : 1 + nq], states[:, :, 1 + nq : 1 + nq + nv], sensors, candidates)
+        probes = {name: sensors[:, :, column : column + 3] for name, column in self._columns.items()}
+        return Future(states[:, :, 1 : 1 + nq], states[:, :, 1 + nq : 1 + nq + nv], sensors, candidates, probes)
 
 
 # -- the suite's rewards, on whole futures ----------------------------------------------------------------------------
@@ -151,10 +164,113 @@ def cheetah(future: Future) -> np.ndarray:
 
 def finger_spin(future: Future) -> np.ndarray:
     spin = -future.velocity[:, :, 2]  # rad/s; the reward is 1 from 15 on
-    return (spin >= 15.0) + 0.5 * ramp(spin, -5.0, 16.0)
+    return (spin >= 15.0) + 0.5 * ramp(spin, -5.0, 25.0)
 
+
+def finger_turn(radius: float, future: Future) -> np.ndarray:
+    distance = norm(future.probes["tip"] - future.probes["target"]) - radius
+    return (distance <= 0) + 0.5 * bell(distance, 0.3) - 0.3 * distance
+
+
+def acrobot(future: Future) -> np.ndarray:
+    distance = norm(future.probes["tip"] - [0.0, 0.0, 4.0])
+    return bell(distance - 0.2, 1.0) - 0.05 * distance
+
+
+def poles(future: Future) -> np.ndarray:
+    """Two or three poles on a cart, each angle told from the one below."""
+    cart, angles = future.position[:, :, 0], np.cumsum(future.position[:, :, 1:], axis=2)
+    upright = (1 + np.cos(angles)).mean(axis=2) / 2
+    still = bell(np.abs(future.velocity[:, :, 1:]), 5.0).min(axis=2)
+    return upright * (1 + bell(np.abs(cart), 2.0)) / 2 * (4 + (1 - future.actions[:, :, 0] ** 2)) / 5 * (1 + still) / 2
+
+
+def fish_upright(future: Future) -> np.ndarray:
+    return bell(1.0 - future.probes["up"][:, :, 2], 1.0)
+
+
+def fish_swim(future: Future) -> np.ndarray:
+    """The radii of mouth and target add up to 0.05 m."""
+    distance = norm(future.probes["mouth"] - future.probes["target"])
+    upright = (1 + future.probes["up"][:, :, 2]) / 2
+    return (7 * bell(distance - 0.05, 0.1) + upright) / 8 - distance
+
+
+def swimmer(future: Future) -> np.ndarray:
+    """The target's radius is 0.1 m; the reward has a long tail."""
+    distance = norm((future.probes["nose"] - future.probes["target"])[:, :, :2])
+    return 1 / (1 + (3 * np.maximum(distance - 0.1, 0.0) / 0.5) ** 2) - 0.5 * distance
+
+
+def hopper(speed: float, future: Future) -> np.ndarray:
+    """`speed` 0 stands, 2 hops."""
+    height = future.probes["torso"][:, :, 2] - future.probes["foot"][:, :, 2]
+    standing = ((height >= 0.6) & (height <= 2.0)) * 1.0
+    slope = 0.3 * ramp(height, 0.0, 0.7) + 0.1 * np.cos(future.position[:, :, 2])
+    if speed == 0:
+        return standing * (4 + (1 - future.actions**2).mean(axis=2)) / 5 + slope
+    return standing * (0.1 + ramp(future.probes["velocity"][:, :, 0], 0.0, speed)) + slope
+
+
+def humanoid(speed: float, future: Future) -> np.ndarray:
+    """`speed` 0 stands, 1 walks, 10 runs."""
+    head, up = future.probes["head"][:, :, 2], future.probes["up"][:, :, 2]
+    stand = bell(1.4 - head, 0.35) * ramp(up, -1.0, 0.9)
+    slope = 0.2 * ramp(head, 0.0, 1.4) + 0.1 * up
+    velocity = future.probes["velocity"][:, :, :2]
+    calm = (4 + (1 - np.minimum(future.actions**2, 1.0)).mean(axis=2)) / 5
+    if speed == 0:
+        return calm * stand * bell(np.abs(velocity), 2.0).mean(axis=2) + slope
+    return calm * stand * (5 * ramp(norm(velocity), 0.0, speed) + 1) / 6 + slope
+
+
+def quadruped(speed: float, future: Future) -> np.ndarray:
+    """`speed` 0.5 walks, 5 runs, in metres a second along the torso."""
+    upright = (1 + future.probes["up"][:, :, 2]) / 2
+    forward = future.probes["velocity"][:, :, 0]
+    return upright * (1 + ramp(forward, -speed, speed)) / 2
+
+
+def norm(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt((vectors**2).sum(axis=-1))
+
+
+TIP = {"tip": Probe("framepos", "site tip"), "target": Probe("framepos", "site target")}
+FISH = {
+    "up": Probe("framezaxis", "xbody torso"),
+    "mouth": Probe("framepos", "geom mouth"),
+    "target": Probe("framepos", "geom target"),
+}
+SWIMMER = {"nose": Probe("framepos", "geom nose"), "target": Probe("framepos", "geom target")}
+HOPPER = {
+    "torso": Probe("framepos", "body torso"),
+    "foot": Probe("framepos", "body foot"),
+    "velocity": Probe("subtreelinvel", "body torso"),
+}
+HUMANOID = {
+    "head": Probe("framepos", "xbody head"),
+    "up": Probe("framezaxis", "xbody torso"),
+    "velocity": Probe("subtreelinvel", "body torso"),
+}
+QUADRUPED = {"up": Probe("framezaxis", "xbody torso"), "velocity": Probe("velocimeter", "site torso")}
 
 PLANNING: dict[str, Planning] = {
+    "acrobot-swingup": Planning(acrobot, horizon=120, knots=10, samples=48, replan=2, probes={"tip": TIP["tip"]}),
+    "cartpole-two-poles": Planning(poles, horizon=80, knots=16, samples=64, replan=2),
+    "cartpole-three-poles": Planning(poles, horizon=80, knots=16, samples=64, replan=2),
+    "finger-turn-easy": Planning(functools.partial(finger_turn, 0.07), horizon=30, knots=10, samples=64, probes=TIP),
+    "finger-turn-hard": Planning(functools.partial(finger_turn, 0.03), horizon=30, knots=10, samples=64, probes=TIP),
+    "fish-upright": Planning(fish_upright, horizon=20, knots=8, samples=32, replan=2, coarse=2, probes=FISH),
+    "fish-swim": Planning(fish_swim, horizon=40, knots=10, samples=64, replan=2, coarse=2, probes=FISH),
+    "swimmer-swimmer6": Planning(swimmer, horizon=40, knots=12, samples=48, replan=2, coarse=3, probes=SWIMMER),
+    "swimmer-swimmer15": Planning(swimmer, horizon=40, knots=12, samples=48, replan=2, coarse=3, probes=SWIMMER),
+    "hopper-stand": Planning(functools.partial(hopper, 0.0), horizon=50, knots=8, samples=64, probes=HOPPER),
+    "hopper-hop": Planning(functools.partial(hopper, 2.0), horizon=50, knots=10, samples=96, probes=HOPPER),
+    "humanoid-stand": Planning(functools.partial(humanoid, 0.0), horizon=24, knots=5, samples=48, probes=HUMANOID),
+    "humanoid-walk": Planning(functools.partial(humanoid, 1.0), horizon=24, knots=5, samples=48, probes=HUMANOID),
+    "humanoid-run": Planning(functools.partial(humanoid, 10.0), horizon=24, knots=5, samples=48, probes=HUMANOID),
+    "quadruped-walk": Planning(functools.partial(quadruped, 0.5), horizon=30, knots=6, samples=32, replan=2, probes=QUADRUPED),
+    "quadruped-run": Planning(functools.partial(quadruped, 5.0), horizon=30, knots=6, samples=32, replan=2, probes=QUADRUPED),
     "ball-in-cup-catch": Planning(ball_in_cup, horizon=50, knots=6, samples=32, replan=2, coarse=2),
     "cheetah-run": Planning(cheetah, horizon=40, knots=8, samples=96),
     "finger-spin": Planning(finger_spin, horizon=30, knots=30, samples=128),
