@@ -26,6 +26,9 @@ from gato.worlds import MakeExpert
 from gato.worlds.mjcf import Probe, probed
 
 
+GRID = 512  # actions are multiples of its inverse: half a bin of the agent's tokens, and traces pack well
+
+
 @dataclass(frozen=True)
 class Future:
     """What the samples met: N samples, T control steps. Each reward belongs to the state that its action led to."""
@@ -38,6 +41,7 @@ class Future:
 
 
 Objective = Callable[[Future], np.ndarray]  # → reward (N, T)
+Disturb = Callable[[np.random.Generator, tuple[int, int, int]], np.ndarray]  # (rng, (N, T, nu)) → that, of about unit size
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Planning:
     rounds: int = 1  # refinements of the plan in one decision
     coarse: int = 1  # physics steps of the plan are this much longer than the environment's
     probes: Mapping[str, Probe] = field(default_factory=dict)  # needs `env.description`
+    noise: Disturb | None = None  # what the disturbances look like, where not splines
 
 
 class PredictiveControl:
@@ -91,7 +96,7 @@ class PredictiveControl:
         if self._age % self._planning.replan == 0:
             for _ in range(self._planning.rounds):
                 self._improve()
-        action = self._plan[0].astype(np.float32)
+        action = (np.round(self._plan[0] * GRID) / GRID).astype(np.float32)
         self._plan = np.concatenate([self._plan[1:], self._plan[-1:]])
         self._age += 1
         return action
@@ -100,9 +105,12 @@ class PredictiveControl:
         """Move the plan to the weighted average of its disturbed copies."""
         p, half_range = self._planning, (self._high - self._low) / 2
         scale = np.resize(p.scales, p.samples)[:, None, None] * half_range
-        noise = self._rng.normal(size=(p.samples, p.knots, self._model.nu)) * scale
+        if p.noise is None:
+            noise = self._spline @ self._rng.normal(size=(p.samples, p.knots, self._model.nu))
+        else:
+            noise = p.noise(self._rng, (p.samples, p.horizon, self._model.nu))
         noise[0] = 0.0
-        candidates = np.clip(self._plan + self._spline @ noise, self._low, self._high)  # (N, T, nu)
+        candidates = np.clip(self._plan + noise * scale, self._low, self._high)  # (N, T, nu)
         scores = p.objective(self._imagine(candidates)).mean(axis=1)
         if not np.isfinite(scores).any():
             raise ExpertError("every plan made the simulation diverge", where=f"step {self._age}")
@@ -229,6 +237,17 @@ def quadruped(speed: float, future: Future) -> np.ndarray:
     upright = (1 + future.probes["up"][:, :, 2]) / 2
     forward = future.probes["velocity"][:, :, 0]
     return upright * (1 + ramp(forward, -speed, speed)) / 2
+
+
+def waves(seconds: float, rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
+    """Disturbances that travel along a chain of joints and may bend it; `seconds` a control step."""
+    samples, steps, joints = shape
+    frequency = np.exp(rng.uniform(np.log(0.4), np.log(3.0), (samples, 1, 1)))  # Hz
+    lag = rng.uniform(0.5, 2.0, (samples, 1, 1)) * 2 * np.pi / (joints + 1) * rng.choice([-1, 1], (samples, 1, 1), p=[0.2, 0.8])
+    phase = rng.uniform(0, 2 * np.pi, (samples, 1, 1))
+    time, joint = np.arange(steps)[:, None] * seconds, np.arange(joints)
+    wave = np.sin(2 * np.pi * frequency * time - lag * joint + phase)
+    return wave * rng.normal(1.0, 0.3, (samples, 1, 1)) + rng.normal(0.0, 0.3, (samples, 1, 1)) + rng.normal(0.0, 0.1, (samples, 1, joints))
 
 
 def norm(vectors: np.ndarray) -> np.ndarray:
