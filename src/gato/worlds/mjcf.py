@@ -80,17 +80,17 @@ class Probe:
     """What a planner wants to know of a future, as a sensor that it adds to its own copy of the model.
 
     `kind` is MuJoCo's name of the sensor in lower case (framepos, framezaxis, framelinvel, subtreelinvel, velocimeter,
-    …), `of` an element ("body torso" for its centre of mass, "xbody torso" for its frame, "geom …", "site …"), and
-    `seen_from` the element in whose frame it is told, the world's if empty. Always three numbers.
+    e_kinetic, …), `of` an element ("body torso" for its centre of mass, "xbody torso" for its frame, "geom …", "site …";
+    none for the energies), and `seen_from` the element in whose frame it is told, the world's if empty.
     """
 
     kind: str
-    of: str
+    of: str = ""
     seen_from: str = ""
 
 
-def probed(spec: Any, probes: Mapping[str, Probe], like: Any) -> tuple[Any, dict[str, int]]:
-    """(an MjModel of `spec` with these sensors added and the other numbers of `like`, first column of each probe)."""
+def probed(spec: Any, probes: Mapping[str, Probe], like: Any) -> tuple[Any, dict[str, slice]]:
+    """(an MjModel of `spec` with these sensors added and the other numbers of `like`, columns of each probe)."""
     import mujoco
 
     def element(text: str) -> tuple[Any, str]:
@@ -99,10 +99,12 @@ def probed(spec: Any, probes: Mapping[str, Probe], like: Any) -> tuple[Any, dict
 
     for name, probe in probes.items():
         sensor = spec.add_sensor(name=f"probe {name}", type=getattr(mujoco.mjtSensor, f"mjSENS_{probe.kind.upper()}"))
-        sensor.objtype, sensor.objname = element(probe.of)
+        if probe.of:
+            sensor.objtype, sensor.objname = element(probe.of)
         if probe.seen_from:
             sensor.reftype, sensor.refname = element(probe.seen_from)
     model = spec.compile()
-    columns = {name: int(model.sensor(f"probe {name}").adr[0]) for name in probes}
+    sensors = {name: model.sensor(f"probe {name}") for name in probes}
+    columns = {name: slice(int(s.adr[0]), int(s.adr[0] + s.dim[0])) for name, s in sensors.items()}
     pour(like, model)
     return model, columns

@@ -37,7 +37,9 @@ class Future:
     velocity: np.ndarray  # (N, T, nv)
     sensors: np.ndarray  # (N, T, nsensordata)
     actions: np.ndarray  # (N, T, nu)
-    probes: Mapping[str, np.ndarray] = field(default_factory=dict)  # what was asked for, (N, T, 3) each
+    probes: Mapping[str, np.ndarray] = field(default_factory=dict)  # what was asked for, (N, T, 3 or 1) each
+    model: Any = None  # the planner's MjModel
+    diverged: np.ndarray = field(default_factory=lambda: np.zeros(1, bool))  # (N,) or (1,)
 
 
 Objective = Callable[[Future], np.ndarray]  # → reward (N, T)
@@ -74,7 +76,7 @@ class PredictiveControl:
         from mujoco import rollout
 
         self._planning, self._physics, self._substeps = planning, env.physics, env.num_substeps // planning.coarse
-        self._columns: dict[str, int] = {}
+        self._columns: dict[str, slice] = {}
         if planning.probes:
             self._model, self._columns = probed(env.description.spec(), planning.probes, like=env.physics.model.ptr)
         else:
@@ -111,10 +113,11 @@ class PredictiveControl:
             noise = p.noise(self._rng, (p.samples, p.horizon, self._model.nu))
         noise[0] = 0.0
         candidates = np.clip(self._plan + noise * scale, self._low, self._high)  # (N, T, nu)
-        scores = p.objective(self._imagine(candidates)).mean(axis=1)
+        future = self._imagine(candidates)
+        scores = np.where(future.diverged, -np.inf, p.objective(future).mean(axis=1))
         if not np.isfinite(scores).any():
             raise ExpertError("every plan made the simulation diverge", where=f"step {self._age}")
-        scores = np.where(np.isfinite(scores), scores, np.nanmin(scores))
+        scores = np.where(np.isfinite(scores), scores, scores[np.isfinite(scores)].min())
         weights = np.exp((scores - scores.max()) / (p.temperature * scores.std() + 1e-9))
         self._plan = np.tensordot(weights / weights.sum(), candidates, axes=1)
 
@@ -128,8 +131,11 @@ class PredictiveControl:
             sensors[:, self._substeps - 1 :: self._substeps],
         )
         nq, nv = self._model.nq, self._model.nv  # a state is time, positions, velocities, activations
-        probes = {name: sensors[:, :, column : column + 3] for name, column in self._columns.items()}
-        return Future(states[:, :, 1 : 1 + nq], states[:, :, 1 + nq : 1 + nq + nv], sensors, candidates, probes)
+        probes = {name: sensors[:, :, columns] for name, columns in self._columns.items()}
+        position, velocity = states[:, :, 1 : 1 + nq], states[:, :, 1 + nq : 1 + nq + nv]
+        # MuJoCo begins again from its reference state, at time 0, where the numbers explode.
+        diverged = states[:, -1, 0] < self._state[0] + (controls.shape[1] - 0.5) * self._model.opt.timestep
+        return Future(position, velocity, sensors, candidates, probes, self._model, diverged)
 
 
 # -- the suite's rewards, on whole futures ----------------------------------------------------------------------------
@@ -181,8 +187,15 @@ def finger_turn(radius: float, future: Future) -> np.ndarray:
 
 
 def acrobot(future: Future) -> np.ndarray:
-    distance = norm(future.probes["tip"] - [0.0, 0.0, 4.0])
-    return bell(distance - 0.2, 1.0) - 0.05 * distance
+    """A slope of energy, towards what it is when both arms stand straight up, but not by spinning the elbow."""
+    model, probes = future.model, future.probes
+    upper = model.body_pos[1, 2] + model.body_ipos[1, 2]
+    lower = model.body_pos[1, 2] + model.body_pos[2, 2] + model.body_ipos[2, 2]
+    top = 9.81 * (model.body_mass[1] * upper + model.body_mass[2] * lower)
+    energy = (probes["kinetic"] + probes["potential"])[:, :, 0]
+    distance = norm(probes["tip"] - [0.0, 0.0, 4.0])
+    spin = future.velocity[:, :, 1] ** 2
+    return bell(distance - 0.2, 1.0) - 0.5 * np.abs(energy - top) / top - 0.1 * distance - 0.003 * spin
 
 
 def poles(future: Future) -> np.ndarray:
@@ -198,10 +211,13 @@ def fish_upright(future: Future) -> np.ndarray:
 
 
 def fish_swim(future: Future) -> np.ndarray:
-    """The radii of mouth and target add up to 0.05 m."""
-    distance = norm(future.probes["mouth"] - future.probes["target"])
-    upright = (1 + future.probes["up"][:, :, 2]) / 2
-    return (7 * bell(distance - 0.05, 0.1) + upright) / 8 - distance
+    """The radii of mouth and target add up to 0.05 m. A slope towards facing the target, and towards it."""
+    probes = future.probes
+    distance = norm(probes["mouth"] - probes["target"])
+    upright = (1 + probes["up"][:, :, 2]) / 2
+    ahead, there = probes["mouth"] - probes["torso"], probes["target"] - probes["torso"]
+    facing = (ahead * there).sum(axis=2) / (norm(ahead) * norm(there) + 1e-9)
+    return (7 * bell(distance - 0.05, 0.1) + upright) / 8 - 3 * distance + 0.2 * facing * ramp(distance, 0.0, 0.2)
 
 
 def swimmer(future: Future) -> np.ndarray:
@@ -239,24 +255,37 @@ def quadruped(speed: float, future: Future) -> np.ndarray:
     return upright * (1 + ramp(forward, -speed, speed)) / 2
 
 
-def waves(seconds: float, rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
-    """Disturbances that travel along a chain of joints and may bend it; `seconds` a control step."""
+def waves(
+    seconds: float, rng: np.random.Generator, shape: tuple[int, int, int], chain: bool = True, fastest: float = 3.0
+) -> np.ndarray:
+    """Disturbances that swing, and lean to a side. `seconds` a control step; `fastest` in Hz.
+
+    In a chain of joints the swing travels along it, mostly from the first to the last; else each joint has its own phase.
+    """
     samples, steps, joints = shape
-    frequency = np.exp(rng.uniform(np.log(0.4), np.log(3.0), (samples, 1, 1)))  # Hz
-    lag = rng.uniform(0.5, 2.0, (samples, 1, 1)) * 2 * np.pi / (joints + 1) * rng.choice([-1, 1], (samples, 1, 1), p=[0.2, 0.8])
-    phase = rng.uniform(0, 2 * np.pi, (samples, 1, 1))
-    time, joint = np.arange(steps)[:, None] * seconds, np.arange(joints)
-    wave = np.sin(2 * np.pi * frequency * time - lag * joint + phase)
-    return wave * rng.normal(1.0, 0.3, (samples, 1, 1)) + rng.normal(0.0, 0.3, (samples, 1, 1)) + rng.normal(0.0, 0.1, (samples, 1, joints))
+    frequency = np.exp(rng.uniform(np.log(0.4), np.log(fastest), (samples, 1, 1)))
+    phase = rng.uniform(0, 2 * np.pi, (samples, 1, 1 if chain else joints))
+    if chain:
+        lag = rng.uniform(0.5, 2.0, (samples, 1, 1)) * 2 * np.pi / (joints + 1)
+        phase = phase - np.arange(joints) * lag * rng.choice([-1, 1], (samples, 1, 1), p=[0.2, 0.8])
+    swing = np.sin(2 * np.pi * frequency * np.arange(steps)[:, None] * seconds + phase)
+    lean = rng.normal(0.0, 0.3, (samples, 1, 1 if chain else joints)) + rng.normal(0.0, 0.1, (samples, 1, joints))
+    return swing * rng.normal(1.0, 0.3, (samples, 1, 1 if chain else joints)) + lean
 
 
 def norm(vectors: np.ndarray) -> np.ndarray:
     return np.sqrt((vectors**2).sum(axis=-1))
 
 
+ACROBOT = {
+    "tip": Probe("framepos", "site tip"),
+    "kinetic": Probe("e_kinetic"),
+    "potential": Probe("e_potential"),
+}
 TIP = {"tip": Probe("framepos", "site tip"), "target": Probe("framepos", "site target")}
 FISH = {
     "up": Probe("framezaxis", "xbody torso"),
+    "torso": Probe("framepos", "xbody torso"),
     "mouth": Probe("framepos", "geom mouth"),
     "target": Probe("framepos", "geom target"),
 }
@@ -274,25 +303,25 @@ HUMANOID = {
 QUADRUPED = {"up": Probe("framezaxis", "xbody torso"), "velocity": Probe("velocimeter", "site torso")}
 
 PLANNING: dict[str, Planning] = {
-    "acrobot-swingup": Planning(acrobot, horizon=120, knots=10, samples=48, replan=2, probes={"tip": TIP["tip"]}),
+    "acrobot-swingup": Planning(acrobot, horizon=120, knots=10, samples=48, replan=2, probes=ACROBOT),
     "cartpole-two-poles": Planning(poles, horizon=80, knots=16, samples=64, replan=2),
     "cartpole-three-poles": Planning(poles, horizon=80, knots=16, samples=64, replan=2),
     "finger-turn-easy": Planning(functools.partial(finger_turn, 0.07), horizon=30, knots=10, samples=64, probes=TIP),
     "finger-turn-hard": Planning(functools.partial(finger_turn, 0.03), horizon=30, knots=10, samples=64, probes=TIP),
-    "fish-upright": Planning(fish_upright, horizon=20, knots=8, samples=32, replan=2, coarse=2, probes=FISH),
-    "fish-swim": Planning(fish_swim, horizon=40, knots=10, samples=64, replan=2, coarse=2, probes=FISH),
+    "fish-upright": Planning(fish_upright, horizon=16, knots=8, samples=24, replan=2, probes=FISH),
+    "fish-swim": Planning(fish_swim, horizon=30, knots=10, samples=40, replan=2, temperature=0.02, probes=FISH),
     "swimmer-swimmer6": Planning(swimmer, horizon=40, knots=12, samples=48, replan=2, coarse=3, probes=SWIMMER),
     "swimmer-swimmer15": Planning(swimmer, horizon=40, knots=12, samples=48, replan=2, coarse=3, probes=SWIMMER),
     "hopper-stand": Planning(functools.partial(hopper, 0.0), horizon=50, knots=8, samples=64, probes=HOPPER),
     "hopper-hop": Planning(functools.partial(hopper, 2.0), horizon=50, knots=10, samples=96, probes=HOPPER),
-    "humanoid-stand": Planning(functools.partial(humanoid, 0.0), horizon=24, knots=5, samples=48, probes=HUMANOID),
-    "humanoid-walk": Planning(functools.partial(humanoid, 1.0), horizon=24, knots=5, samples=48, probes=HUMANOID),
-    "humanoid-run": Planning(functools.partial(humanoid, 10.0), horizon=24, knots=5, samples=48, probes=HUMANOID),
+    "humanoid-stand": Planning(functools.partial(humanoid, 0.0), horizon=30, knots=6, samples=48, temperature=0.02, probes=HUMANOID),
+    "humanoid-walk": Planning(functools.partial(humanoid, 1.0), horizon=30, knots=6, samples=48, temperature=0.02, probes=HUMANOID),
+    "humanoid-run": Planning(functools.partial(humanoid, 10.0), horizon=30, knots=6, samples=48, temperature=0.02, probes=HUMANOID),
     "quadruped-walk": Planning(functools.partial(quadruped, 0.5), horizon=30, knots=6, samples=32, replan=2, probes=QUADRUPED),
     "quadruped-run": Planning(functools.partial(quadruped, 5.0), horizon=30, knots=6, samples=32, replan=2, probes=QUADRUPED),
     "ball-in-cup-catch": Planning(ball_in_cup, horizon=50, knots=6, samples=32, replan=2, coarse=2),
-    "cheetah-run": Planning(cheetah, horizon=40, knots=8, samples=96),
-    "finger-spin": Planning(finger_spin, horizon=30, knots=30, samples=128),
+    "cheetah-run": Planning(cheetah, horizon=40, knots=8, samples=48, rounds=2),
+    "finger-spin": Planning(finger_spin, horizon=30, knots=30, samples=64, rounds=2),
     "walker-run": Planning(functools.partial(walker, 8.0), horizon=24, knots=6, samples=48, coarse=2),
     "walker-stand": Planning(
         functools.partial(walker, 0.0), horizon=24, knots=6, samples=48, temperature=0.02, replan=2, coarse=2

@@ -316,7 +316,8 @@ def write_traces(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".partial")
     pq.write_table(
-        table, beside, compression="zstd", compression_level=19, write_page_checksum=True, use_dictionary=False
+        table, beside, compression="zstd", compression_level=19, write_page_checksum=True, use_dictionary=False,
+        write_statistics=False,
     )
     with open(beside, "rb") as file:
         os.fsync(file.fileno())
