@@ -180,13 +180,24 @@ class Collect:
         wide_share = self.wide_share
         if self.coverage:
             noise, wide_share = COVERAGE, COVERAGE_WIDE_SHARE
-        arguments = (select(pattern), self.episodes, self.out, self.workers, self.policy, noise, wide_share, self.max_steps)
+        arguments = (
+            select(pattern),
+            self.episodes,
+            self.out,
+            self.workers,
+            self.policy,
+            noise,
+            wide_share,
+            self.max_steps,
+        )
         if self.traces:
             from gato.rollouts.tracing import collect_traces
 
             done = collect_traces(*arguments)
         else:
-            done = collect(*arguments, from_traces=self.from_traces if self.from_traces else self.from_traces is not None)
+            done = collect(
+                *arguments, from_traces=self.from_traces if self.from_traces else self.from_traces is not None
+            )
         for result in done:
             print(
                 f"{result.task}: {result.episodes:,} episodes (+{result.added:,}), {result.failed:,} dropped → {result.folder}"

@@ -18,7 +18,15 @@ from gato.rollouts.collect import COVERAGE, collect, dataset_folder
 from gato.rollouts.tracing import collect_traces
 from gato.worlds import find
 from gato.worlds.traces import (
-    TraceError, failed_in, find_files, read_traces, record, replay, task_of, trace_path, write_traces,
+    TraceError,
+    failed_in,
+    find_files,
+    read_traces,
+    record,
+    replay,
+    task_of,
+    trace_path,
+    write_traces,
 )  # fmt: skip
 
 TASK = "dm-control-suite-random-small/pendulum-swingup"
@@ -55,7 +63,9 @@ def change(trace, **changes):
 def test_small_differences_are_close_and_said_so(made):
     """As on another processor: the last bits of state and rewards differ."""
     _, trace = made
-    drifted = change(trace, state="0" * 64, states=trace.states * (1 + 1e-6), rewards=trace.rewards * np.float32(1.0001))
+    drifted = change(
+        trace, state="0" * 64, states=trace.states * (1 + 1e-6), rewards=trace.rewards * np.float32(1.0001)
+    )
     assert replay(TASK, drifted).info["replay"] == "close"
     assert "replay" not in replay(TASK, trace).info
 

@@ -28,7 +28,16 @@ import numpy as np
 from gato.episodes import Episode
 from gato.episodes.manifest import MANIFEST
 from gato.episodes.store import Dataset, DatasetWriter, encode_chunk
-from gato.errors import DatasetCorruptError, DatasetMissingError, ExpertError, GatoError, UnknownNameError, UsageError, WorldCrashError, nearest
+from gato.errors import (
+    DatasetCorruptError,
+    DatasetMissingError,
+    ExpertError,
+    GatoError,
+    UnknownNameError,
+    UsageError,
+    WorldCrashError,
+    nearest,
+)
 from gato.rollouts.loop import (
     CLEAN,
     BatchPolicy,
@@ -230,7 +239,12 @@ class NumberedUnit(Unit):
 
 
 def _unit(
-    task_id: str, number: int, *, levels: Sequence[Noise], wide_share: float, max_steps: int | None,
+    task_id: str,
+    number: int,
+    *,
+    levels: Sequence[Noise],
+    wide_share: float,
+    max_steps: int | None,
     traces: tuple[str, ...] = (),
 ) -> NumberedUnit:
     """Episode `number`: everything about it follows from its seed."""

@@ -82,9 +82,7 @@ class _TraceJob:
         self._traces: list[Trace] = read_traces(task.id, self.path) if self.path.is_file() else []
         self._failed = failed_in(self.path) if self.path.is_file() else {}
         held = {trace.seed for trace in self._traces}
-        self._numbers = (
-            n for n in itertools.count() if n not in self._failed and episode_seed(task.id, n) not in held
-        )
+        self._numbers = (n for n in itertools.count() if n not in self._failed and episode_seed(task.id, n) not in held)
         self.result = Collected(task.id, self.path, held=len(self._traces))
 
     def units(self) -> list[NumberedUnit]:
@@ -110,9 +108,7 @@ def _give_up(unit: Any, error: GatoError) -> Made:
     return [(unit.number, f"{error.code}: {error.what}")]
 
 
-def trace_chunk(
-    make_policy: Callable[[], BatchPolicy], units: list[NumberedUnit], slot: LocalSlot, beat: Beat
-) -> Made:
+def trace_chunk(make_policy: Callable[[], BatchPolicy], units: list[NumberedUnit], slot: LocalSlot, beat: Beat) -> Made:
     """Play the units one after another and trace what came of them; in a worker."""
     policy, made = _Watched(make_policy(), beat), Made()
     for unit in units:

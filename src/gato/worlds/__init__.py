@@ -125,10 +125,15 @@ class Task:
         record = _references(self.domain).get(self.id, {})
         return {k: Reference(**v) for k, v in record.items() if k in ("random", "expert")}
 
+    @property
+    def published(self) -> dict[str, Any] | None:
+        """{"score", "agent", "source"} of the best agent in the literature that we could read; None where none is known."""
+        return _references(f"{self.domain}.published").get(self.id)
+
 
 @functools.cache
-def _references(domain: str) -> dict[str, Any]:
-    file = resources.files("gato.worlds") / "references" / f"{domain}.json"
+def _references(name: str) -> dict[str, Any]:
+    file = resources.files("gato.worlds") / "references" / f"{name}.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 
 

@@ -65,6 +65,8 @@ FEEDBACK: dict[str, tuple[MakeExpert, str]] = {
     "cartpole-balance-sparse": BALANCE,
     "cartpole-swingup": BALANCE,
     "cartpole-swingup-sparse": BALANCE,
+    "lqr-lqr-2-1": (feedback.lqr, "linear-quadratic feedback"),
+    "lqr-lqr-6-2": (feedback.lqr, "linear-quadratic feedback"),
     "pendulum-swingup": (formula(feedback.pendulum), "energy shaping and a damped spring"),
     "point-mass-easy": (formula(feedback.point_mass), "a damped spring"),
     "point-mass-hard": (feedback.point_mass_mixed, "a damped spring that knows the gains"),
@@ -127,7 +129,7 @@ Vary = Callable[[Any, np.random.Generator], dict[str, float]]  # changes an MjSp
 
 
 class DMControl(gymnasium.Env):
-    """One task. For planners: `physics` is dm_control's, `num_substeps` the physics steps in a control step, and
+    """One task. For planners: `simulator` and `physics` are dm_control's, `num_substeps` the physics steps in a control step, and
     `description` the model as text.
 
     `reset(options={"wide": True})` starts from positions and velocities well beyond the task's own start, in
@@ -139,24 +141,24 @@ class DMControl(gymnasium.Env):
     def __init__(self, domain: str, task: str, *, render: bool = False, vary: Vary | None = None):
         suite = import_suite()
         with mjcf.heard() as self.description:
-            self._simulator = suite.load(domain, task, task_kwargs={"random": 0})
+            self.simulator = suite.load(domain, task, task_kwargs={"random": 0})
         self._wide, self._vary = WIDE.get(domain), vary
         self._steps = 0
-        self.physics = self._simulator.physics
+        self.physics = self.simulator.physics
         # quadruped-escape would make itself a GL context, to upload its terrain; our camera has its own.
         self.physics._make_rendering_contexts = lambda: None
-        self.num_substeps = round(self._simulator.control_timestep() / self.physics.timestep())
-        bounds = self._simulator.action_spec()
+        self.num_substeps = round(self.simulator.control_timestep() / self.physics.timestep())
+        bounds = self.simulator.action_spec()
         low, high = (np.broadcast_to(np.asarray(b, np.float32), bounds.shape) for b in (bounds.minimum, bounds.maximum))
         if domain == "lqr":  # ±1e10 in the suite, which no bins can hold
             low, high = -np.ones(bounds.shape, np.float32), np.ones(bounds.shape, np.float32)
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         with self.physics.reset_context():  # some observations exist only after an episode has begun
-            self._simulator.task.initialize_episode(self.physics)
+            self.simulator.task.initialize_episode(self.physics)
         self.observation_space = gymnasium.spaces.Dict(
             {
                 key: gymnasium.spaces.Box(-np.inf, np.inf, value.shape, np.float32)
-                for key, value in self._observe(self._simulator.task.get_observation(self.physics)).items()
+                for key, value in self._observe(self.simulator.task.get_observation(self.physics)).items()
             }
         )
         self.render_mode = "rgb_array" if render else None
@@ -170,18 +172,18 @@ class DMControl(gymnasium.Env):
             spec = self.description.spec()
             info["drawn"] = self._vary(spec, self.np_random)
             mjcf.pour(spec.compile(), into=self.physics.model.ptr)
-        self._simulator.task.random.seed(int(self.np_random.integers(2**32)))
-        observation = self._simulator.reset().observation
+        self.simulator.task.random.seed(int(self.np_random.integers(2**32)))
+        observation = self.simulator.reset().observation
         if self._wide is not None and (options or {}).get("wide"):
             self._wide(self.physics, self.np_random)
             self.physics.after_reset()
-            observation = self._simulator.task.get_observation(self.physics)
+            observation = self.simulator.task.get_observation(self.physics)
         if self._camera is not None:
             self._camera.upload_terrain()
         return self._observe(observation), info
 
     def step(self, action: Any) -> tuple[dict, float, bool, bool, dict]:
-        result = self._simulator.step(np.asarray(action, np.float64))
+        result = self.simulator.step(np.asarray(action, np.float64))
         self._steps += 1
         ended = result.last()
         terminated = ended and result.discount == 0.0
@@ -190,7 +192,7 @@ class DMControl(gymnasium.Env):
 
     def observe(self) -> dict[str, np.ndarray]:
         """The state now, for an expert of a task that shows something else."""
-        return self._observe(self._simulator.task.get_observation(self.physics))
+        return self._observe(self.simulator.task.get_observation(self.physics))
 
     def state_vector(self) -> np.ndarray:
         """Positions, velocities and activations, what traces compare."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import string
 from collections.abc import Mapping
-from typing import Any
 
 import gymnasium
 import numpy as np

@@ -280,9 +280,7 @@ def has_traces(task_id: str) -> bool:
     return trace_path(task_id).is_file()
 
 
-def write_traces(
-    path: Path, task_id: str, traces: Iterable[Trace], failed: Mapping[int, str] | None = None
-) -> None:
+def write_traces(path: Path, task_id: str, traces: Iterable[Trace], failed: Mapping[int, str] | None = None) -> None:
     """All traces of one task into one file, in place of what was there (written beside it, then renamed).
 
     `failed` episodes, by number with the reason, are noted, so that topping up does not try them again.
@@ -316,7 +314,12 @@ def write_traces(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".partial")
     pq.write_table(
-        table, beside, compression="zstd", compression_level=19, write_page_checksum=True, use_dictionary=False,
+        table,
+        beside,
+        compression="zstd",
+        compression_level=19,
+        write_page_checksum=True,
+        use_dictionary=False,
         write_statistics=False,
     )
     with open(beside, "rb") as file:
