@@ -68,11 +68,17 @@ def summary() -> str:
 def listing(domain: str) -> str:
     """One row per task of the domain that has an expert reference."""
     rows = [
-        [f"`{t.id}`", t.expert_name, shown(t.references.get("random")), shown(t.references["expert"])]
+        [
+            f"`{t.id}`",
+            t.expert_name,
+            shown(t.references.get("random")),
+            shown(t.references["expert"]),
+            f"{number(t.published['score'])} ({t.published['agent']})" if t.published else "–",
+        ]
         for t in by_domain()[domain]
         if "expert" in t.references
     ]
-    return table(("task", "expert", "random", "expert score"), rows)
+    return table(("task", "expert", "random", "expert score", "best published"), rows)
 
 
 def page() -> str:

@@ -140,8 +140,9 @@ def _leaf(spec: Any) -> str:
 class Collect:
     """Demonstrations of every task that matches, topped up to N episodes each. Nothing finished is ever lost."""
 
-    pattern: Positional[str]
-    out: Path
+    pattern: Positional[str] = ""
+    """Task ids or globs; with trace files, what they hold if left out."""
+    out: Path = Path("data")
     episodes: int = 100
     workers: int = 2
     policy: str = "expert"
@@ -150,9 +151,13 @@ class Collect:
     """Executed actions get this much noise; the recorded target stays the expert's choice."""
     wide_share: float = 0.0
     """Share of episodes that start beyond the task's own start states."""
+    coverage: bool = False
+    """Clean and noisy episodes, bursts of random actions and wide starts, drawn per episode, in place of the two above."""
     max_steps: int | None = None
-    from_traces: bool = False
-    """Replay the package's traces where there are any."""
+    traces: bool = False
+    """Write traces (seed, actions, proof: OUT/DOMAIN--NAME.parquet) instead of whole episodes."""
+    from_traces: tuple[Path, ...] | None = None
+    """Replay traces instead of running experts: of these files and folders, or the package's if none is named."""
 
     def run(self) -> None:
         _within("--noise", self.noise, 0)
@@ -160,17 +165,46 @@ class Collect:
         if self.max_steps is not None:
             _within("--max-steps", self.max_steps, 1)
         from gato.rollouts import Noise
-        from gato.rollouts.collect import collect
+        from gato.rollouts.collect import COVERAGE, COVERAGE_WIDE_SHARE, collect
         from gato.worlds import select
 
-        done = collect(
-            select(self.pattern), self.episodes, self.out, self.workers, self.policy, Noise(self.noise) if self.noise else None,
-            self.wide_share, self.max_steps, from_traces=self.from_traces,
-        )  # fmt: skip
+        if self.traces and self.from_traces is not None:
+            raise UsageError("traces are made by experts", fix="either --traces or --from-traces")
+        if not self.pattern and not self.from_traces:
+            raise UsageError("no task named", fix="gato collect PATTERN; gato tasks lists them")
+        pattern = self.pattern
+        if not pattern:
+            from gato.worlds.traces import find_files
+
+            pattern = ",".join(find_files(self.from_traces or ()))
+        noise: Any = Noise(self.noise) if self.noise else None
+        wide_share = self.wide_share
+        if self.coverage:
+            noise, wide_share = COVERAGE, COVERAGE_WIDE_SHARE
+        arguments = (
+            select(pattern),
+            self.episodes,
+            self.out,
+            self.workers,
+            self.policy,
+            noise,
+            wide_share,
+            self.max_steps,
+        )
+        if self.traces:
+            from gato.rollouts.tracing import collect_traces
+
+            done = collect_traces(*arguments)
+        else:
+            done = collect(
+                *arguments, from_traces=self.from_traces if self.from_traces else self.from_traces is not None
+            )
         for result in done:
             print(
                 f"{result.task}: {result.episodes:,} episodes (+{result.added:,}), {result.failed:,} dropped → {result.folder}"
             )
+            for reason, times in result.reasons.items():
+                print(f"    {times:,} times {reason}" if times > 1 else f"    {reason}")
 
 
 @dataclass

@@ -28,7 +28,16 @@ import numpy as np
 from gato.episodes import Episode
 from gato.episodes.manifest import MANIFEST
 from gato.episodes.store import Dataset, DatasetWriter, encode_chunk
-from gato.errors import ExpertError, GatoError, UnknownNameError, UsageError, WorldCrashError, nearest
+from gato.errors import (
+    DatasetCorruptError,
+    DatasetMissingError,
+    ExpertError,
+    GatoError,
+    UnknownNameError,
+    UsageError,
+    WorldCrashError,
+    nearest,
+)
 from gato.rollouts.loop import (
     CLEAN,
     BatchPolicy,
@@ -47,6 +56,10 @@ from gato.worlds.gym import load_expert
 MAX_CRASHES = 3  # seeds on which a world crashes again and again, before the task is given up
 MAX_FAILED_SHARE = 0.8  # of the first FAILED_TRIAL episodes and more: an expert that fails this often is broken
 FAILED_TRIAL = 50
+
+# Levels of disturbance that teach the way back; a quarter of the episodes is clean.
+COVERAGE = (CLEAN, Noise(0.1), Noise(0.25), Noise(0.05, burst=0.01, burst_steps=8))
+COVERAGE_WIDE_SHARE = 0.5
 
 
 @dataclass
@@ -84,7 +97,7 @@ def collect(
     max_steps: int | None = None,
     seconds: float | None = None,
     progress: bool = True,
-    from_traces: bool = False,
+    from_traces: bool | Sequence[Path | str] = False,
     deadline: float = 60.0,
 ) -> list[Collected]:
     """Top every task's dataset at out/<domain>/<name> up to `episodes`; a complete one costs nothing.
@@ -92,8 +105,9 @@ def collect(
     policy: "expert" (the task's own), "random", "module:function" or a function like `Task.make_expert`.
     noise: mixed into the executed actions; of several, each episode draws one (put CLEAN among them for clean ones).
     wide_share: the share of episodes that start wide. max_steps: cut recordings here. seconds: stop after this long,
-    over all tasks, keeping what is there. from_traces: replay the package's traces, where there are any, instead of
-    running the expert.
+    over all tasks, keeping what is there. from_traces: replay traces instead of running the expert: those of these
+    files and folders, or, if True, the package's where there are any. A trace that does not come true is dropped, and
+    counted and named among the reasons.
 
     Raises OutputExistsError (the folder holds another task, spec or policy, or somebody is writing there),
     WorldCrashError, ExpertError (an expert that nearly always fails), DiskFullError. What was finished stays.
@@ -103,7 +117,10 @@ def collect(
     source, make_policy = _policy(policy)
     levels = (CLEAN,) if noise is None else (noise,) if isinstance(noise, Noise) else tuple(noise)
     settings = functools.partial(_unit, levels=levels, wide_share=wide_share, max_steps=max_steps)
-    jobs = [_Job(task, dataset_folder(out, task.id), episodes, source, settings, from_traces) for task in tasks]
+    files = _trace_files(tasks, from_traces)
+    jobs = [
+        _Job(task, dataset_folder(out, task.id), episodes, source, settings, files.get(task.id, ())) for task in tasks
+    ]
     with contextlib.ExitStack() as stack:
         waiting = {job.task.id: stack.enter_context(job) for job in jobs if not job.is_complete()}
         if waiting:
@@ -135,12 +152,18 @@ class _Job:
     """One task being topped up: its writer, what is still to be played, what came of it. A context manager."""
 
     def __init__(
-        self, task: Task, folder: Path, episodes: int, source: str, settings: Callable[..., Unit], from_traces: bool
+        self,
+        task: Task,
+        folder: Path,
+        episodes: int,
+        source: str,
+        settings: Callable[..., Unit],
+        traces: tuple[str, ...],
     ):
         self.task, self.folder, self.wanted = task, folder, episodes
-        self.available = _num_traces(task.id) if from_traces else 0  # 0: the expert plays, without end
+        self.available = len(_traces(task.id, traces)) if traces else 0  # 0: the expert plays, without end
         self.source = source
-        self._settings = functools.partial(settings, task.id, traced=bool(self.available))
+        self._settings = functools.partial(settings, task.id, traces=traces)
         self._writer: DatasetWriter | None = None
         self._crashes = 0
         self.result = Collected(task.id, folder)
@@ -185,7 +208,7 @@ class _Job:
                 where = f"{self.task.id} seed {episode_seed(self.task.id, number)}"
                 raise WorldCrashError(f"{self._crashes} episodes crashed: {reason}", where=where, fix="mend the world")
         tried = result.added + result.failed
-        if tried >= FAILED_TRIAL and result.failed > MAX_FAILED_SHARE * tried:
+        if not self.available and tried >= FAILED_TRIAL and result.failed > MAX_FAILED_SHARE * tried:
             often = max(result.reasons, key=lambda reason: result.reasons[reason])
             raise ExpertError(
                 f"the expert failed in {result.failed} of {tried} episodes, mostly so: {often}",
@@ -195,7 +218,7 @@ class _Job:
 
     @property
     def done(self) -> bool:
-        return self.result.episodes >= self._target
+        return self.result.episodes >= self._target or self.result.episodes + self.result.failed >= self.available > 0
 
     def close(self) -> None:
         if self._writer is not None:
@@ -209,21 +232,27 @@ class _Job:
 
 @dataclass(frozen=True)
 class NumberedUnit(Unit):
-    """A unit with its place in the task's seeds. `traced`: replay the package's trace of that number."""
+    """A unit with its place in the task's seeds. `traces`: replay the trace of that number in these files."""
 
     number: int = 0
-    traced: bool = False
+    traces: tuple[str, ...] = ()
 
 
 def _unit(
-    task_id: str, number: int, *, levels: Sequence[Noise], wide_share: float, max_steps: int | None, traced: bool
+    task_id: str,
+    number: int,
+    *,
+    levels: Sequence[Noise],
+    wide_share: float,
+    max_steps: int | None,
+    traces: tuple[str, ...] = (),
 ) -> NumberedUnit:
     """Episode `number`: everything about it follows from its seed."""
     seed = episode_seed(task_id, number, "train")
     rng = np.random.default_rng([seed, 0x5E77])  # a stream of its own: the noise itself is drawn from the bare seed
     wide = bool(rng.random() < wide_share)
     noise = levels[int(rng.integers(len(levels)))]
-    return NumberedUnit(task_id, seed, noise, wide, max_steps, number, traced)
+    return NumberedUnit(task_id, seed, noise, wide, max_steps, number, traces)
 
 
 def _give_up(unit: Unit, error: GatoError) -> Chunk:
@@ -244,10 +273,19 @@ def _facts(task: Task, source: str) -> dict[str, Any]:
     }
 
 
-def _num_traces(task_id: str) -> int:
+def _trace_files(tasks: Sequence[Task], wanted: bool | Sequence[Path | str]) -> dict[str, tuple[str, ...]]:
+    """{task: files of its traces}. DatasetMissingError where files were named that hold none of the tasks."""
     from gato.worlds import traces
 
-    return len(traces.read_traces(task_id)) if traces.has_traces(task_id) else 0
+    if isinstance(wanted, bool):
+        return {t.id: (str(traces.trace_path(t.id)),) for t in tasks if traces.has_traces(t.id)} if wanted else {}
+    found = {task: tuple(map(str, files)) for task, files in traces.find_files(wanted).items()}
+    if absent := [task.id for task in tasks if task.id not in found]:
+        raise DatasetMissingError(
+            f"no traces of {', '.join(absent)}", where=", ".join(map(str, wanted)),
+            fix=f"these are there: {', '.join(sorted(found))}",
+        )  # fmt: skip
+    return found
 
 
 def _policy(policy: str | MakeExpert) -> tuple[str, Callable[[], BatchPolicy]]:
@@ -311,27 +349,29 @@ def play_chunk(make_policy: Callable[[], BatchPolicy], units: list[NumberedUnit]
     failed: dict[int, str] = {}
     for unit in units:
         try:
-            [episode] = [_replay(unit, beat)] if unit.traced else rollout([unit], [slot], policy)
+            [episode] = [_replay(unit, slot, beat)] if unit.traces else rollout([unit], [slot], policy)
             played.append((unit.number, episode))
         except ExpertError as error:
             failed[unit.number] = f"{error.code}: {error.what}"
+        except DatasetCorruptError as error:  # a trace that does not come true
+            failed[unit.number] = f"{error.code}: {error.what} [{error.where}]"
     numbers, episodes = [number for number, _ in played], [episode for _, episode in played]
     data = encode_chunk(find(units[0].task).spec, episodes, numbers, failed)
     return Chunk(data, numbers, sum(map(len, episodes)), failed)
 
 
-def _replay(unit: NumberedUnit, beat: Beat) -> Episode:
+def _replay(unit: NumberedUnit, slot: LocalSlot, beat: Beat) -> Episode:
     from gato.worlds import traces
 
     beat()
-    return traces.replay(unit.task, _traces(unit.task)[unit.number])
+    return traces.replay(unit.task, _traces(unit.task, unit.traces)[unit.number], slot.environment(unit.task))
 
 
 @functools.cache
-def _traces(task_id: str) -> list[Any]:
+def _traces(task_id: str, files: tuple[str, ...]) -> list[Any]:
     from gato.worlds import traces
 
-    return traces.read_traces(task_id)
+    return [trace for file in files for trace in traces.read_traces(task_id, Path(file))]
 
 
 # -- what the user sees -----------------------------------------------------------------------------------------------

@@ -96,10 +96,14 @@ class LocalSlot:
         self._result: Transition | None = None
         self.env: gymnasium.Env | None = None
 
+    def environment(self, task_id: str) -> gymnasium.Env:
+        """The environment of a task, made when first asked for."""
+        if task_id not in self._envs:
+            self._envs[task_id] = self._make(task_id)
+        return self._envs[task_id]
+
     def reset(self, unit: Unit) -> None:
-        if unit.task not in self._envs:
-            self._envs[unit.task] = self._make(unit.task)
-        self.env = self._envs[unit.task]
+        self.env = self.environment(unit.task)
         try:
             observation, info = self.env.reset(seed=unit.seed, options={"wide": True} if unit.wide else None)
         except GatoError:
@@ -193,6 +197,7 @@ class _Playing:
     executed: list = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     burst_left: int = 0
+    drawn: Any = None  # what the world drew for this episode, if its reset's info tells
 
     def disturb(self, action: Any) -> Any:
         """The action to execute: the policy's own, or noise in its place."""
@@ -248,8 +253,9 @@ def rollout(
             if unit.task not in known:
                 known[unit.task] = _action_space(task, slots[i])
             playing[i] = _Playing(
-                unit, task.spec, known[unit.task], np.random.default_rng(unit.seed), first.observation, first.info
-            )
+                unit, task.spec, known[unit.task], np.random.default_rng(unit.seed), first.observation, first.info,
+                drawn=first.info.get("drawn"),
+            )  # fmt: skip
             policy.begin(i, unit, slots[i])
 
     start(range(len(slots)))
@@ -301,6 +307,8 @@ def _finish(p: _Playing, source: str, last: Transition) -> Episode:
         info["noise"] = asdict(p.unit.noise)
     if p.unit.wide:
         info["wide"] = True
+    if p.drawn is not None:
+        info["drawn"] = p.drawn
     noisy = p.unit.noise and p.executed
     # Observations were checked and copied step by step; they are stacked as flat leaves.
     return stack_episode(p.unit.task, p.spec, p.observations, p.actions, p.rewards, p.executed if noisy else None, info)

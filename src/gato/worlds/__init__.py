@@ -35,10 +35,14 @@ import gymnasium
 from gato.episodes.spec import TaskSpec, task_spec
 from gato.errors import SimulatorMissingError, UnknownNameError, nearest
 
-DOMAINS = (
+DOMAINS = (  # files in this folder
     "babyai",
     "meta_world",
     "dm_control",
+    "dm_control_pixels",
+    "dm_control_random",
+    "dm_control_text",
+    "modular_rl",
     "sokoban",
     "atari",
     "classic_control",
@@ -47,7 +51,7 @@ DOMAINS = (
     "gym_robotics",
     "dm_lab",
     "dummy",
-)  # files in this folder
+)
 
 Policy = Callable[[Any, Mapping[str, Any]], Any]  # (observation, info) → action
 
@@ -126,10 +130,15 @@ class Task:
         record = _references(self.domain).get(self.id, {})
         return {k: Reference(**v) for k, v in record.items() if k in ("random", "expert")}
 
+    @property
+    def published(self) -> dict[str, Any] | None:
+        """{"score", "agent", "source"} of the best agent in the literature that we could read; None where none is known."""
+        return _references(f"{self.domain}.published").get(self.id)
+
 
 @functools.cache
-def _references(domain: str) -> dict[str, Any]:
-    file = resources.files("gato.worlds") / "references" / f"{domain}.json"
+def _references(name: str) -> dict[str, Any]:
+    file = resources.files("gato.worlds") / "references" / f"{name}.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 
 

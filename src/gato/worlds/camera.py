@@ -1,4 +1,5 @@
-"""Frames of a MuJoCo model without a screen: no shadows, reflections or antialiasing, which cost ten times the rest.
+"""Frames of a MuJoCo model without a screen: no shadows, reflections or antialiasing, which cost ten times the rest,
+unless asked for.
 
 The OpenGL context is made here and not by `mujoco.Renderer`, since that one settles on a library when mujoco is first
 imported, which may have happened anywhere, and for a machine with a screen.
@@ -19,15 +20,18 @@ NO_GL = "apt-get install -y libegl1 libgl1   (or MUJOCO_GL=osmesa with libosmesa
 
 class Camera:
     """One view of one model. `height` and `width` in pixels; `index` of the model's own cameras (the first if any).
+    `plain` leaves out shadows, reflections and antialiasing.
 
     Raises WorldError with the apt line where there is no OpenGL.
     """
 
-    def __init__(self, model: Any, height: int, width: int, index: int = 0, where: str = ""):
+    def __init__(self, model: Any, height: int, width: int, index: int = 0, where: str = "", plain: bool = True):
         import mujoco
 
         self._mujoco, self._model, self._viewport = mujoco, model, mujoco.MjrRect(0, 0, width, height)
-        model.vis.quality.offsamples = 0
+        if plain:
+            model.vis.quality.offsamples = 0
+            model.vis.quality.shadowsize = 0
         self._view = mujoco.MjvCamera()
         if model.ncam:
             self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
@@ -36,7 +40,7 @@ class Camera:
         self._option = mujoco.MjvOption()
         self._scene = mujoco.MjvScene(model, maxgeom=5000)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._scene.flags[flag] = 0
+            self._scene.flags[flag] = not plain
         try:
             self._gl = _gl_context(width, height)
             self._gl.make_current()

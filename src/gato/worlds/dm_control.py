@@ -23,7 +23,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gato.worlds import MakeExpert, Task, feedback, predictive
+from gato.worlds import MakeExpert, Task, feedback, mjcf, predictive
 from gato.worlds.camera import Camera
 from gato.worlds.saving import restore_physics, save_physics
 
@@ -66,6 +66,8 @@ FEEDBACK: dict[str, tuple[MakeExpert, str]] = {
     "cartpole-balance-sparse": BALANCE,
     "cartpole-swingup": BALANCE,
     "cartpole-swingup-sparse": BALANCE,
+    "lqr-lqr-2-1": (feedback.lqr, "linear-quadratic feedback"),
+    "lqr-lqr-6-2": (feedback.lqr, "linear-quadratic feedback"),
     "pendulum-swingup": (formula(feedback.pendulum), "energy shaping and a damped spring"),
     "point-mass-easy": (formula(feedback.point_mass), "a damped spring"),
     "point-mass-hard": (feedback.point_mass_mixed, "a damped spring that knows the gains"),
@@ -82,18 +84,25 @@ def tasks() -> list[Task]:
     return [_task(domain, task) for domain, names in SUITE.items() for task in names]
 
 
+def make_expert(name: str) -> tuple[MakeExpert | None, str]:
+    """The expert of a task (`cartpole-swingup`) and what it is called; None and nothing where there is none."""
+    if name in FEEDBACK:
+        return FEEDBACK[name]
+    return (predictive.EXPERTS[name], "predictive control") if name in predictive.EXPERTS else (None, "")
+
+
 def _task(domain: str, task: str) -> Task:
     name = task_name(domain, task)
-    make_expert, expert_name = FEEDBACK.get(name, (predictive.EXPERTS.get(name), "predictive control"))
+    expert, expert_name = make_expert(name)
     return Task(
         id=f"{DOMAIN}/{name}",
         make_env=functools.partial(DMControl, domain, task),
-        make_expert=make_expert,
+        make_expert=expert,
         score="return",
         requires=("dm_control", "mujoco"),
         extra="mujoco",
         max_steps=MAX_STEPS,
-        expert_name=expert_name if make_expert else "",
+        expert_name=expert_name,
         notes="actions bounded to [-1, 1], one fixed system, 1,000 steps" if domain == "lqr" else "",
         meta={"simulator_id": f"{domain}/{task}"},
     )
@@ -117,35 +126,40 @@ def import_suite() -> Any:
     return suite
 
 
+Vary = Callable[[Any, np.random.Generator], dict[str, float]]  # changes an MjSpec, says what it drew
+
+
 class DMControl(gymnasium.Env):
-    """One task. For planners: `physics` is dm_control's, `num_substeps` the physics steps in a control step.
+    """One task. For planners: `simulator` and `physics` are dm_control's, `num_substeps` the physics steps in a control step, and
+    `description` the model as text.
 
     `reset(options={"wide": True})` starts from positions and velocities well beyond the task's own start, in
-    the domains of `WIDE`.
+    the domains of `WIDE`. `vary` changes the physics at every reset; what it drew is in the reset's info as `drawn`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
 
-    def __init__(self, domain: str, task: str, *, render: bool = False):
+    def __init__(self, domain: str, task: str, *, render: bool = False, vary: Vary | None = None):
         suite = import_suite()
-        self._simulator = suite.load(domain, task, task_kwargs={"random": 0})
-        self._wide = WIDE.get(domain)
+        with mjcf.heard() as self.description:
+            self.simulator = suite.load(domain, task, task_kwargs={"random": 0})
+        self._wide, self._vary = WIDE.get(domain), vary
         self._steps = 0
-        self.physics = self._simulator.physics
+        self.physics = self.simulator.physics
         # quadruped-escape would make itself a GL context, to upload its terrain; our camera has its own.
         self.physics._make_rendering_contexts = lambda: None
-        self.num_substeps = round(self._simulator.control_timestep() / self.physics.timestep())
-        bounds = self._simulator.action_spec()
+        self.num_substeps = round(self.simulator.control_timestep() / self.physics.timestep())
+        bounds = self.simulator.action_spec()
         low, high = (np.broadcast_to(np.asarray(b, np.float32), bounds.shape) for b in (bounds.minimum, bounds.maximum))
         if domain == "lqr":  # ±1e10 in the suite, which no bins can hold
             low, high = -np.ones(bounds.shape, np.float32), np.ones(bounds.shape, np.float32)
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         with self.physics.reset_context():  # some observations exist only after an episode has begun
-            self._simulator.task.initialize_episode(self.physics)
+            self.simulator.task.initialize_episode(self.physics)
         self.observation_space = gymnasium.spaces.Dict(
             {
                 key: gymnasium.spaces.Box(-np.inf, np.inf, value.shape, np.float32)
-                for key, value in self._observe(self._simulator.task.get_observation(self.physics)).items()
+                for key, value in self._observe(self.simulator.task.get_observation(self.physics)).items()
             }
         )
         self.render_mode = "rgb_array" if render else None
@@ -154,35 +168,48 @@ class DMControl(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
         self._steps = 0
-        self._simulator.task.random.seed(int(self.np_random.integers(2**32)))
-        observation = self._simulator.reset().observation
+        info = {}
+        if self._vary is not None:
+            spec = self.description.spec()
+            info["drawn"] = self._vary(spec, self.np_random)
+            mjcf.pour(spec.compile(), into=self.physics.model.ptr)
+        self.simulator.task.random.seed(int(self.np_random.integers(2**32)))
+        observation = self.simulator.reset().observation
         if self._wide is not None and (options or {}).get("wide"):
             self._wide(self.physics, self.np_random)
             self.physics.after_reset()
-            observation = self._simulator.task.get_observation(self.physics)
+            observation = self.simulator.task.get_observation(self.physics)
         if self._camera is not None:
             self._camera.upload_terrain()
-        return self._observe(observation), {}
+        return self._observe(observation), info
 
     def step(self, action: Any) -> tuple[dict, float, bool, bool, dict]:
-        result = self._simulator.step(np.asarray(action, np.float64))
+        result = self.simulator.step(np.asarray(action, np.float64))
         self._steps += 1
         ended = result.last()
         terminated = ended and result.discount == 0.0
         truncated = not terminated and (ended or self._steps >= MAX_STEPS)
         return self._observe(result.observation), float(result.reward), terminated, truncated, {}
 
+    def observe(self) -> dict[str, np.ndarray]:
+        """The state now, for an expert of a task that shows something else."""
+        return self._observe(self.simulator.task.get_observation(self.physics))
+
+    def state_vector(self) -> np.ndarray:
+        """Positions, velocities and activations, what traces compare."""
+        return np.array(self.physics.get_state(), np.float64)
+
     def render(self) -> np.ndarray | None:
         """uint8 (120, 160, 3), from the model's first camera; None unless made with `render=True`."""
         return None if self._camera is None else self._camera.picture(self.physics.data.ptr)
 
     def save_state(self) -> Any:
-        simulator = self._simulator
+        simulator = self.simulator
         physics = save_physics(self.physics.model.ptr, self.physics.data.ptr)
         return physics, self._steps, simulator._step_count, simulator._reset_next_step
 
     def restore_state(self, state: Any) -> None:
-        physics, self._steps, self._simulator._step_count, self._simulator._reset_next_step = state
+        physics, self._steps, self.simulator._step_count, self.simulator._reset_next_step = state
         restore_physics(self.physics.model.ptr, self.physics.data.ptr, physics)
 
     def close(self) -> None:

@@ -102,3 +102,16 @@ def point_mass_mixed(env: Any, seed: int = 0) -> Policy:
         return (action / max(1.0, np.abs(action).max())).astype(np.float32)
 
     return policy
+
+
+def lqr(env: Any, seed: int = 0) -> Policy:
+    """The optimal gains of the suite's own solver, computed for this system; the actions are cut to [-1, 1]."""
+    from dm_control.suite import lqr_solver
+
+    _, gains, _ = lqr_solver.solve(env.simulator)
+
+    def policy(observation: Mapping[str, np.ndarray], info: Any = None) -> np.ndarray:
+        state = np.concatenate([observation["position"], observation["velocity"]])
+        return np.clip(gains @ state, -1.0, 1.0).astype(np.float32)
+
+    return policy

@@ -16,13 +16,16 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gato.errors import ExpertError
 from gato.worlds import MakeExpert
+from gato.worlds.mjcf import Probe, probed
+
+GRID = 512  # actions are multiples of its inverse: half a bin of the agent's tokens, and traces pack well
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,15 @@ class Future:
     velocity: np.ndarray  # (N, T, nv)
     sensors: np.ndarray  # (N, T, nsensordata)
     actions: np.ndarray  # (N, T, nu)
+    probes: Mapping[str, np.ndarray] = field(default_factory=dict)  # what was asked for, (N, T, 3 or 1) each
+    model: Any = None  # the planner's MjModel
+    diverged: np.ndarray = field(default_factory=lambda: np.zeros(1, bool))  # (N,) or (1,)
 
 
 Objective = Callable[[Future], np.ndarray]  # → reward (N, T)
+Disturb = Callable[
+    [np.random.Generator, tuple[int, int, int]], np.ndarray
+]  # (rng, (N, T, nu)) → that, of about unit size
 
 
 @dataclass(frozen=True)
@@ -51,17 +60,28 @@ class Planning:
     replan: int = 1  # control steps between two decisions
     rounds: int = 1  # refinements of the plan in one decision
     coarse: int = 1  # physics steps of the plan are this much longer than the environment's
+    probes: Mapping[str, Probe] = field(default_factory=dict)  # needs `env.description`
+    noise: Disturb | None = None  # what the disturbances look like, where not splines
 
 
 class PredictiveControl:
-    """A policy for one episode of an environment of `dm_control.py`. Same seed and states, same actions."""
+    """A policy for one episode. Same seed and states, same actions.
+
+    `env` has `physics.model.ptr` and `physics.data.ptr` (an MjModel and an MjData, read and never written),
+    `num_substeps` physics steps in a control step and a bounded `action_space`, one number an actuator; where the
+    planning has probes also `description`, whose `spec()` is the model as an MjSpec.
+    """
 
     def __init__(self, planning: Planning, env: Any, seed: int):
         import mujoco
         from mujoco import rollout
 
         self._planning, self._physics, self._substeps = planning, env.physics, env.num_substeps // planning.coarse
-        self._model = copy.copy(env.physics.model.ptr)
+        self._columns: dict[str, slice] = {}
+        if planning.probes:
+            self._model, self._columns = probed(env.description.spec(), planning.probes, like=env.physics.model.ptr)
+        else:
+            self._model = copy.copy(env.physics.model.ptr)
         self._model.opt.timestep *= planning.coarse
         self._data = mujoco.MjData(self._model)
         self._rollout = rollout.Rollout(nthread=0)
@@ -79,7 +99,7 @@ class PredictiveControl:
         if self._age % self._planning.replan == 0:
             for _ in range(self._planning.rounds):
                 self._improve()
-        action = self._plan[0].astype(np.float32)
+        action = (np.round(self._plan[0] * GRID) / GRID).astype(np.float32)
         self._plan = np.concatenate([self._plan[1:], self._plan[-1:]])
         self._age += 1
         return action
@@ -88,13 +108,17 @@ class PredictiveControl:
         """Move the plan to the weighted average of its disturbed copies."""
         p, half_range = self._planning, (self._high - self._low) / 2
         scale = np.resize(p.scales, p.samples)[:, None, None] * half_range
-        noise = self._rng.normal(size=(p.samples, p.knots, self._model.nu)) * scale
+        if p.noise is None:
+            noise = self._spline @ self._rng.normal(size=(p.samples, p.knots, self._model.nu))
+        else:
+            noise = p.noise(self._rng, (p.samples, p.horizon, self._model.nu))
         noise[0] = 0.0
-        candidates = np.clip(self._plan + self._spline @ noise, self._low, self._high)  # (N, T, nu)
-        scores = p.objective(self._imagine(candidates)).mean(axis=1)
+        candidates = np.clip(self._plan + noise * scale, self._low, self._high)  # (N, T, nu)
+        future = self._imagine(candidates)
+        scores = np.where(future.diverged, -np.inf, p.objective(future).mean(axis=1))
         if not np.isfinite(scores).any():
             raise ExpertError("every plan made the simulation diverge", where=f"step {self._age}")
-        scores = np.where(np.isfinite(scores), scores, np.nanmin(scores))
+        scores = np.where(np.isfinite(scores), scores, scores[np.isfinite(scores)].min())
         weights = np.exp((scores - scores.max()) / (p.temperature * scores.std() + 1e-9))
         self._plan = np.tensordot(weights / weights.sum(), candidates, axes=1)
 
@@ -108,7 +132,11 @@ class PredictiveControl:
             sensors[:, self._substeps - 1 :: self._substeps],
         )
         nq, nv = self._model.nq, self._model.nv  # a state is time, positions, velocities, activations
-        return Future(states[:, :, 1 : 1 + nq], states[:, :, 1 + nq : 1 + nq + nv], sensors, candidates)
+        probes = {name: sensors[:, :, columns] for name, columns in self._columns.items()}
+        position, velocity = states[:, :, 1 : 1 + nq], states[:, :, 1 + nq : 1 + nq + nv]
+        # MuJoCo begins again from its reference state, at time 0, where the numbers explode.
+        diverged = states[:, -1, 0] < self._state[0] + (controls.shape[1] - 0.5) * self._model.opt.timestep
+        return Future(position, velocity, sensors, candidates, probes, self._model, diverged)
 
 
 # -- the suite's rewards, on whole futures ----------------------------------------------------------------------------
@@ -151,13 +179,159 @@ def cheetah(future: Future) -> np.ndarray:
 
 def finger_spin(future: Future) -> np.ndarray:
     spin = -future.velocity[:, :, 2]  # rad/s; the reward is 1 from 15 on
-    return (spin >= 15.0) + 0.5 * ramp(spin, -5.0, 16.0)
+    return (spin >= 15.0) + 0.5 * ramp(spin, -5.0, 25.0)
 
+
+def finger_turn(radius: float, future: Future) -> np.ndarray:
+    distance = norm(future.probes["tip"] - future.probes["target"]) - radius
+    return (distance <= 0) + 0.5 * bell(distance, 0.3) - 0.3 * distance
+
+
+def acrobot(future: Future) -> np.ndarray:
+    """The bare reward: far from the target it is tiny, but what comes nearest at any time is by far the largest of all."""
+    return bell(norm(future.probes["tip"] - [0.0, 0.0, 4.0]) - 0.2, 1.0)
+
+
+def poles(future: Future) -> np.ndarray:
+    """Two or three poles on a cart, each angle told from the one below."""
+    cart, angles = future.position[:, :, 0], np.cumsum(future.position[:, :, 1:], axis=2)
+    upright = (1 + np.cos(angles)).mean(axis=2) / 2
+    still = bell(np.abs(future.velocity[:, :, 1:]), 5.0).min(axis=2)
+    return upright * (1 + bell(np.abs(cart), 2.0)) / 2 * (4 + (1 - future.actions[:, :, 0] ** 2)) / 5 * (1 + still) / 2
+
+
+def fish_upright(future: Future) -> np.ndarray:
+    return bell(1.0 - future.probes["up"][:, :, 2], 1.0)
+
+
+def fish_swim(future: Future) -> np.ndarray:
+    """The radii of mouth and target add up to 0.05 m. A slope towards facing the target, and towards it."""
+    probes = future.probes
+    distance = norm(probes["mouth"] - probes["target"])
+    upright = (1 + probes["up"][:, :, 2]) / 2
+    ahead, there = probes["mouth"] - probes["torso"], probes["target"] - probes["torso"]
+    facing = (ahead * there).sum(axis=2) / (norm(ahead) * norm(there) + 1e-9)
+    return (7 * bell(distance - 0.05, 0.1) + upright) / 8 - 3 * distance + 0.2 * facing * ramp(distance, 0.0, 0.2)
+
+
+def swimmer(future: Future) -> np.ndarray:
+    """The target's radius is 0.1 m; the reward has a long tail."""
+    distance = norm((future.probes["nose"] - future.probes["target"])[:, :, :2])
+    return 1 / (1 + (3 * np.maximum(distance - 0.1, 0.0) / 0.5) ** 2) - 0.5 * distance
+
+
+def hopper(speed: float, future: Future) -> np.ndarray:
+    """`speed` 0 stands, 2 hops."""
+    height = future.probes["torso"][:, :, 2] - future.probes["foot"][:, :, 2]
+    standing = ((height >= 0.6) & (height <= 2.0)) * 1.0
+    slope = 0.3 * ramp(height, 0.0, 0.7) + 0.1 * np.cos(future.position[:, :, 2])
+    if speed == 0:
+        return standing * (4 + (1 - future.actions**2).mean(axis=2)) / 5 + slope
+    return standing * (0.1 + ramp(future.probes["velocity"][:, :, 0], 0.0, speed)) + slope
+
+
+def humanoid(speed: float, future: Future) -> np.ndarray:
+    """`speed` 0 stands, 1 walks, 10 runs."""
+    head, up = future.probes["head"][:, :, 2], future.probes["up"][:, :, 2]
+    stand = bell(1.4 - head, 0.35) * ramp(up, -1.0, 0.9)
+    slope = 0.2 * ramp(head, 0.0, 1.4) + 0.1 * up
+    velocity = future.probes["velocity"][:, :, :2]
+    calm = (4 + (1 - np.minimum(future.actions**2, 1.0)).mean(axis=2)) / 5
+    if speed == 0:
+        return calm * stand * bell(np.abs(velocity), 2.0).mean(axis=2) + slope
+    return calm * stand * (5 * ramp(norm(velocity), 0.0, speed) + 1) / 6 + slope
+
+
+def quadruped(speed: float, future: Future) -> np.ndarray:
+    """`speed` 0.5 walks, 5 runs, in metres a second along the torso."""
+    upright = (1 + future.probes["up"][:, :, 2]) / 2
+    forward = future.probes["velocity"][:, :, 0]
+    return upright * (1 + ramp(forward, -speed, speed)) / 2
+
+
+def waves(
+    seconds: float, rng: np.random.Generator, shape: tuple[int, int, int], chain: bool = True, fastest: float = 3.0
+) -> np.ndarray:
+    """Disturbances that swing, and lean to a side. `seconds` a control step; `fastest` in Hz.
+
+    In a chain of joints the swing travels along it, mostly from the first to the last; else each joint has its own phase.
+    """
+    samples, steps, joints = shape
+    frequency = np.exp(rng.uniform(np.log(0.4), np.log(fastest), (samples, 1, 1)))
+    phase = rng.uniform(0, 2 * np.pi, (samples, 1, 1 if chain else joints))
+    if chain:
+        lag = rng.uniform(0.5, 2.0, (samples, 1, 1)) * 2 * np.pi / (joints + 1)
+        phase = phase - np.arange(joints) * lag * rng.choice([-1, 1], (samples, 1, 1), p=[0.2, 0.8])
+    swing = np.sin(2 * np.pi * frequency * np.arange(steps)[:, None] * seconds + phase)
+    lean = rng.normal(0.0, 0.3, (samples, 1, 1 if chain else joints)) + rng.normal(0.0, 0.1, (samples, 1, joints))
+    return swing * rng.normal(1.0, 0.3, (samples, 1, 1 if chain else joints)) + lean
+
+
+def norm(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt((vectors**2).sum(axis=-1))
+
+
+TIP = {"tip": Probe("framepos", "site tip"), "target": Probe("framepos", "site target")}
+FISH = {
+    "up": Probe("framezaxis", "xbody torso"),
+    "torso": Probe("framepos", "xbody torso"),
+    "mouth": Probe("framepos", "geom mouth"),
+    "target": Probe("framepos", "geom target"),
+}
+SWIMMER = {"nose": Probe("framepos", "geom nose"), "target": Probe("framepos", "geom target")}
+HOPPER = {
+    "torso": Probe("framepos", "body torso"),
+    "foot": Probe("framepos", "body foot"),
+    "velocity": Probe("subtreelinvel", "body torso"),
+}
+HUMANOID = {
+    "head": Probe("framepos", "xbody head"),
+    "up": Probe("framezaxis", "xbody torso"),
+    "velocity": Probe("subtreelinvel", "body torso"),
+}
+QUADRUPED = {"up": Probe("framezaxis", "xbody torso"), "velocity": Probe("velocimeter", "site torso")}
+
+ACROBOT = Planning(acrobot, horizon=220, knots=18, samples=48, replan=2, temperature=0.01, probes={"tip": TIP["tip"]})
+RUN = Planning(functools.partial(humanoid, 10.0), horizon=30, knots=6, samples=48, temperature=0.02, probes=HUMANOID)
+SWIM = Planning(
+    swimmer, horizon=40, knots=12, samples=48, replan=2, temperature=0.02, coarse=5, probes=SWIMMER,
+    noise=functools.partial(waves, 0.03),
+)  # fmt: skip
 
 PLANNING: dict[str, Planning] = {
+    "acrobot-swingup": ACROBOT,
+    "acrobot-swingup-sparse": ACROBOT,
+    "cartpole-two-poles": Planning(poles, horizon=80, knots=16, samples=64, replan=2),
+    "cartpole-three-poles": Planning(poles, horizon=80, knots=16, samples=64, replan=2),
+    "finger-turn-easy": Planning(functools.partial(finger_turn, 0.07), horizon=30, knots=10, samples=64, probes=TIP),
+    "finger-turn-hard": Planning(functools.partial(finger_turn, 0.03), horizon=30, knots=10, samples=64, probes=TIP),
+    "fish-upright": Planning(fish_upright, horizon=16, knots=8, samples=24, replan=2, probes=FISH),
+    "fish-swim": Planning(fish_swim, horizon=30, knots=10, samples=40, replan=2, temperature=0.02, probes=FISH),
+    "swimmer-swimmer6": SWIM,
+    "swimmer-swimmer15": SWIM,
+    "hopper-stand": Planning(
+        functools.partial(hopper, 0.0), horizon=50, knots=8, samples=48, rounds=2, replan=2, probes=HOPPER
+    ),
+    "hopper-hop": Planning(
+        functools.partial(hopper, 2.0), horizon=60, knots=10, samples=64, rounds=2, replan=2, probes=HOPPER
+    ),
+    "humanoid-stand": Planning(
+        functools.partial(humanoid, 0.0), horizon=30, knots=6, samples=48, temperature=0.02, probes=HUMANOID
+    ),
+    "humanoid-walk": Planning(
+        functools.partial(humanoid, 1.0), horizon=30, knots=6, samples=48, temperature=0.02, probes=HUMANOID
+    ),
+    "humanoid-run": RUN,
+    "humanoid-run-pure-state": RUN,
+    "quadruped-walk": Planning(
+        functools.partial(quadruped, 0.5), horizon=30, knots=6, samples=32, replan=2, probes=QUADRUPED
+    ),
+    "quadruped-run": Planning(
+        functools.partial(quadruped, 5.0), horizon=30, knots=6, samples=32, replan=2, probes=QUADRUPED
+    ),
     "ball-in-cup-catch": Planning(ball_in_cup, horizon=50, knots=6, samples=32, replan=2, coarse=2),
-    "cheetah-run": Planning(cheetah, horizon=40, knots=8, samples=96),
-    "finger-spin": Planning(finger_spin, horizon=30, knots=30, samples=128),
+    "cheetah-run": Planning(cheetah, horizon=40, knots=8, samples=48, rounds=2),
+    "finger-spin": Planning(finger_spin, horizon=30, knots=30, samples=64, rounds=2),
     "walker-run": Planning(functools.partial(walker, 8.0), horizon=24, knots=6, samples=48, coarse=2),
     "walker-stand": Planning(
         functools.partial(walker, 0.0), horizon=24, knots=6, samples=48, temperature=0.02, replan=2, coarse=2

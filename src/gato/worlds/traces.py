@@ -5,9 +5,17 @@
 
 One Parquet file per task, one row per episode, page checksums on. Actions and rewards are packed little-endian arrays,
 steps first; an action is its leaves one after another in the order of the spec (small discrete values as uint8, index
-minus minimum). `actions` are the expert's choices, `executed` what was done where noise was mixed in. Replaying plays
-the executed actions again and compares: rewards always; and for a world that offers `state_bytes()` (an emulator, the
-same to the bit everywhere) the final state and every frame too. A trace that does not come true is a TraceError.
+minus minimum). `actions` are the expert's choices, `executed` what was done where noise was mixed in.
+
+Replaying plays the executed actions again and compares. What a trace is held to depends on the world:
+
+* `state_bytes()` (an emulator, the same to the bit everywhere): every reward, the final state and every frame;
+* `state_vector()` (physics, the same to the bit on one kind of processor): every reward and the final state; where these
+  differ, the first of a few stored states tells a wrong trace from drift, and a drifted one still counts if all stored
+  states and the return come out within a tolerance;
+* neither: the rewards, within a tolerance.
+
+A trace that does not come true is a TraceError, whose `kind` is "corrupt" or "drifted".
 """
 
 from __future__ import annotations
@@ -18,10 +26,10 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -33,14 +41,19 @@ from gato.episodes.spec import Spec, Specs, TaskSpec
 from gato.errors import DatasetCorruptError, DatasetMissingError
 from gato.worlds import Task, find
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no stored states; it is read as well
+STORED_STATES = 5
+STATE_TOLERANCE = 1e-2  # of a stored state, relative to 1 plus its size: small beside what a policy would correct
+FIRST_TOLERANCE = 1e-5  # of the first stored state, a few steps after the start, where no drift can have grown
+RETURN_TOLERANCE = 1e-2  # of the return
 Leaves = dict[str, np.ndarray]
 
 
 class TraceError(DatasetCorruptError):
-    """A trace file that is damaged, or a trace that does not come true on this simulator."""
+    """A trace file that is damaged ("corrupt"), or a trace that does not come true here ("corrupt" or "drifted")."""
 
     code = "trace"
+    kind: Literal["corrupt", "drifted"] = "corrupt"
 
 
 @runtime_checkable
@@ -50,12 +63,20 @@ class Exact(Protocol):
     def state_bytes(self) -> bytes: ...
 
 
+@runtime_checkable
+class Physical(Protocol):
+    """A world whose states are numbers, the same to the bit on one kind of processor: float64 (n,)."""
+
+    def state_vector(self) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Trace:
     """One episode without its observations. Leaves have time first; `rewards` is float32 (T,).
 
-    `state` and `frames` are SHA-256 sums of the final state and of all images, or empty for a world that is not exact.
-    `facts` is the episode's `info`: source, noise, wide, terminated, success.
+    `state` and `frames` are SHA-256 sums of the final state and of all images, or empty where a world promises none.
+    `states` are those after the steps `state_steps`, float32 (K, n), of a physical world. `facts` is the episode's
+    `info`: source, noise, wide, what was drawn, terminated, success. `seconds` it took to make, of one core.
     """
 
     seed: int
@@ -66,6 +87,9 @@ class Trace:
     frames: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    state_steps: tuple[int, ...] = ()
+    states: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    seconds: float = 0.0
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -78,25 +102,39 @@ class Trace:
 # -- recording and replaying ------------------------------------------------------------------------------------------
 
 
-def record(episode: Episode, env: gymnasium.Env) -> Trace:
-    """The trace of an episode that has just ended in `env` (its final state is read, so before the next reset)."""
-    exact = isinstance(env.unwrapped, Exact)
-    return Trace(
+def record(episode: Episode, env: gymnasium.Env, seconds: float = 0.0) -> Trace:
+    """The trace of an episode that has just ended in `env` (its final state is read, so before the next reset).
+
+    In a physical world the episode is played again at once, for the states on the way and to prove the trace.
+    """
+    world = env.unwrapped
+    trace = Trace(
         seed=int(episode.info["seed"]),
         actions=episode.actions,
         executed=episode.executed,
         rewards=episode.rewards,
-        state=_sha(env.unwrapped.state_bytes()) if exact else "",  # type: ignore[attr-defined]
-        frames=_frames_sum(episode, find(episode.task).spec) if exact else "",
+        state=_sum_of_state(world),
+        frames=_frames_sum(episode, find(episode.task).spec) if isinstance(world, Exact) else "",
         facts={k: v for k, v in episode.info.items() if k != "seed"},
         versions=installed_versions(find(episode.task)),
+        seconds=seconds,
     )
+    if not isinstance(world, Physical):
+        return trace
+    last = len(trace) - 1
+    steps = sorted({min(8, last), *(last * (k + 1) // (STORED_STATES - 1) for k in range(STORED_STATES - 1))})
+    trace = replace(trace, state_steps=tuple(steps))
+    played = _play(find(episode.task), trace, env)
+    trace = replace(trace, states=np.stack(played.states).astype(np.float32))
+    _prove(find(episode.task), trace, played)
+    return trace
 
 
 def replay(task_id: str, trace: Trace, env: gymnasium.Env | None = None) -> Episode:
     """The full episode of a trace, played again. Raises TraceError if it does not come true, naming the step.
 
-    `env` is an environment of the task to play it in; one is made and closed if absent.
+    `env` is an environment of the task to play it in; one is made and closed if absent. The episode's info says
+    `replay: close` where it came true within the tolerances only.
     """
     task = find(task_id)
     if env is None:
@@ -105,24 +143,8 @@ def replay(task_id: str, trace: Trace, env: gymnasium.Env | None = None) -> Epis
             return replay(task_id, trace, env)
         finally:
             env.close()
-    played = trace.actions if trace.executed is None else trace.executed
-    if set(played) != set(task.spec.action):
-        raise _untrue(task, trace, f"actions {sorted(played)}, the task takes {list(task.spec.action)}")
-    observation, _ = env.reset(seed=trace.seed, options={"wide": True} if trace.facts.get("wide") else None)
-    observations, rewards = [], np.zeros(len(trace), np.float32)
-    for t in range(len(trace)):
-        observations.append(observation)
-        action = unflatten({path: values[t] for path, values in played.items()}, env.action_space, "action")
-        observation, rewards[t], terminated, truncated, _ = env.step(action)
-        if (terminated or truncated) and t + 1 < len(trace):
-            raise _untrue(task, trace, f"the episode ended at step {t}, recorded were {len(trace)}")
-    exact = isinstance(env.unwrapped, Exact) and bool(trace.state)
-    wrong = rewards != trace.rewards if exact else ~np.isclose(rewards, trace.rewards, rtol=1e-3, atol=1e-3)
-    if wrong.any():
-        t = int(np.argmax(wrong))
-        raise _untrue(task, trace, f"reward {rewards[t]:.6g} at step {t}, recorded was {trace.rewards[t]:.6g}")
-    if exact and _sha(env.unwrapped.state_bytes()) != trace.state:  # type: ignore[attr-defined]
-        raise _untrue(task, trace, "the final state differs")
+    played = _play(task, trace, env)
+    exact = _prove(task, trace, played)
 
     def nested(leaves: Leaves) -> list[Any]:
         steps = range(len(trace))
@@ -131,25 +153,96 @@ def replay(task_id: str, trace: Trace, env: gymnasium.Env | None = None) -> Epis
     episode = stack_episode(
         task_id,
         task.spec,
-        observations,
+        played.observations,
         nested(trace.actions),
-        trace.rewards.tolist(),
+        (trace.rewards if exact else played.rewards).tolist(),
         None if trace.executed is None else nested(trace.executed),
-        {"seed": trace.seed, **trace.facts},
+        {"seed": trace.seed, **trace.facts} | ({} if exact else {"replay": "close"}),
     )
-    if exact and trace.frames and _frames_sum(episode, task.spec) != trace.frames:
+    if trace.frames and isinstance(env.unwrapped, Exact) and _frames_sum(episode, task.spec) != trace.frames:
         raise _untrue(task, trace, "the frames differ")
     return episode
 
 
-def _untrue(task: Task, trace: Trace, what: str) -> TraceError:
+@dataclass
+class _Played:
+    """What came of a trace's actions."""
+
+    observations: list[Any]
+    rewards: np.ndarray
+    states: list[np.ndarray]  # at the trace's `state_steps`, of a physical world
+    state: str  # sum of the final one
+
+
+def _play(task: Task, trace: Trace, env: gymnasium.Env) -> _Played:
+    actions = trace.actions if trace.executed is None else trace.executed
+    if set(actions) != set(task.spec.action):
+        raise _untrue(task, trace, f"actions {sorted(actions)}, the task takes {list(task.spec.action)}")
+    world = env.unwrapped
+    observation, _ = env.reset(seed=trace.seed, options={"wide": True} if trace.facts.get("wide") else None)
+    played = _Played([], np.zeros(len(trace), np.float32), [], "")
+    for t in range(len(trace)):
+        played.observations.append(observation)
+        action = unflatten({path: values[t] for path, values in actions.items()}, env.action_space, "action")
+        observation, played.rewards[t], terminated, truncated, _ = env.step(action)
+        if (terminated or truncated) and t + 1 < len(trace):
+            raise _untrue(task, trace, f"the episode ended at step {t}, recorded were {len(trace)}")
+        if t in trace.state_steps and isinstance(world, Physical):
+            played.states.append(np.array(world.state_vector(), np.float64))
+    played.state = _sum_of_state(world)
+    return played
+
+
+def _prove(task: Task, trace: Trace, played: _Played) -> bool:
+    """Whether the trace came true to the bit; False if within the tolerances (or if nothing more is promised)."""
+    wrong = played.rewards != trace.rewards
+    if trace.state and not wrong.any() and played.state == trace.state:
+        return True
+    if len(trace.states):
+        _prove_close(task, trace, played)
+        return False
+    if not trace.state:
+        wrong = ~np.isclose(played.rewards, trace.rewards, rtol=1e-3, atol=1e-3)
+    if wrong.any():
+        t = int(np.argmax(wrong))
+        raise _untrue(task, trace, f"reward {played.rewards[t]:.6g} at step {t}, recorded was {trace.rewards[t]:.6g}")
+    if trace.state:
+        raise _untrue(task, trace, "the final state differs")
+    return True
+
+
+def _prove_close(task: Task, trace: Trace, played: _Played) -> None:
+    """Raise where stored states or the return are beyond their tolerances, saying whether that is drift."""
+    off = [
+        float(np.max(np.abs(here - then) / (1 + np.abs(then)))) if here.shape == then.shape else np.inf
+        for here, then in zip(played.states, trace.states, strict=True)
+    ]
+    if not off[0] <= FIRST_TOLERANCE:
+        raise _untrue(task, trace, f"after step {trace.state_steps[0]} the state is off by {off[0]:.2g}")
+    for step, error in zip(trace.state_steps, off, strict=True):
+        if not error <= STATE_TOLERANCE:
+            raise _untrue(task, trace, f"it drifted: after step {step} the state is off by {error:.2g}", drifted=True)
+    here, then = float(np.sum(played.rewards, dtype=np.float64)), trace.total_return
+    if not abs(here - then) <= RETURN_TOLERANCE * max(1.0, abs(then)):
+        raise _untrue(task, trace, f"the return is {here:.6g}, recorded was {then:.6g}")
+
+
+def _sum_of_state(world: Any) -> str:
+    if isinstance(world, Exact):
+        return _sha(world.state_bytes())
+    return _sha(np.array(world.state_vector(), "<f8").tobytes()) if isinstance(world, Physical) else ""
+
+
+def _untrue(task: Task, trace: Trace, what: str, drifted: bool = False) -> TraceError:
     recorded, here = dict(trace.versions), installed_versions(task)
     versions = "" if recorded == here else f" (recorded with {recorded}, here are {here})"
-    return TraceError(
+    error = TraceError(
         f"a trace did not come true: {what}{versions}",
         where=f"{task.id} seed {trace.seed}",
-        fix=task.pip_line or "collect the episode anew with the task's expert",
+        fix="collect the episode anew with the task's expert" if drifted or not versions else task.pip_line,
     )
+    error.kind = "drifted" if drifted else "corrupt"
+    return error
 
 
 def _frames_sum(episode: Episode, spec: TaskSpec) -> str:
@@ -187,8 +280,11 @@ def has_traces(task_id: str) -> bool:
     return trace_path(task_id).is_file()
 
 
-def write_traces(path: Path, task_id: str, traces: Iterable[Trace]) -> None:
-    """All traces of one task into one file, in place of what was there (written beside it, then renamed)."""
+def write_traces(path: Path, task_id: str, traces: Iterable[Trace], failed: Mapping[int, str] | None = None) -> None:
+    """All traces of one task into one file, in place of what was there (written beside it, then renamed).
+
+    `failed` episodes, by number with the reason, are noted, so that topping up does not try them again.
+    """
     spec = find(task_id).spec
     rows = [
         {
@@ -202,6 +298,9 @@ def write_traces(path: Path, task_id: str, traces: Iterable[Trace]) -> None:
             "frames": t.frames,
             "facts": json.dumps(dict(t.facts), sort_keys=True),
             "versions": json.dumps(dict(t.versions), sort_keys=True),
+            "state_steps": list(t.state_steps),
+            "states": t.states.astype("<f4").tobytes(),
+            "seconds": t.seconds,
         }
         for t in traces
     ]
@@ -209,12 +308,19 @@ def write_traces(path: Path, task_id: str, traces: Iterable[Trace]) -> None:
         "format_version": str(FORMAT_VERSION),
         "task": task_id,
         "action_spec": json.dumps({p: s.to_json() for p, s in spec.action.items()}),
+        "failed": json.dumps(dict(failed or {})),
     }
     table = pa.Table.from_pylist(rows, _SCHEMA).replace_schema_metadata(facts)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".partial")
     pq.write_table(
-        table, beside, compression="zstd", compression_level=19, write_page_checksum=True, use_dictionary=False
+        table,
+        beside,
+        compression="zstd",
+        compression_level=19,
+        write_page_checksum=True,
+        use_dictionary=False,
+        write_statistics=False,
     )
     with open(beside, "rb") as file:
         os.fsync(file.fileno())
@@ -225,6 +331,7 @@ _SCHEMA = pa.schema(
     {"seed": pa.int64(), "steps": pa.int32(), "return": pa.float64()}
     | {name: pa.binary() for name in ("actions", "executed", "rewards")}
     | {name: pa.string() for name in ("state", "frames", "facts", "versions")}
+    | {"state_steps": pa.list_(pa.int32()), "states": pa.binary(), "seconds": pa.float64()}
 )
 
 
@@ -269,12 +376,54 @@ def _read_row(row: Mapping[str, Any], spec: Specs) -> Trace:
         row["frames"],
         json.loads(row["facts"]),
         json.loads(row["versions"]),
+        tuple(row.get("state_steps") or ()),
+        _stored_states(row),
+        row.get("seconds", 0.0),
     )
     if len(trace) != steps or trace.total_return != row["return"]:
         raise ValueError(
             f"seed {row['seed']}: {len(trace)} rewards adding to {trace.total_return}, expected {steps} and {row['return']}"
         )
     return trace
+
+
+def _stored_states(row: Mapping[str, Any]) -> np.ndarray:
+    steps = row.get("state_steps") or []
+    flat = np.frombuffer(row.get("states") or b"", "<f4").astype(np.float32)
+    return flat.reshape(len(steps), -1) if steps else flat.reshape(0, 0)
+
+
+def task_of(path: Path) -> str:
+    """The task whose traces a file holds. Raises TraceError for a file that is none of ours."""
+    return _facts_of(path)["task"]
+
+
+def failed_in(path: Path) -> dict[int, str]:
+    """Numbers of the episodes that could not be traced, with the reasons."""
+    return {int(number): reason for number, reason in json.loads(_facts_of(path).get("failed", "{}")).items()}
+
+
+def _facts_of(path: Path) -> dict[str, str]:
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        facts = {k.decode(): v.decode() for k, v in metadata.items()}
+        return facts | {"task": facts["task"]}
+    except FileNotFoundError as error:
+        raise DatasetMissingError("no trace file", where=str(path), fix="gato collect PATTERN --traces") from error
+    except Exception as error:  # damaged bytes surface as many kinds of error
+        raise TraceError(f"not a file of traces: {type(error).__name__}: {error}", where=str(path)) from error
+
+
+def find_files(paths: Iterable[Path | str]) -> dict[str, list[Path]]:
+    """{task: its trace files} of files and of all that lie in folders. DatasetMissingError where there are none."""
+    found: dict[str, list[Path]] = {}
+    for path in map(Path, paths):
+        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        if not files:
+            raise DatasetMissingError("no trace files", where=str(path), fix="gato collect PATTERN --traces")
+        for file in files:
+            found.setdefault(task_of(file), []).append(file)
+    return found
 
 
 def _stored_type(spec: Spec) -> np.dtype:

@@ -1,0 +1,162 @@
+"""Traces of physical worlds: to the bit here, within tolerances elsewhere, and collected both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("dm_control")
+
+from gato.cli import main
+from gato.episodes.store import Dataset
+from gato.errors import DatasetMissingError
+from gato.rollouts import ExpertPolicy, LocalSlot, Noise, Unit, rollout
+from gato.rollouts.collect import COVERAGE, collect, dataset_folder
+from gato.rollouts.tracing import collect_traces
+from gato.worlds import find
+from gato.worlds.traces import (
+    TraceError,
+    failed_in,
+    find_files,
+    read_traces,
+    record,
+    replay,
+    task_of,
+    trace_path,
+    write_traces,
+)  # fmt: skip
+
+TASK = "dm-control-suite-random-small/pendulum-swingup"
+
+
+@pytest.fixture(scope="module")
+def made():
+    slot = LocalSlot()
+    unit = Unit(TASK, 11, noise=Noise(0.1, burst=0.05, burst_steps=4), wide=True, max_steps=120)
+    (episode,) = rollout([unit], [slot], ExpertPolicy())
+    return episode, record(episode, slot.env, seconds=1.5)
+
+
+def test_there_and_back(tmp_path, made):
+    """The whole episode with what was drawn, noise and all, from a file."""
+    episode, trace = made
+    write_traces(tmp_path / "t.parquet", TASK, [trace], {3: "gave up"})
+    (read,) = read_traces(TASK, tmp_path / "t.parquet")
+    assert read.seconds == 1.5 and read.state == trace.state != "" and read.state_steps == trace.state_steps
+    np.testing.assert_array_equal(read.states, trace.states)
+    assert len(read.state_steps) == 5 and read.state_steps[-1] == 119
+    again = replay(TASK, read)
+    assert again.info == episode.info and again.info["drawn"] and again.info["noise"]["burst"] == 0.05
+    for side in ("observations", "actions", "executed"):
+        for path, values in getattr(episode, side).items():
+            np.testing.assert_array_equal(getattr(again, side)[path], values)
+    assert failed_in(tmp_path / "t.parquet") == {3: "gave up"} and task_of(tmp_path / "t.parquet") == TASK
+
+
+def change(trace, **changes):
+    return dataclasses.replace(trace, **changes)
+
+
+def test_small_differences_are_close_and_said_so(made):
+    """As on another processor: the last bits of state and rewards differ."""
+    _, trace = made
+    drifted = change(
+        trace, state="0" * 64, states=trace.states * (1 + 1e-6), rewards=trace.rewards * np.float32(1.0001)
+    )
+    assert replay(TASK, drifted).info["replay"] == "close"
+    assert "replay" not in replay(TASK, trace).info
+
+
+def test_drift_and_corruption_are_told_apart(made):
+    _, trace = made
+    late = trace.states.copy()
+    late[-1] += 0.5
+    with pytest.raises(TraceError, match="it drifted: after step 119") as drifted:
+        replay(TASK, change(trace, state="0" * 64, states=late))
+    assert drifted.value.kind == "drifted"
+    executed = {"action": -trace.executed["action"]}
+    for changes in ({"seed": 12}, {"executed": executed}, {"rewards": trace.rewards + 1, "state": "0" * 64}):
+        with pytest.raises(TraceError) as corrupt:
+            replay(TASK, change(trace, **changes))
+        assert corrupt.value.kind == "corrupt" and TASK in corrupt.value.where
+
+
+def test_collecting_traces_tops_up_and_equals_collecting_episodes(tmp_path):
+    """The same numbers are the same episodes, whether recorded whole or traced and replayed."""
+    task = find("dm-control-suite/pendulum-swingup")
+    settings = {"noise": COVERAGE, "wide_share": 0.5, "max_steps": 60}
+    (first,) = collect_traces([task], 2, tmp_path / "traces", 0, **settings)
+    (second,) = collect_traces([task], 4, tmp_path / "traces", 0, **settings)
+    assert (first.added, second.held, second.added, second.failed) == (2, 2, 2, 0)
+    collect([task], 4, tmp_path / "whole", 0, progress=False, **settings)
+    collect([task], 9, tmp_path / "replayed", 0, progress=False, from_traces=[tmp_path / "traces"])
+    whole, replayed = (Dataset(dataset_folder(tmp_path / name, task.id)) for name in ("whole", "replayed"))
+    assert len(whole) == len(replayed) == 4
+    for a, b in zip(whole, replayed, strict=True):
+        assert a.info == b.info
+        np.testing.assert_array_equal(a.rewards, b.rewards)
+        for path in a.observations:
+            np.testing.assert_array_equal(a.observations[path], b.observations[path])
+
+
+def test_an_untrue_trace_is_dropped_counted_and_named(tmp_path, made):
+    _, trace = made
+    write_traces(trace_path(TASK, tmp_path), TASK, [trace, change(trace, seed=99), trace])
+    (result,) = collect([find(TASK)], 5, tmp_path / "out", 0, progress=False, from_traces=[tmp_path])
+    assert (result.added, result.failed) == (2, 1)
+    (reason,) = result.reasons
+    assert "seed 99" in reason and "did not come true" in reason
+
+
+def test_an_expert_that_gives_up_is_noted_and_replaced(tmp_path):
+    task = find("dm-control-suite/pendulum-swingup")
+    (result,) = collect_traces([task], 2, tmp_path, 0, policy=gives_up_at_first, max_steps=5)
+    assert (result.added, result.failed) == (2, 1)
+    assert list(failed_in(trace_path(task.id, tmp_path))) == [0]
+
+
+def gives_up_at_first(env, seed):
+    from gato.errors import ExpertError
+    from gato.rollouts import episode_seed
+
+    if seed == episode_seed("dm-control-suite/pendulum-swingup", 0):
+        raise ExpertError("not this one")
+    return lambda observation, info: env.action_space.low
+
+
+def test_by_the_command_line(tmp_path, capsys):
+    traces, data = str(tmp_path / "traces"), str(tmp_path / "data")
+    task = "dm-control-suite/reacher-easy"
+    for words in (
+        [task, "--episodes", "2", "--traces", "--out", traces, "--workers", "0", "--coverage", "--max-steps", "40"],
+        ["--from-traces", traces, "--episodes", "2", "--out", data, "--workers", "0"],
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(["collect", *words])
+        assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert said.count("dm-control-suite/reacher-easy: 2 episodes (+2), 0 dropped") == 2
+    assert list(find_files([traces])) == ["dm-control-suite/reacher-easy"]
+    with pytest.raises(DatasetMissingError, match="no traces of dummy/count"):
+        collect([find("dummy/count")], 1, data, 0, progress=False, from_traces=[traces])
+
+
+def test_making_and_publishing(tmp_path):
+    """The generator of the repository's own traces."""
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    try:
+        import make_traces
+    finally:
+        sys.path.pop(0)
+    tasks = [find("dm-control-suite/reacher-easy")]
+    make_traces.make(tasks, 1, tmp_path / "state", 0, 60.0)
+    made = make_traces.publish(tasks, 1, tmp_path / "state", tmp_path / "traces", False)
+    assert json.loads((tmp_path / "traces" / "made.json").read_text()) == made
+    assert made[tasks[0].id]["episodes"] == 1 and made[tasks[0].id]["timesteps"] == 1000
+    assert len(read_traces(tasks[0].id, trace_path(tasks[0].id, tmp_path / "traces"))) == 1
