@@ -336,7 +336,8 @@ class Lookahead:
         alive, complete = np.ones(num, bool), np.zeros(num, bool)
         weight = p.reward
         for step in range(horizon):
-            copies.act(plans[:, step])
+            # A copy whose level ended has begun it anew; there it stands still, since new levels take long to make.
+            copies.act(np.where(alive, plans[:, step], STAY))
             rewards, _, first = copies.observe()
             values += np.where(alive, weight * rewards, 0.0)
             over = alive & first
@@ -344,7 +345,7 @@ class Lookahead:
                 info = copies.get_info()
                 complete |= over & np.array([bool(i["prev_level_complete"]) for i in info])
                 ends[over] = step + 1
-                values[over & ~complete] -= p.death
+                values[over & ~complete] -= p.death * (2.0 - step / horizon)  # better later than now
                 values[over & complete] += p.reward * 10.0 - 0.02 * step
                 alive &= ~over
                 if not alive.any():
