@@ -66,6 +66,7 @@ class Task:
     score: Literal["return", "success"] = "return"
     requires: tuple[str, ...] = ()
     extra: str = ""
+    install: str = ""  # the pip line, where the extra alone is not enough
     max_steps: int = 1000
     expert_name: str = ""
     notes: str = ""  # what differs from the paper
@@ -82,7 +83,7 @@ class Task:
 
     @property
     def pip_line(self) -> str:
-        return f'pip install "gato-agent[{self.extra}]" -c constraints.txt' if self.extra else ""
+        return self.install or (f'pip install "gato-agent[{self.extra}]" -c constraints.txt' if self.extra else "")
 
     def make(self, *, render: bool = False) -> gymnasium.Env:
         """The environment. Raises SimulatorMissingError with the pip line."""

@@ -33,7 +33,8 @@ _TURRET = (("TURN_LEFT",), ("TURN_RIGHT",), ("ATTACK",))
 _WALK = (
     ("TURN_LEFT",), ("TURN_RIGHT",), ("MOVE_FORWARD",), ("MOVE_FORWARD", "TURN_LEFT"), ("MOVE_FORWARD", "TURN_RIGHT"),
 )  # fmt: skip
-_FIGHT = (*_WALK, ("MOVE_BACKWARD",), ("MOVE_LEFT",), ("MOVE_RIGHT",), ("ATTACK",))
+_FIGHT = (*_WALK, ("MOVE_BACKWARD",), ("MOVE_LEFT",), ("MOVE_RIGHT",), ("ATTACK",),
+    ("ATTACK", "MOVE_LEFT"), ("ATTACK", "MOVE_RIGHT"))
 Buttons = tuple[tuple[str, ...], ...]
 SCENARIOS: dict[str, tuple[str, int, Buttons]] = {
     "basic": ("basic", 300, _STRAFE),
@@ -52,7 +53,10 @@ SCENARIOS: dict[str, tuple[str, int, Buttons]] = {
 
 
 class VizdoomEnv(gymnasium.Env):
-    """One scenario. For experts: `game` (a DoomGame), `state` (its last), `buttons`, and `me()`."""
+    """One scenario.
+
+    For experts: `game` (a DoomGame), its last `state`, `buttons`, the actions `taken` so far, `me()` and `rehearsal()`.
+    """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 17}
 
@@ -91,10 +95,13 @@ class VizdoomEnv(gymnasium.Env):
                 fix='pip install "gato-agent[first-person]" -c constraints.txt',
             ) from error
         self.state: Any = None
+        self._rehearsal: VizdoomEnv | None = None
         self._seen: dict[str, np.ndarray] = {}
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
         super().reset(seed=seed)
+        self.began_with = (seed, dict(options or {}))
+        self.taken: list[int] = []
         self._new_episode()
         if (options or {}).get("wide"):
             steps = int(self.np_random.integers(MAX_WIDE_STEPS + 1))
@@ -105,7 +112,7 @@ class VizdoomEnv(gymnasium.Env):
                     break
         self.steps = 0
         self._look()
-        return self._copy(), {"success": False}
+        return self._copy(), {}
 
     def _new_episode(self) -> None:
         self.game.set_seed(int(self.np_random.integers(2**31)))
@@ -128,16 +135,25 @@ class VizdoomEnv(gymnasium.Env):
     def step(self, action: int):
         reward = float(self.game.make_action(self._presses[int(action)], TICS_PER_STEP))
         self.steps += 1
+        self.taken.append(int(action))
         over = self.game.is_episode_finished()
         late = self.game.is_episode_timeout_reached() or self.steps >= self.max_steps
         self._look()
         terminated = bool(over and not self.game.is_episode_timeout_reached())
-        return self._copy(), reward, terminated, bool(late and not terminated), {"success": terminated and reward > 0}
+        return self._copy(), reward, terminated, bool(late and not terminated), {}
 
     def me(self) -> tuple[float, float, float]:
         """The player's x, y, and direction in degrees, anticlockwise from the x axis."""
         variable, value = self._vizdoom.GameVariable, self.game.get_game_variable
         return value(variable.POSITION_X), value(variable.POSITION_Y), value(variable.ANGLE)
+
+    def rehearsal(self) -> VizdoomEnv:
+        """Another engine of the same scenario at the same start, for trying things out; made once and kept."""
+        seed, options = self.began_with
+        assert seed is not None, "a start without a seed cannot be found again"
+        self._rehearsal = self._rehearsal or VizdoomEnv(self.name)
+        self._rehearsal.reset(seed=seed, options=options)
+        return self._rehearsal
 
     def state_bytes(self) -> bytes:
         """Where everything is, to the bit: what traces compare."""
@@ -150,6 +166,9 @@ class VizdoomEnv(gymnasium.Env):
 
     def close(self) -> None:
         self.game.close()
+        if self._rehearsal is not None:
+            self._rehearsal.close()
+            self._rehearsal = None
 
 
 def make_expert(env: VizdoomEnv, seed: int) -> Policy:
