@@ -10,7 +10,9 @@ some forty megabytes, so closing returns it to a pool from which the next `make`
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -81,7 +83,8 @@ class MiniWorldEnv(gymnasium.Env):
     def _new_world(self) -> Any:
         try:
             level = getattr(_import_miniworld(), self._class)
-            return level(obs_width=IMAGE_SIZE[1], obs_height=IMAGE_SIZE[0], render_mode="rgb_array")
+            with contextlib.redirect_stdout(io.StringIO()):  # it says how many samples a pixel will get
+                return level(obs_width=IMAGE_SIZE[1], obs_height=IMAGE_SIZE[0], render_mode="rgb_array")
         except Exception as error:  # whatever pyglet or a GL library comes up with
             raise WorldError(
                 f"no picture: OpenGL without a display does not work here ({type(error).__name__}: {error})",
@@ -200,7 +203,9 @@ class Walker:
     def _walk(self, goals: list[Any], obstacles: Any) -> int:
         agent = self._world.agent
         here = (float(agent.pos[0]), float(agent.pos[2]), float(agent.dir))
-        came_true = self._expected is not None and max(abs(a - b) for a, b in zip(here, self._expected, strict=True)) < 1e-6
+        came_true = (
+            self._expected is not None and max(abs(a - b) for a, b in zip(here, self._expected, strict=True)) < 1e-6
+        )
         if not came_true or not self._todo:
             if self._expected is not None and not came_true:
                 self._blocked += 1

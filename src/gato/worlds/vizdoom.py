@@ -33,8 +33,15 @@ _TURRET = (("TURN_LEFT",), ("TURN_RIGHT",), ("ATTACK",))
 _WALK = (
     ("TURN_LEFT",), ("TURN_RIGHT",), ("MOVE_FORWARD",), ("MOVE_FORWARD", "TURN_LEFT"), ("MOVE_FORWARD", "TURN_RIGHT"),
 )  # fmt: skip
-_FIGHT = (*_WALK, ("MOVE_BACKWARD",), ("MOVE_LEFT",), ("MOVE_RIGHT",), ("ATTACK",),
-    ("ATTACK", "MOVE_LEFT"), ("ATTACK", "MOVE_RIGHT"))
+_FIGHT = (
+    *_WALK,
+    ("MOVE_BACKWARD",),
+    ("MOVE_LEFT",),
+    ("MOVE_RIGHT",),
+    ("ATTACK",),
+    ("ATTACK", "MOVE_LEFT"),
+    ("ATTACK", "MOVE_RIGHT"),
+)
 Buttons = tuple[tuple[str, ...], ...]
 SCENARIOS: dict[str, tuple[str, int, Buttons]] = {
     "basic": ("basic", 300, _STRAFE),

@@ -84,7 +84,10 @@ class Marksman(Script):
 class Turret(Script):
     """Turns to the monster that is soonest dealt with, near ones first, and fires when it is in line."""
 
-    style = {"width": (16.0, 8.0, 22.0), "lazy": (4.0, 1.0, 8.0)}  # units beside the middle; units per degree of turning
+    style = {
+        "width": (16.0, 8.0, 22.0),
+        "lazy": (4.0, 1.0, 8.0),
+    }  # units beside the middle; units per degree of turning
 
     def __call__(self, observation: Any, info: Mapping[str, Any]) -> int:
         self.look()
@@ -102,7 +105,10 @@ class Turret(Script):
 class Leader(Script):
     """Fires one rocket at where the monster will be when it arrives, if that is where the rocket is looking."""
 
-    style = {"patience": (10.0, 8.0, 60.0), "lead": (1.0, 0.7, 1.3)}  # steps watched; share of the way it is thought to go
+    style = {
+        "patience": (10.0, 8.0, 60.0),
+        "lead": (1.0, 0.7, 1.3),
+    }  # steps watched; share of the way it is thought to go
     watch = 8  # steps over which its speed is taken
 
     def __init__(self, env: VizdoomEnv, style: Mapping[str, float] | None = None):
@@ -256,7 +262,12 @@ class Fighter(Walker):
     Between shots it steps from side to side, `dance` steps each way.
     """
 
-    style = {"range": (500.0, 100.0, 900.0), "width": (14.0, 8.0, 20.0), "dance": (0.0, -6.0, 14.0), "lazy": (3.0, 0.5, 6.0)}
+    style = {
+        "range": (500.0, 100.0, 900.0),
+        "width": (14.0, 8.0, 20.0),
+        "dance": (0.0, -6.0, 14.0),
+        "lazy": (3.0, 0.5, 6.0),
+    }
 
     def __call__(self, observation: Any, info: Mapping[str, Any]) -> int:
         self.look()
