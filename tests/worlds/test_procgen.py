@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("procgen")
+pytest.importorskip("gym3")  # procgen itself would import gym, which complains
 
 from gato.errors import GatoError, SimulatorMissingError
-from gato.rollouts import EVALUATION_SEEDS, episode_seed
+from gato.rollouts.loop import EVALUATION_SEEDS, episode_seed
 from gato.worlds import find, select
 from gato.worlds.procgen import GAMES, NUM_LEVELS, ProcgenEnv
 from gato.worlds.procgen_planner import GAMES as PLANNED
@@ -99,10 +99,10 @@ def test_the_clock_of_the_game_is_a_truncation_and_a_finished_level_is_not():
     env.close()
 
 
-def test_what_the_state_says_is_what_the_picture_shows():
-    """In a maze on easy levels the whole board is in view: wall cells are of another colour than free ones."""
+def test_what_the_state_says_is_where_the_agent_can_go():
+
     env = find("procgen/maze").make()
-    picture, _ = env.reset(seed=4)
+    env.reset(seed=4)
     state = read_state(env.clone())
     rows, columns = state.grid.shape
     assert (rows, columns) == (15, 15) and (state.grid == 2).sum() == 1

@@ -273,7 +273,7 @@ def make_expert(env: MazeEnv, seed: int) -> Policy:
     offset = (np.arange(env.cells * FINE) + 0.5) / FINE  # in cells, from the corner
     blocked = np.kron(env.walls, np.ones((FINE, FINE), bool))
     near = np.zeros_like(blocked)
-    reach = int(math.ceil(WIDE / CELL * FINE))
+    reach = math.ceil(WIDE / CELL * FINE)
     for down in range(-reach, reach + 1):
         for right in range(-reach, reach + 1):
             near |= np.roll(blocked, (down, right), (0, 1))

@@ -178,7 +178,10 @@ def _caveflyer(state: State) -> float:
 
 
 def _leaper(state: State) -> float:
-    return 0.3 * float(state.agent[Y])
+    """Half outside the field the frog is stuck for good: a log may carry it there."""
+    agent, columns = state.agent, state.grid.shape[1]
+    stuck = not agent[RX] - 0.01 <= agent[X] <= columns - agent[RX] + 0.01
+    return 0.3 * float(agent[Y]) - 5.0 * stuck
 
 
 def _miner(state: State) -> float:
