@@ -53,10 +53,10 @@ $(VENV)/.docs: $(VENV)/.test
 	$(PIP) -e ".[docs]"
 	touch $@
 
-# Procgen's wheels carry stale upper bounds, so they go in by themselves.
+# Procgen's wheels carry stale upper bounds, so they go in by themselves, with the retired gym that they import.
 $(VENV)/.worlds: $(VENV)/.test
 	$(PIP) -e ".[box2d,robotics,procgen,first-person,video]"
-	$(PIP) --no-deps procgen-mirror==0.10.7 gym3==0.3.3
+	$(PIP) --no-deps procgen-mirror==0.10.7 gym3==0.3.3 gym==0.26.2 gym-notices==0.1.0
 	touch $@
 
 clean:

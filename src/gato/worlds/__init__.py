@@ -43,13 +43,19 @@ DOMAINS = (  # files in this folder
     "dm_control_random",
     "dm_control_text",
     "modular_rl",
+    "dm_manipulation",
+    "rgb_stacking",
     "sokoban",
     "atari",
+    "procgen",
+    "miniworld",
+    "vizdoom",
+    "dm_maze",
+    "dm_lab",
     "classic_control",
     "box2d",
     "gym_mujoco",
     "gym_robotics",
-    "dm_lab",
     "dummy",
 )
 
@@ -82,6 +88,7 @@ class Task:
     score: Literal["return", "success"] = "return"
     requires: tuple[str, ...] = ()
     extra: str = ""
+    install: str = ""  # the pip line, where the extra alone is not enough
     max_steps: int = 1000
     expert_name: str = ""
     notes: str = ""  # what differs from the paper
@@ -98,7 +105,7 @@ class Task:
 
     @property
     def pip_line(self) -> str:
-        return f'pip install "gato-agent[{self.extra}]" -c constraints.txt' if self.extra else ""
+        return self.install or (f'pip install "gato-agent[{self.extra}]" -c constraints.txt' if self.extra else "")
 
     def make(self, *, render: bool = False) -> gymnasium.Env:
         """The environment. Raises SimulatorMissingError with the pip line."""
