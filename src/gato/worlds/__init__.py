@@ -35,7 +35,8 @@ import gymnasium
 from gato.episodes.spec import TaskSpec, task_spec
 from gato.errors import SimulatorMissingError, UnknownNameError, nearest
 
-DOMAINS = ("babyai", "meta_world", "dm_control", "sokoban", "atari", "dummy")  # files in this folder
+# Files in this folder.
+DOMAINS = ("babyai", "meta_world", "dm_control", "dm_manipulation", "rgb_stacking", "sokoban", "atari", "dummy")
 
 Policy = Callable[[Any, Mapping[str, Any]], Any]  # (observation, info) → action
 

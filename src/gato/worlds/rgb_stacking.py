@@ -27,6 +27,7 @@ import numpy as np
 from gato.errors import WorldError
 from gato.worlds import Task
 from gato.worlds.camera import Camera
+from gato.worlds.dm_control import import_suite
 
 DOMAIN = "rgb-stacking"
 MAX_STEPS = 400
@@ -72,12 +73,12 @@ def tasks() -> list[Task]:
             make_env=functools.partial(RGBStacking, name, pixels=pixels),
             make_expert=Stacker,
             score="success",
-            requires=("dm_robotics.moma", "dm_robotics.manipulation", "dm_control", "mujoco"),
+            requires=("dm_robotics", "dm_control", "mujoco"),
             extra="robotics",
             max_steps=MAX_STEPS,
             expert_name="script, tried out on a copy of the physics",
             notes="ends once the stack has stood for half a second; 2 ms physics; own resolved-rate control",
-            meta={"objects": objects[name], "triplet": TRIPLETS.get(name)},
+            meta={"objects": objects[name], "triplet": TRIPLETS.get(name), "slow": True},
         )
         for name, pixels in variants
     ]
@@ -109,7 +110,7 @@ class Cell:
 @functools.lru_cache(maxsize=8)
 def cell(ids: tuple[str, str, str]) -> Cell:
     """Build and compile; seconds the first time in a process, well under one after that (meshes are cached)."""
-    import mujoco
+    import_suite()  # settles dm_control on a GL library, or on none
     from dm_control import mjcf
     from dm_robotics.manipulation.props.rgb_objects import rgb_object
     from dm_robotics.manipulation.standard_cell import rgb_basket
@@ -139,6 +140,8 @@ def cell(ids: tuple[str, str, str]) -> Cell:
     for camera in range(model.ncam):
         if model.camera(camera).name.startswith("base/"):
             model.cam_fovy[camera] = 30.0  # degrees, as published; the basket's own model has 35 for two of them
+
+    import mujoco
 
     names = [model.body(i).name for i in range(model.nbody)]
     robot = np.array([name.startswith("robot/") for name in names])
@@ -379,7 +382,9 @@ class RGBStacking(gymnasium.Env):
             self._drawn = self.cell
             for name in CAMERAS:
                 index = mujoco.mj_name2id(self.cell.model, mujoco.mjtObj.mjOBJ_CAMERA, f"base/{name}")
-                self._cameras.append(Camera(self.cell.model, FRAME, FRAME, index, where=f"{DOMAIN}/{self._objects}"))
+                where = f"{DOMAIN}/{self._objects}"
+                # The wrist alone has 200,000 triangles; its hulls look the same at this size.
+                self._cameras.append(Camera(self.cell.model, FRAME, FRAME, index, where, hulls=True))
         return {name: c.picture(self.data) for name, c in zip(CAMERAS, self._cameras, strict=True)}
 
 
