@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -438,9 +438,13 @@ class Finetune:
 class Evaluate:
     """Expert-normalised scores of a bundle: results.json, report.html and films in --out."""
 
-    bundle: Positional[Path]
+    bundle: Positional[Path | None] = None
+    policy: Literal["retrieve"] | None = None
+    """In place of a bundle, a baseline: retrieve replays the action of the most similar observation in --data."""
+    data: tuple[Path, ...] = ()
+    """Folders of demonstrations, for --policy retrieve."""
     tasks: str = ""
-    """Globs, comma-separated; all control tasks the bundle knows if not given."""
+    """Globs, comma-separated; all control tasks the bundle (or the data) knows if not given."""
     out: Path = Path("runs/evaluation")
     episodes: int = 50
     workers: int = 2
@@ -467,21 +471,23 @@ class Evaluate:
             )
         from gato.evaluation.evaluate import evaluate
         from gato.evaluation.report import write_report
-        from gato.policy import load
         from gato.policy.agent import installed
         from gato.worlds import find, select
 
-        agent = load(self.bundle, _device(self.device))
-        agent.bundle.acting |= _acting(self.acting, agent.bundle.acting)
+        agent = self._agent()
         if self.tasks:
             chosen = select(self.tasks)
             known = [t for t in chosen if t.id in agent.tasks]
             if not known:
                 raise UsageError(
-                    f"this bundle was not trained on {self.tasks}",
-                    where=str(self.bundle),
+                    f"no demonstrations of {self.tasks}"
+                    if self.policy
+                    else f"this bundle was not trained on {self.tasks}",
+                    where=", ".join(map(str, self.data)) if self.policy else str(self.bundle),
                     fix=f"it knows {', '.join(agent.tasks)}",
                 )
+        elif self.policy:
+            known = [find(t) for t in agent.tasks]
         else:
             known = [find(t) for t in installed(agent)]
         language = _language(agent, self.out / "media", str(self.bundle)) if self.language else None
@@ -502,6 +508,26 @@ class Evaluate:
             mean = record["aggregates"]["mean_of_domain_means"]
             said = "no task with reference scores" if mean is None else f"{mean:.1f} % of expert (mean of domain means)"
             print(f"{said}; report: {report}")
+
+    def _agent(self) -> Any:
+        """The bundle's agent, or the demonstrations in its place."""
+        if self.policy:
+            if self.bundle or self.language or self.acting:
+                raise UsageError(
+                    f"--policy {self.policy} goes without a bundle, --language and --acting",
+                    fix=f"gato evaluate --policy {self.policy} --data DIR --out DIR",
+                )
+            _some(self.data, "a folder of demonstrations", f"gato evaluate --policy {self.policy} --data DIR --out DIR")
+            from gato.rollouts.retrieve import Retrieval
+
+            return Retrieval.open(self.data)
+        if self.bundle is None:
+            raise UsageError("what is to be evaluated?", fix="gato evaluate BUNDLE, or --policy retrieve --data DIR")
+        from gato.policy import load
+
+        agent = load(self.bundle, _device(self.device))
+        agent.bundle.acting |= _acting(self.acting, agent.bundle.acting)
+        return agent
 
 
 def _language(agent: Any, media: Path, where: str, scenes: int = 300) -> dict[str, Any]:

@@ -24,9 +24,7 @@ class Camera:
     Raises WorldError with the apt line where there is no OpenGL.
     """
 
-    def __init__(
-        self, model: Any, height: int, width: int, index: int = 0, where: str = "", *, hulls: bool = False
-    ):
+    def __init__(self, model: Any, height: int, width: int, index: int = 0, where: str = "", *, hulls: bool = False):
         import mujoco
 
         self._mujoco, self.model, self._viewport = mujoco, model, mujoco.MjrRect(0, 0, width, height)

@@ -139,8 +139,9 @@ class Manipulation(gymnasium.Env):
 
     def _stir(self, observation: Mapping[str, Any]) -> Mapping[str, Any]:
         """One random velocity after another, each for five steps; the arm alone."""
+        bounds = self.simulator.action_spec()
         for _ in range(int(self.np_random.integers(6))):
-            velocity = self.np_random.uniform(self.action_space.low, self.action_space.high)
+            velocity = self.np_random.uniform(bounds.minimum, bounds.maximum)
             for _ in range(5):
                 observation = self.simulator.step(velocity).observation
         self.physics.data.time = 0.0

@@ -128,7 +128,7 @@ class Arm:
         mujoco.mj_jac(self.model, self.data, jacobian[:3], jacobian[3:], point, self.model.site_bodyid[self._pinch])
         jacobian = jacobian[:, :6]
         linear = gain * (target - point)
-        linear *= min(1.0, 0.4 / max(np.linalg.norm(linear), 1e-9))  # m/s
+        linear *= min(1.0, 0.4 / max(float(np.linalg.norm(linear)), 1e-9))  # m/s
         angular = 3.0 * np.cross(self.turn[:, 2], self.pointing)
         if yaw is not None:
             now = np.arctan2(self.turn[1, 0], self.turn[0, 0])
@@ -263,7 +263,11 @@ def _duplo_target(arm: Arm) -> np.ndarray:
 def placed(arm: Arm) -> bool:
     """The brick lies on the pedestal and the hand is off it."""
     near = np.linalg.norm(Brick(arm, "duplo2x4").middle - arm.data.body("pedestal/").xpos) < 0.065
-    return bool(near) and not arm.touching("duplo2x4/", HAND) and arm.position[2] > arm.data.body("pedestal/").xpos[2] + 0.15
+    return (
+        bool(near)
+        and not arm.touching("duplo2x4/", HAND)
+        and arm.position[2] > arm.data.body("pedestal/").xpos[2] + 0.15
+    )
 
 
 def expert(script: Script, goal: Goal | None = None) -> MakeExpert:
