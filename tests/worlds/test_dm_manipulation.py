@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("dm_control")
 
 from gato.rollouts import ExpertPolicy, LocalSlot, Noise, Unit, rollout
-from gato.worlds import dm_manipulation, find, jaco
+from gato.worlds import dm_manipulation, jaco
 from gato.worlds.dm_manipulation import CAMERA, DOMAIN, Manipulation
 
 

@@ -76,7 +76,7 @@ def test_random_triplets_come_from_their_sets():
     made = RGBStacking("skill-generalization", pixels=False)
     drawn = set()
     for seed in range(200):
-        made.np_random, _ = __import__("gymnasium").utils.seeding.np_random(seed)
+        made.np_random = np.random.default_rng(seed)
         drawn |= set(made._draw_triplet())
     assert drawn <= set(training_objects()) and len(drawn) > 80
     _, info = made.reset(seed=3)
@@ -99,6 +99,7 @@ def test_the_hand_goes_where_it_is_told(env, axis):
     assert np.linalg.norm(upright(env.cell, data)) < np.radians(1)
 
 
+@pytest.mark.slow
 def test_the_hand_stays_in_its_workspace(env):
     env.reset(seed=1)
     for _ in range(110):
@@ -159,6 +160,7 @@ def test_plans_fit_between_the_fingers(env):
     assert top(env.cell, env.data, RED)[2] == pytest.approx(points[:, 2].max())
 
 
+@pytest.mark.slow
 def test_rehearsal_leaves_the_world_alone(env):
     observation, info = env.reset(seed=4)
     before = copy.copy(env.data)
