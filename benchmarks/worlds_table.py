@@ -17,7 +17,13 @@ import numpy as np
 from gato.worlds import Reference, Task, registry
 
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
-LISTED = ("dm-control-suite", "sokoban", "ale-atari")  # task by task; of the others a summary
+LISTED = (
+    "dm-control-suite",
+    "dm-manipulation-playground",
+    "rgb-stacking",
+    "sokoban",
+    "ale-atari",
+)  # task by task; of the others a summary
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -492,9 +492,14 @@ class Finetune:
 class Evaluate:
     """Expert-normalised scores of a bundle: results.json, report.html and films in --out."""
 
-    bundle: Positional[Path]
+    bundle: Positional[Path | None] = None
+    policy: Literal["retrieve"] | None = None
+    """In place of a bundle, a baseline: retrieve replays the action of the most similar observation in --data."""
+    data: tuple[Path, ...] = ()
+    """Folders of demonstrations: those to retrieve from, or, with --teacher-forced, held-out ones; of each of these the
+    first --episodes."""
     tasks: str = ""
-    """Globs, comma-separated; all control tasks the bundle knows if not given."""
+    """Globs, comma-separated; all control tasks the bundle (or the data) knows if not given."""
     out: Path = Path("runs/evaluation")
     episodes: int = 50
     workers: int = 2
@@ -506,8 +511,6 @@ class Evaluate:
     """Captions of held-out scenes and bits per byte of held-out documentation too, where the bundle was trained on them."""
     teacher_forced: bool = False
     """The errors of its actions on the demonstrations in --data too, beside the scores of its own play."""
-    data: tuple[Path, ...] = ()
-    """With --teacher-forced: datasets that the bundle was not trained on; of each, the first --episodes."""
     overwrite: bool = False
     """Replace the results that are in --out."""
     device: str = "auto"
@@ -523,28 +526,32 @@ class Evaluate:
             raise OutputExistsError(
                 "this folder holds results", where=str(self.out), fix="another --out, or --overwrite to replace them"
             )
-        if self.teacher_forced != bool(self.data):
+        if self.teacher_forced and self.policy:
+            raise UsageError("--teacher-forced is about a bundle", where="--policy", fix="leave one of the two out")
+        if bool(self.teacher_forced or self.policy) != bool(self.data):
             raise UsageError(
-                "--teacher-forced and --data go together",
+                "--data goes with --teacher-forced or with --policy retrieve",
                 fix="gato collect TASK --out DIR makes demonstrations; then --teacher-forced --data DIR",
             )
         from gato.evaluation.evaluate import evaluate
         from gato.evaluation.report import write_report
-        from gato.policy import load
         from gato.policy.agent import installed
         from gato.worlds import find, select
 
-        agent = load(self.bundle, _device(self.device))
-        agent.bundle.acting |= _acting(self.acting, agent.bundle.acting)
+        agent = self._agent()
         if self.tasks:
             chosen = select(self.tasks)
             known = [t for t in chosen if t.id in agent.tasks]
             if not known:
                 raise UsageError(
-                    f"this bundle was not trained on {self.tasks}",
-                    where=str(self.bundle),
+                    f"no demonstrations of {self.tasks}"
+                    if self.policy
+                    else f"this bundle was not trained on {self.tasks}",
+                    where=", ".join(map(str, self.data)) if self.policy else str(self.bundle),
                     fix=f"it knows {', '.join(agent.tasks)}",
                 )
+        elif self.policy:
+            known = [find(t) for t in agent.tasks]
         else:
             known = [find(t) for t in installed(agent)]
         demonstrations = _demonstrations(agent, known, self.data, self.episodes) if self.teacher_forced else None
@@ -575,6 +582,26 @@ class Evaluate:
             mean = record["aggregates"]["mean_of_domain_means"]
             said = "no task with reference scores" if mean is None else f"{mean:.1f} % of expert (mean of domain means)"
             print(f"{said}; report: {report}")
+
+    def _agent(self) -> Any:
+        """The bundle's agent, or the demonstrations in its place."""
+        if self.policy:
+            if self.bundle or self.language or self.acting:
+                raise UsageError(
+                    f"--policy {self.policy} goes without a bundle, --language and --acting",
+                    fix=f"gato evaluate --policy {self.policy} --data DIR --out DIR",
+                )
+            _some(self.data, "a folder of demonstrations", f"gato evaluate --policy {self.policy} --data DIR --out DIR")
+            from gato.rollouts.retrieve import Retrieval
+
+            return Retrieval.open(self.data)
+        if self.bundle is None:
+            raise UsageError("what is to be evaluated?", fix="gato evaluate BUNDLE, or --policy retrieve --data DIR")
+        from gato.policy import load
+
+        agent = load(self.bundle, _device(self.device))
+        agent.bundle.acting |= _acting(self.acting, agent.bundle.acting)
+        return agent
 
 
 def _demonstrations(agent: Any, tasks: Any, paths: tuple[Path, ...], most: int) -> dict[str, list[Any]]:

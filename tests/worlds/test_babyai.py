@@ -162,6 +162,22 @@ def test_endless_planning_becomes_an_error():
     assert "UnlockToUnlock step" in caught.value.where and caught.value.fix
 
 
+def test_two_doors_in_strict_order_cannot_be_done():
+    """Why the expert fails in `IN_PART`'s debug levels: opening the first door fails the mission, whoever opens it."""
+    task = find("babyai/open-doors-order-n2-debug")
+    assert "strict" in task.notes and "strict" not in find("babyai/open-doors-order-n2").notes
+    env = task.make()
+    single = {True: [], False: []}
+    for seed in range(12):
+        observation, info = env.reset(seed=seed)
+        expert, ended = task.expert(env, seed), False
+        while not ended:
+            observation, _, terminated, truncated, info = env.step(expert(observation, info))
+            ended = terminated or truncated
+        single[observation["mission"].count("door") == 1].append(info["success"])
+    assert single[True] and all(single[True]) and single[False] and not any(single[False])
+
+
 def test_wide_starts_differ_and_solve_nothing():
     env = find("babyai/go-to-local").make()
     moved = 0

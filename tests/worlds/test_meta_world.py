@@ -36,7 +36,7 @@ def test_list_is_the_packages_own():
     from metaworld.env_dict import ENV_CLS_MAP
     from metaworld.policies import ENV_POLICY_MAP
 
-    ours = [task.meta["simulator_id"] for task in meta_world.tasks()]
+    ours = [task.meta["simulator_id"] for task in meta_world.tasks() if task.domain == "meta-world"]
     assert set(ours) == set(ENV_CLS_MAP) == set(ENV_POLICY_MAP) and len(ours) == 50
     assert find("meta-world/push").meta["simulator_id"] == "push-v3"
 
@@ -63,6 +63,24 @@ def test_the_goal_stays_in_sight(name):
             np.testing.assert_allclose(observation[36:], env.simulator._target_pos, atol=1e-6)
             assert np.abs(observation[36:]).max() > 0.01
     env.close()
+
+
+@pytest.mark.parametrize("name", ["reach", "door-open"])
+def test_physics_state_is_appended(name):
+    """The same episode, with qpos and qvel after the 39 values; and the script still reads what it knows."""
+    plain, more = find(f"meta-world/{name}").make(), find(f"meta-world-physics-state/{name}").make()
+    policy = meta_world.scripted_policy(more)
+    short, _ = plain.reset(seed=3)
+    long, info = more.reset(seed=3)
+    for _ in range(30):
+        data = more.simulator.data
+        assert more.observation_space.contains(long)
+        np.testing.assert_array_equal(long[:39], short)
+        np.testing.assert_allclose(long[39:], np.concatenate([data.qpos, data.qvel]), rtol=1e-6)
+        action = policy(long, info)
+        short, *_ = plain.step(action)
+        long, *_, info = more.step(action)
+    assert np.abs(long[39:]).max() > 0.1
 
 
 def test_the_middle_is_the_step_before():

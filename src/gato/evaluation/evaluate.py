@@ -23,6 +23,7 @@ from gato.model.bundle import Bundle
 from gato.policy import Agent
 from gato.rollouts import LocalSlot, Unit, episode_seed, rollout
 from gato.rollouts.pool import WorkerPool
+from gato.rollouts.retrieve import Retrieval
 from gato.sequences import Segment, TokenStore, collate
 from gato.worlds import Task
 
@@ -31,7 +32,7 @@ FILM_STEPS = 400
 
 
 def evaluate(
-    agent: Agent,
+    agent: Agent | Retrieval,
     tasks: Sequence[Task],
     episodes: int,
     out: Path,
@@ -59,7 +60,7 @@ def evaluate(
         for task in tasks:
             scores, best = evaluate_task(agent, task, episodes, pool, seed, shown)
             scored.append(scores)
-            if demonstrations and task.id in demonstrations:
+            if demonstrations and task.id in demonstrations and isinstance(agent, Agent):
                 forced[task.id] = action_errors(agent, task.id, demonstrations[task.id])
             if film:
                 entry, note = film_task(agent, task, best, scores, out / "media")
@@ -84,11 +85,12 @@ def evaluate(
 
 
 def evaluate_task(
-    agent: Agent, task: Task, episodes: int, pool: WorkerPool, seed: int = 0, shown: _Progress | None = None
+    agent: Agent | Retrieval, task: Task, episodes: int, pool: WorkerPool, seed: int = 0, shown: _Progress | None = None
 ) -> tuple[TaskScores, Episode | None]:
     """Scores of one task, and its median episode for a film."""
     units = [Unit(task.id, episode_seed(task.id, seed * 100_000 + i, "evaluation")) for i in range(episodes)]
-    policy = agent.policy(task.id, min(SLOTS, episodes), watch_mass=True)
+    slots = min(SLOTS, episodes)
+    policy = agent.policy(task.id, slots, watch_mass=True) if isinstance(agent, Agent) else agent.policy(task.id, slots)
     if shown:
         shown.begin(task.id)
     began, played = time.perf_counter(), []
@@ -142,7 +144,7 @@ def _score(task: Task, episode: Episode) -> float:
 
 
 def film_task(
-    agent: Agent, task: Task, episode: Episode | None, scores: TaskScores, media: Path
+    agent: Agent | Retrieval, task: Task, episode: Episode | None, scores: TaskScores, media: Path
 ) -> tuple[dict[str, Any], str]:
     """The agent's median episode again, with pictures; without a GL library, a plot of its state. (index entry, note)."""
     name = task.id.replace("/", "--")
@@ -170,7 +172,7 @@ def film_task(
     return {**entry, "file": f"{name}.webp"}, ""
 
 
-def play(agent: Agent, task: Task, env: Any, seed: int, max_steps: int) -> np.ndarray:
+def play(agent: Agent | Retrieval, task: Task, env: Any, seed: int, max_steps: int) -> np.ndarray:
     """One episode, rendered: uint8 (T, H, W, 3)."""
     frames: list[np.ndarray] = []
     slot = _FilmedSlot(env, frames)
@@ -267,7 +269,7 @@ def evaluate_language(
 # -- protocol and progress --------------------------------------------------------------------------------------------
 
 
-def _protocol(agent: Agent, episodes: int, seed: int, seconds: float) -> dict[str, Any]:
+def _protocol(agent: Agent | Retrieval, episodes: int, seed: int, seconds: float) -> dict[str, Any]:
     versions = {}
     for package in (
         "gato-agent",
@@ -284,12 +286,19 @@ def _protocol(agent: Agent, episodes: int, seed: int, seconds: float) -> dict[st
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    return {
+        "episodes_per_task": episodes, "seeds": f"evaluation block {seed}: disjoint from every training seed",
+        **(agent.facts if isinstance(agent, Retrieval) else _facts(agent)),
+        "evaluation_seconds": round(seconds, 1), "versions": versions,
+        "processor": _processor(), "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def _facts(agent: Agent) -> dict[str, Any]:
     card = agent.bundle.card
     return {
-        "episodes_per_task": episodes, "seeds": f"evaluation block {seed}: disjoint from every training seed", "acting": agent.bundle.acting,
-        "parameters": agent.bundle.model.num_parameters, "training_tokens": card.get("tokens"), "training_seconds": card.get("seconds"),
-        "training_steps": card.get("steps"), "evaluation_seconds": round(seconds, 1), "versions": versions,
-        "processor": _processor(), "python": platform.python_version(),
+        "acting": agent.bundle.acting, "parameters": agent.bundle.model.num_parameters,
+        "training_tokens": card.get("tokens"), "training_seconds": card.get("seconds"), "training_steps": card.get("steps"),
     }  # fmt: skip
 
 

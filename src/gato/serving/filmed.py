@@ -24,7 +24,15 @@ def filmed(task_id: str) -> Task:
     if name not in registry():
         task = find(task_id)
         register(
-            Task(name, functools.partial(_make, task_id), None, task.score, task.requires, task.extra, task.max_steps)
+            Task(
+                name,
+                functools.partial(_make, task_id),
+                None,
+                task.score,
+                task.requires,
+                task.extra,
+                max_steps=task.max_steps,
+            )  # fmt: skip
         )
     return registry()[name]
 

@@ -34,6 +34,7 @@ EMPTY, WALL = 1 * COLOURS * STATES, (2 * COLOURS + 5) * STATES  # walls are grey
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 NUM_ACTIONS = len(ACTIONS)
 MAX_PLANS = 100  # subgoals the bot may push in one decision; of 37,000 decisions that ended, none needed more than 10
+NOTES = "symbols, direction and mission text as the simulator gives them; what the paper fed is not known"
 MAX_FORGOTTEN = 4  # more would walk in circles to the end of the episode, and teach that
 
 # Level → the longest episode (steps) it can ask for; the simulator computes an episode's own limit from its mission.
@@ -63,6 +64,17 @@ LEVELS = {
     "UnlockPickup-v0": 72, "UnlockPickupDist-v0": 72, "UnlockToUnlock-v0": 1080,
 }  # fmt: skip
 
+# Levels that the expert solves in part, and why. Elsewhere it solves every start that was tried, or nearly.
+STRICT = (
+    "missions of two doors cannot be done: when the first opens, minigrid's strict verifier judges the same step for the "
+    "second and ends the episode as failed; one in three names a single door"
+)
+IN_PART = {
+    "OpenDoorsOrderN2Debug-v0": STRICT,
+    "OpenDoorsOrderN4Debug-v0": STRICT,
+    "UnlockToUnlock-v0": "the bot finds no plan for about a third of the starts; they are dropped and counted",
+}
+
 
 def task_name(level: str) -> str:
     """`GoToLocalS5N2-v0` → `go-to-local-s5n2`: words, and groups of a capital and its number."""
@@ -82,7 +94,7 @@ def tasks() -> list[Task]:
             extra="babyai",
             max_steps=max_steps,
             expert_name="minigrid's BabyAI bot",
-            notes="symbols, direction and mission text as the simulator gives them; what the paper fed is not known",
+            notes="; ".join(filter(None, [NOTES, IN_PART.get(level, "")])),
             meta={"simulator_id": f"BabyAI-{level}", "actions": ACTIONS},
         )
         for level, max_steps in LEVELS.items()

@@ -22,13 +22,16 @@ class Camera:
     """One view of one model. `height` and `width` in pixels; `index` of the model's own cameras (the first if any).
     `plain` leaves out shadows, reflections and antialiasing.
 
+    `hulls` draws meshes as their convex hulls, for models with hundreds of thousands of triangles.
     Raises WorldError with the apt line where there is no OpenGL.
     """
 
-    def __init__(self, model: Any, height: int, width: int, index: int = 0, where: str = "", plain: bool = True):
+    def __init__(
+        self, model: Any, height: int, width: int, index: int = 0, where: str = "", *, plain: bool = True, hulls: bool = False
+    ):  # fmt: skip
         import mujoco
 
-        self._mujoco, self._model, self._viewport = mujoco, model, mujoco.MjrRect(0, 0, width, height)
+        self._mujoco, self.model, self._viewport = mujoco, model, mujoco.MjrRect(0, 0, width, height)
         if plain:
             model.vis.quality.offsamples = 0
             model.vis.quality.shadowsize = 0
@@ -38,6 +41,7 @@ class Camera:
         else:
             mujoco.mjv_defaultFreeCamera(model, self._view)
         self._option = mujoco.MjvOption()
+        self._option.flags[mujoco.mjtVisFlag.mjVIS_CONVEXHULL] = hulls
         self._scene = mujoco.MjvScene(model, maxgeom=5000)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._scene.flags[flag] = not plain
@@ -56,14 +60,14 @@ class Camera:
     def upload_terrain(self) -> None:
         """After the model's height fields have changed."""
         self._gl.make_current()
-        for field in range(self._model.nhfield):
-            self._mujoco.mjr_uploadHField(self._model, self._context, field)
+        for field in range(self.model.nhfield):
+            self._mujoco.mjr_uploadHField(self.model, self._context, field)
 
     def picture(self, data: Any) -> np.ndarray:
         """uint8 (height, width, 3) of an MjData."""
         mujoco, everything = self._mujoco, self._mujoco.mjtCatBit.mjCAT_ALL
         self._gl.make_current()  # other environments of this process have contexts of their own
-        mujoco.mjv_updateScene(self._model, data, self._option, None, self._view, everything, self._scene)
+        mujoco.mjv_updateScene(self.model, data, self._option, None, self._view, everything, self._scene)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         pixels = np.empty((self._viewport.height, self._viewport.width, 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, self._viewport, self._context)

@@ -108,7 +108,7 @@ def _build(cells: int) -> tuple[Any, Any]:
     return mjcf.Physics.from_mjcf_model(root), walker
 
 
-def _place(cell: tuple[int, int], cells: int) -> tuple[float, float]:
+def _place(cell: tuple[int, ...], cells: int) -> tuple[float, float]:
     """The middle of a cell, in metres; row 0 is at the back."""
     row, column = cell
     return (column - (cells - 1) / 2) * CELL, ((cells - 1) / 2 - row) * CELL

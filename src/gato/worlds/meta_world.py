@@ -6,6 +6,10 @@ The 18: hand position (metres), gripper opening (0…1), then position and quate
 there are none. The goal is in the observation (in the simulator's default it is hidden as zeros), and goal and objects
 are placed anew by every reset, from its seed.
 
+`meta-world-physics-state/…` are the same fifty with the simulator's state appended, all joint positions and velocities
+(MuJoCo's qpos and qvel: 18 values of the arm, 2 to 17 of the objects, so 59 to 74 in all, 65 on average). The paper's
+experts saw the physics state, and so did its agent: the tokens it counts leave about 67 observed values per step.
+
 The score is success. An episode ends at the first success, which leaves the score as it is (Meta-World counts an
 episode as solved if any step of it was) and keeps demonstrations short; else it is truncated after 500 steps. The
 experts are the package's scripted policies: functions of the observation alone.
@@ -28,6 +32,7 @@ from gato.worlds import Policy, Task
 from gato.worlds.saving import restore_attributes, save_attributes
 
 MAX_STEPS = 500
+VALUES = 39  # of Meta-World's own observation
 MAX_WIDE_STEPS = 25  # a step moves the hand by at most a centimetre along each axis
 OPEN = 0.9  # gripper opening, of 1
 FRAME = 128  # pixels a side
@@ -46,10 +51,11 @@ NAMES = (
 
 
 def tasks() -> list[Task]:
+    """The fifty, then the fifty with physics state."""
     return [
         Task(
-            id=f"meta-world/{name}",
-            make_env=functools.partial(MetaWorld, name),
+            id=f"meta-world{'-physics-state' if physics_state else ''}/{name}",
+            make_env=functools.partial(MetaWorld, name, physics_state=physics_state),
             make_expert=scripted_policy,
             score="success",
             requires=("metaworld", "mujoco"),
@@ -59,12 +65,13 @@ def tasks() -> list[Task]:
             notes="ends at the first success; the goal is visible; the paper used 45 of the 50 tasks",
             meta={"simulator_id": f"{name}-v3"},
         )
+        for physics_state in (False, True)
         for name in NAMES
     ]
 
 
 class MetaWorld(gymnasium.Env):
-    """One task. `simulator` is Meta-World's own environment.
+    """One task. `simulator` is Meta-World's own environment; `physics_state` appends qpos and qvel to the 39 values.
 
     `reset(options={"wide": True})` moves the hand from its usual place before the first observation: up to 25 steps of
     one random action, held, which neither count nor may solve the task.
@@ -72,7 +79,7 @@ class MetaWorld(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}
 
-    def __init__(self, name: str, *, render: bool = False):
+    def __init__(self, name: str, *, physics_state: bool = False, render: bool = False):
         from metaworld.env_dict import ENV_CLS_MAP
 
         self.name = name
@@ -86,7 +93,11 @@ class MetaWorld(gymnasium.Env):
         del self.simulator.sawyer_observation_space
         bounds = self.simulator.sawyer_observation_space
         self._low, self._high = bounds.low.astype(np.float32), bounds.high.astype(np.float32)
-        self.observation_space = gymnasium.spaces.Box(self._low, self._high, dtype=np.float32)
+        self._physics_state = physics_state
+        beyond = np.full(self.simulator.model.nq + self.simulator.model.nv if physics_state else 0, np.inf, np.float32)
+        self.observation_space = gymnasium.spaces.Box(
+            np.append(self._low, -beyond), np.append(self._high, beyond), dtype=np.float32
+        )
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.render_mode = "rgb_array" if render else None
         self._camera = _Camera(self.simulator.model, where=f"meta-world/{name}") if render else None
@@ -144,7 +155,11 @@ class MetaWorld(gymnasium.Env):
 
     def _observed(self, observation: np.ndarray) -> np.ndarray:
         # A reset does not clip as a step does; the hand can begin a hair outside of its bounds.
-        return np.clip(observation.astype(np.float32), self._low, self._high)
+        seen = np.clip(observation.astype(np.float32), self._low, self._high)
+        if not self._physics_state:
+            return seen
+        data = self.simulator.data
+        return np.concatenate([seen, data.qpos, data.qvel], dtype=np.float32, casting="same_kind")
 
 
 def scripted_policy(env: MetaWorld, seed: int = 0) -> Policy:
@@ -157,7 +172,7 @@ def scripted_policy(env: MetaWorld, seed: int = 0) -> Policy:
     script = script_class()
 
     def act(observation: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
-        action = np.clip(script.get_action(np.asarray(observation, np.float64)), -1, 1).astype(np.float32)
+        action = np.clip(script.get_action(np.asarray(observation[:VALUES], np.float64)), -1, 1).astype(np.float32)
         # On their way to an object some scripts leave the gripper as it is, open; if noise has closed it, open it.
         if action[3] == 0 and observation[3] < OPEN:
             action[3] = -1.0

@@ -255,7 +255,7 @@ class Walker:
                 if touched:
                     break
         if best <= 0 and self._blocked % 3 == 2:  # in a corner, perhaps with something in hand
-            plan = [BACK] if self._env.action_space.n > BACK else [TURN_LEFT]
+            plan = [BACK] if self._env.action_space.n > BACK else [TURN_LEFT]  # type: ignore[attr-defined]
         return plan
 
     def _distance(self, goals: list[Any], obstacles: list[Any]) -> Callable[[float, float], float]:
