@@ -23,7 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 60, 220), "yellow": (230, 210, 40), "grey": (128,) * 3}
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 170, 60),
+    "blue": (40, 60, 220),
+    "yellow": (230, 210, 40),
+    "grey": (128,) * 3,
+}
 NAMES = list(COLOURS)
 
 
@@ -123,7 +129,11 @@ def make_coco(folder: Path, count: int = 12) -> Path:
         for n in ids
     ]  # fmt: skip
     said = [
-        {"image_id": ids[i], "id": 1000 + i + count * k, "caption": f"A {colour(i)} field, told {k + 1} times – naïvely."}
+        {
+            "image_id": ids[i],
+            "id": 1000 + i + count * k,
+            "caption": f"A {colour(i)} field, told {k + 1} times – naïvely.",
+        }
         for k in range(2)
         for i in reversed(range(count))
     ]
@@ -157,7 +167,9 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(info, io.BytesIO(content))
 
 
-def make_shards(folder: Path, shards: int, each: int, *, digits: int = 5, long_names: bool = False, side: int = 96) -> Path:
+def make_shards(
+    folder: Path, shards: int, each: int, *, digits: int = 5, long_names: bool = False, side: int = 96
+) -> Path:
     """Shards as img2dataset writes them: <shard><number>.jpg, .json, .txt; statistics beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):

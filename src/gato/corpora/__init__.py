@@ -111,7 +111,7 @@ def clip(task: str, frames: np.ndarray, caption: str, info: dict[str, Any] | Non
 def joined(episodes: Sequence[Episode]) -> Episode:
     """Episodes without actions after one another as one: five captioned images (paper: how an episode is formed).
 
-    What their `info` say becomes a list for each key, but for `split`, which they share.
+    What their `info` say becomes a list for each key, but for a `split` that they share.
     """
     first = episodes[0]
     observations = {
@@ -121,7 +121,7 @@ def joined(episodes: Sequence[Episode]) -> Episode:
         for path, leaf in first.observations.items()
     }
     info: dict[str, Any] = {key: [e.info.get(key) for e in episodes] for key in first.info}
-    if "split" in first.info:
+    if "split" in info and len(set(info["split"])) == 1:
         info["split"] = first.info["split"]
     return Episode(first.task, observations, {}, np.concatenate([e.rewards for e in episodes]), info=info)
 

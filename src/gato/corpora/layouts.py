@@ -199,7 +199,11 @@ def import_corpus(
     how = how.sized(layout)
     reader = make_reader(name, path, how, task=task, images=images)
     folder = Path(out) / reader.task
-    facts = {"source": f"{layout.name} {Path(path).name}, {how.described(layout)}", "layout": layout.name, "preparation": asdict(how)}
+    facts = {
+        "source": f"{layout.name} {Path(path).name}, {how.described(layout)}",
+        "layout": layout.name,
+        "preparation": asdict(how),
+    }
     with DatasetWriter(folder, reader.task, reader.spec, facts) as writer:
         held = Dataset(folder).index
         start = Place(*held[-1].info["place"]) if held else Place()

@@ -52,7 +52,9 @@ class Pages(Reader):
             return [self._images]
         return [f for f in (file.parent / "images", file.parent.parent / "images") if f.is_dir()]
 
-    def _page(self, name: str, parts: Sequence[str | list[str] | bytes], folders: list[Path], where: str) -> Episode | None:
+    def _page(
+        self, name: str, parts: Sequence[str | list[str] | bytes], folders: list[Path], where: str
+    ) -> Episode | None:
         """A page of texts, images (a file's bytes) and images on disk (a list of names, any of which will do)."""
         if self.split is not None and split_of(name) != self.split:
             return None

@@ -13,6 +13,7 @@ import json
 import re
 import tarfile
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import md5
 from pathlib import Path
@@ -78,19 +79,20 @@ class Pairs(Reader):
 class JsonTable:
     """The records of one array of a big JSON file, found by number or by id, each read from the file when asked for.
 
-    Memory: 24 bytes a record. Ids that are not whole numbers are a DataError.
+    Memory: 32 bytes a record. Ids that are not whole numbers are a DataError.
     """
 
-    def __init__(self, file: Path, ids: list[int], places: list[tuple[int, int]]):
-        self.file, self._places = file, np.array(places, np.int64).reshape(-1, 2)
-        order = np.argsort(np.array(ids, np.int64), kind="stable")
-        self._ids, self._order = np.array(ids, np.int64)[order], order
+    def __init__(self, file: Path, ids: array[int], places: array[int], limit: int):
+        """`places` are pairs: the first byte of a record and the one behind it; at most `limit` bytes are read of it."""
+        self.file, self._places, self._limit = file, np.array(places, np.int64).reshape(-1, 2), limit
+        self._order = np.argsort(np.array(ids, np.int64), kind="stable")
+        self._ids = np.array(ids, np.int64)[self._order]
 
     @classmethod
     def scan(cls, file: Path, wanted: dict[str, str], limit: int) -> tuple[dict[str, JsonTable], dict[str, Any]]:
         """({array: table}, everything else at the top level). `wanted` maps array names to their id field."""
-        ids: dict[str, list[int]] = {key: [] for key in wanted}
-        places: dict[str, list[tuple[int, int]]] = {key: [] for key in wanted}
+        ids = {key: array("q") for key in wanted}
+        places = {key: array("q") for key in wanted}
         rest: dict[str, Any] = {}
         for key, begin, end, value in scan_json(file, limit):
             if key not in wanted:
@@ -102,15 +104,18 @@ class JsonTable:
                 what = f"a record of {key!r} without a number {wanted[key]!r}"
                 raise DataError(what, where=f"{file} byte {begin}", fix="copy the file again")
             ids[key].append(number)
-            places[key].append((begin, end))
-        return {key: cls(file, ids[key], places[key]) for key in wanted}, rest
+            places[key].extend((begin, end))
+        return {key: cls(file, ids[key], places[key], limit) for key in wanted}, rest
 
     def __len__(self) -> int:
         return len(self._places)
 
     def record(self, stream: BinaryIO, n: int) -> dict[str, Any]:
-        """Record `n` in the file's order."""
+        """Record `n` in the file's order. Raises DataError for one that is too long, or no UTF-8."""
         begin, end = self._places[n].tolist()
+        if end - begin > self._limit:
+            what = f"a record of more than {self._limit:,} bytes"
+            raise DataError(what, where=f"{self.file} byte {begin}", fix=f"raise max_record_bytes; {SKIP_FIX}")
         stream.seek(begin)
         try:
             return json.loads(stream.read(end - begin))
@@ -377,7 +382,7 @@ def _wrong(name: str, info: tarfile.TarInfo, place: str) -> DataError | None:
 def _pax_path(records: bytes) -> bytes:
     """`path` of a header of "30 path=…\\n" records; empty where it has none."""
     while records:
-        length, _, rest = records.partition(b" ")
+        length = records.partition(b" ")[0]
         if not length.isdigit() or not 0 < int(length) <= len(records):
             return b""
         key, _, value = records[: int(length)][len(length) + 1 :].rstrip(b"\n").partition(b"=")

@@ -103,6 +103,8 @@ def _answers_of(file: Path) -> Path:
     beside = file.with_name(head + ANSWERS.format(_subset(file)))
     if not beside.is_file():
         raise UnknownNameError(
-            f"no annotations {beside.name}", where=str(file), fix="unpack them beside the questions; test sets have none"
+            f"no annotations {beside.name}",
+            where=str(file),
+            fix="unpack them beside the questions; test sets have none",
         )
     return beside

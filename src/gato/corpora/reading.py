@@ -116,7 +116,7 @@ def open_bytes(file: Path, at: int = 0) -> BinaryIO:
     entered in the middle. Raises DataError for an archive of several files."""
     stream: Any
     if file.suffix == ".gz":
-        stream = gzip.open(file)
+        stream = gzip.GzipFile(file)
     elif file.suffix == ".zst":
         stream = io.BufferedReader(pa.input_stream(str(file), compression="zstd"), 1 << 18)
     elif file.suffix == ".zip":
@@ -173,7 +173,7 @@ def json_lines(file: Path, begin: Place = Place(), limit: int = MAX_RECORD_BYTES
 def parse_object(text: bytes, where: str) -> dict[str, Any] | DataError:
     """A JSON object, or the DataError that says why it is none."""
     try:
-        value = json.loads(text)
+        value = json.loads(text.decode("utf-8-sig"))  # bytes would be taken for UTF-16 where they look like it
     except (ValueError, RecursionError) as error:
         return DataError(f"not JSON: {error}", where=where, fix="one JSON object a line, UTF-8")
     return value if isinstance(value, dict) else DataError("not a JSON object", where=where, fix="one object a line")
@@ -254,7 +254,7 @@ def _check_columns(wanted: Sequence[str], there: Sequence[str], file: Path) -> N
 
 # -- one big JSON object of arrays, as MS-COCO and VQA are distributed ------------------------------------------------
 
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SPACE, _BEHIND = re.compile(r"[ \t\r\n]*"), " \t\r\n,:]}"  # white space; what may stand behind a value
 CHUNK = 1 << 20
 
 
@@ -262,7 +262,7 @@ def scan_json(file: Path, limit: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, 
     """(key, first byte, byte behind it, value) for the top level of {"info": {…}, "images": [{…}, {…}], …}.
 
     An array gives one item per element, anything else one for itself, so that a file of any size passes through a window
-    of a megabyte. Bytes are taken for characters, which keeps the offsets true; texts must be read again from the file.
+    of a megabyte, or of twice `limit` where a record is that long. Bytes are taken for characters, which keeps the offsets true; texts must be read again from the file.
     """
     decode = json.JSONDecoder().raw_decode
     with file.open("rb") as stream:
@@ -275,7 +275,9 @@ def scan_json(file: Path, limit: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, 
 
         def more() -> bool:
             nonlocal window, base, at
-            chunk = stream.read(max(CHUNK, len(window) - at)).decode("latin-1")  # doubling, so that no byte is met often
+            chunk = stream.read(max(CHUNK, len(window) - at)).decode(
+                "latin-1"
+            )  # doubling, so that no byte is met often
             if chunk:
                 window, base, at = window[at:] + chunk, base + at, 0
             return bool(chunk)
@@ -295,7 +297,7 @@ def scan_json(file: Path, limit: int = MAX_RECORD_BYTES) -> Iterator[tuple[str, 
             while True:
                 try:
                     found, end = decode(window, at)
-                    if end < len(window) or not more():  # a number at the window's end may go on behind it
+                    if (end < len(window) and window[end] in _BEHIND) or not more():  # else a number may go on
                         break
                 except RecursionError as error:
                     raise wrong("nested too deeply") from error
