@@ -263,6 +263,8 @@ def _count_tokens(dataset: Any) -> int:
     total = codec.fixed_tokens * dataset.num_timesteps
     if texts:
         for episode in dataset:
+            if not codec.acts and "marks" in episode.observations:  # a page's timesteps without an image
+                total -= codec.fixed_tokens * int((episode.observations["marks"][:, 0] == 0).sum())
             total += sum(len(text.encode()) // 4 for path in texts for text in episode.observations[path])
     return total
 
@@ -344,6 +346,65 @@ class DataVerify:
                     print(f"    {problem}")
         if bad:
             raise SystemExit(3)
+
+
+@dataclass
+class DataImport:
+    """A corpus as people distribute it (The Pile, MS-COCO, LAION, VQAv2, OBELICS, films, …) becomes a dataset to train on."""
+
+    layout: Positional[str]
+    """text, pile, c4, fineweb, datasets, coco, conceptual-captions, webdataset, laion, datacomp, vqav2, ok-vqa, obelics,
+    mmc4, bild or clips."""
+    path: Positional[Path]
+    out: Path
+    task: str = ""
+    """domain/name; the layout's own if not given."""
+    images: Path | None = None
+    """Where the images are, if not beside the files that speak of them."""
+    size: tuple[int, int] | None = None
+    """Height and width of images in pixels; as large as fits the window if not given."""
+    pairs: int = 5
+    """Image-text pairs in an episode."""
+    frames: int = 8
+    """Of a clip."""
+    stride: int = 4
+    """Film frames from one of a clip's to the next."""
+    window_tokens: int = 1024
+    split: str = "train"
+    """train, heldout or all."""
+    column: str = "text"
+    """Of objects and tables: where the text is."""
+    on_bad: str = "error"
+    """error, or skip: leave out what cannot be read, and count it."""
+    max_record_bytes: int = 8_388_608
+    limit: int | None = None
+    """At most so many episodes."""
+    json: bool = False
+
+    def run(self) -> None:
+        if self.limit is not None:
+            _within("--limit", self.limit, 1)
+        from gato.corpora.layouts import Preparation, find_layout, import_corpus
+
+        layout = find_layout(self.layout)
+        how = Preparation(
+            self.size, self.pairs, self.frames, self.stride, self.window_tokens, split=self.split, column=self.column,
+            on_bad=self.on_bad, max_record_bytes=self.max_record_bytes,  # type: ignore[arg-type]
+        )  # fmt: skip
+        if not self.json:
+            print(f"{layout.name}: {how.cost(layout)}")
+        found = import_corpus(
+            self.layout, self.path, self.out, how, task=self.task, images=self.images, limit=self.limit
+        )
+        for done in found:
+            if not self.json and sys.stderr.isatty():
+                print(f"\r{done.episodes:,} episodes, {done.skipped:,} skipped", end="", file=sys.stderr)
+        if self.json:
+            print(json.dumps({**vars(done), "folder": str(done.folder)}))
+            return
+        print(f"{done.task}: {done.episodes:,} episodes (+{done.added:,}), {done.skipped:,} skipped → {done.folder}")
+        for complaint in done.complaints:
+            print(f"  skipped: {complaint}", file=sys.stderr)
 
 
 @dataclass
@@ -858,7 +919,7 @@ class ReportAgain:
 
 VERBS: dict[str, Any] = {
     "demo": Demo, "doctor": Doctor, "tasks": Tasks, "collect": Collect,
-    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify}, "tokenizer": {"train": TokenizerTrain},
+    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify, "import": DataImport}, "tokenizer": {"train": TokenizerTrain},
     "train": Train, "finetune": Finetune, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "answer": Answer,
     "serve": Serve, "report": ReportAgain,
 }  # fmt: skip

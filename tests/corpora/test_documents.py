@@ -34,7 +34,7 @@ def test_a_folder_is_read_in_name_order(folder):
 def test_a_long_file_is_cut_at_line_ends_and_nothing_is_lost(tmp_path):
     whole = "".join(f"line {i} é\n" for i in range(1000)) + "x" * 700 + "\nlast"
     (tmp_path / "long.txt").write_text(whole)
-    parts = texts(text_files([tmp_path], max_characters=256))
+    parts = texts(text_files([tmp_path], max_bytes=256))
     assert "".join(parts) == whole and max(map(len, parts)) <= 256
     assert all(part.endswith("\n") for part in parts if "x" not in part and part != parts[-1])
 

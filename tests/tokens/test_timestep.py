@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
-from gato.corpora import asked, question_spec
-from gato.episodes import Episode, Spec, TaskSpec
+from gato.corpora import asked, clip, clip_spec, page, page_spec, question_spec
+from gato.episodes import Episode, Spec, TaskSpec, specs_from_space
 from gato.errors import SpecError
 from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
-from gato.tokens import TimestepCodec, Vocabulary
+from gato.tokens import KINDS, TimestepCodec, Vocabulary
 from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, IMAGE, NO_POSITION, SEPARATOR, TEXT
 from gato.tokens.values import mu_law
 from gato.worlds import find
@@ -298,3 +299,58 @@ def test_only_the_answer_is_a_target(counting):
     assert tokens.targets.tolist() == [False] * (1 + len(question)) + [True] * len(reply)
     both = TimestepCodec(spec, V, text, question_targets=True).encode(episode)
     assert both.targets.tolist() == [False] + [True] * (len(question) + len(reply))
+
+
+# -- pages and clips --------------------------------------------------------------------------------------------------
+
+
+def image(value):
+    return np.full((32, 48, 3), value, np.uint8)
+
+
+def test_a_page_is_its_texts_and_images_in_order_with_one_end_mark(tokenizer):
+    codec = TimestepCodec(page_spec(32, 48), Vocabulary(tokenizer.size), tokenizer)
+    made = page("pages/x", ["first", image(1), "one", "two", image(2), image(3), "last"], (32, 48)).check(codec.spec)
+    tokens = codec.encode(made)
+    kinds = [KINDS[k] for k in tokens.kinds]
+    runs = [k for i, k in enumerate(kinds) if not i or kinds[i - 1] != k]
+    assert runs == ["text", "image", "text", "image", "text"] and kinds.count("image") == 3 * 6
+    words = tokens.kinds == KINDS.index("text")
+    assert tokenizer.decode(tokens.ids[words]) == "firstone\n\ntwolast"
+    assert (tokens.ids[words] == tokenizer.eos_id).sum() == 1 and tokens.ids[-1] == tokenizer.eos_id
+    np.testing.assert_array_equal(tokens.targets, words)
+    assert (tokens.positions == NO_POSITION).all()
+    assert tokens.starts().tolist()[-1] == len(tokens) and len(tokens.starts()) == len(made) + 1
+    shown = tokens.table.rows[tokens.patches[~words]].reshape(3, 6, -1)
+    assert [set(frame.ravel().tolist()) for frame in shown] == [{1}, {2}, {3}]
+    np.testing.assert_array_equal(tokens.boxes[~words].reshape(3, 6, 4)[0], tokens.boxes[~words].reshape(3, 6, 4)[2])
+
+
+def test_a_page_may_end_with_an_image_and_have_none(tokenizer):
+    codec = TimestepCodec(page_spec(32, 48), Vocabulary(tokenizer.size), tokenizer)
+    ends = codec.encode(page("pages/x", ["a", image(1)], (32, 48)))
+    assert ends.ids[-1] == tokenizer.eos_id and len(ends) == len(tokenizer.encode("a")) + 6 + 1
+    words = codec.encode(page("pages/x", ["a"], (32, 48)))
+    assert set(words.kinds.tolist()) == {TEXT} and words.ids[-1] == tokenizer.eos_id
+    assert page("pages/x", [], (32, 48)) is None
+
+
+def test_a_clip_is_its_frames_in_order(tokenizer):
+    codec = TimestepCodec(clip_spec(3, 32, 48), Vocabulary(tokenizer.size), tokenizer)
+    assert codec.fixed_tokens == 3 * 6
+    tokens = codec.encode(clip("clips/x", np.stack([image(v) for v in (7, 8, 9)]), "up").check(codec.spec))
+    frames = tokens.table.rows[tokens.patches[:18]].reshape(3, -1)
+    assert [set(frame.tolist()) for frame in frames] == [{7}, {8}, {9}]
+    np.testing.assert_array_equal(tokens.boxes[:6], tokens.boxes[12:18])
+    assert not tokens.targets[:18].any() and tokens.targets[18:].all()
+
+
+def test_a_stack_of_frames_in_a_world_is_several_images():
+    spec = TaskSpec(
+        specs_from_space(spaces.Box(0, 255, (4, 32, 48, 3), np.uint8), "observation"),
+        specs_from_space(spaces.Discrete(3), "action"),
+    )
+    assert spec.observation["observation"].kind == "image"
+    codec = TimestepCodec(spec, Vocabulary(1024), None)
+    tokens = codec.encode_observation({"observation": np.stack([image(v) for v in range(4)])})
+    assert tokens.positions.tolist() == list(range(4 * 6 + 1))  # local positions go on through the frames

@@ -6,6 +6,7 @@ photos/captions.jsonl     {"image": "cat.jpg", "caption": "a cat asleep on a pia
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from gato.corpora import Split, captioned, check_split, split_of
-from gato.corpora.text import check_unicode, json_lines
+from gato.corpora.reading import check_unicode, inside, json_lines
 from gato.episodes import Episode
 from gato.errors import DataError, UnknownNameError, UsageError
 
@@ -38,19 +39,17 @@ def captioned_images(
     """
     if split is not None:
         check_split(split)
-    if any(side < PATCH or side % PATCH for side in size):
-        nearest = " × ".join(str(max(PATCH, round(side / PATCH) * PATCH)) for side in size)
-        raise UsageError(
-            f"images of {size[0]} × {size[1]} pixels are not whole patches of {PATCH}", fix=f"take {nearest}"
-        )
+    check_size(size)
     folder = Path(folder)
     listing = folder / captions
     if not listing.is_file():
         raise UnknownNameError(
             "no captions file", where=str(listing), fix='write lines {"image": path, "caption": text}'
         )
-    for n, record in json_lines(listing):
-        where = f"{listing} line {n}"
+    for place, record in json_lines(listing):
+        if isinstance(record, DataError):
+            raise record
+        where = f"{listing} line {place.row}"
         name, caption = record.get("image"), record.get("caption")
         if not isinstance(name, str) or not isinstance(caption, str) or not caption.strip():
             raise DataError(
@@ -58,21 +57,50 @@ def captioned_images(
             )
         check_unicode(caption, where)
         if split is None or split_of(name) == split:
-            image = read_image(_inside(folder, name, where), size, where)
+            image = read_image(inside(folder, name, where), size, where)
             yield captioned(task, image, caption, {"document": name, "split": split_of(name)})
 
 
-def read_image(file: Path, size: tuple[int, int], where: str = "") -> np.ndarray:
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in pixels, unchanged. Raises UsageError for what is not whole patches."""
+    if any(side < PATCH or side % PATCH for side in size):
+        nearest = " × ".join(str(max(PATCH, round(side / PATCH) * PATCH)) for side in size)
+        raise UsageError(
+            f"images of {size[0]} × {size[1]} pixels are not whole patches of {PATCH}", fix=f"take {nearest}"
+        )
+    return size
+
+
+def image_tokens(size: tuple[int, int]) -> int:
+    """What an image of this size costs: one token per patch."""
+    return (size[0] // PATCH) * (size[1] // PATCH)
+
+
+def fitting_size(images: int, window_tokens: int, text_tokens: int) -> tuple[int, int]:
+    """The largest square of whole patches of which `images` fit into a window, each beside a text of `text_tokens`.
+
+    Five in 1,024 tokens beside 36 each: 12 × 12 patches, 192 × 192 pixels. Raises UsageError where none fits.
+    """
+    patches = int(np.sqrt(max(0, window_tokens // images - text_tokens)))
+    if not patches:
+        raise UsageError(
+            f"{images} images with texts of {text_tokens} tokens do not fit into a window of {window_tokens}",
+            fix="fewer pairs (or frames), or a larger window_tokens",
+        )
+    return PATCH * patches, PATCH * patches
+
+
+def read_image(file: Path | bytes, size: tuple[int, int], where: str = "") -> np.ndarray:
     """uint8 (height, width, 3), upright and resized whole (nothing is cut off, so proportions may change).
 
-    Raises DataError for what is no image, is cut short, or claims more than 50 million pixels (known from its header,
-    before anything is decoded).
+    `file` may be a file's content. Raises DataError for what is no image, is cut short, or claims more than 50 million
+    pixels (known from its header, before anything is decoded).
     """
-    place = f"{where}: {file}" if where else str(file)
+    place = where if isinstance(file, bytes) else f"{where}: {file}" if where else str(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit, below, is stricter
-            with Image.open(file, formats=FORMATS) as picture:
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise _too_large(f"{picture.width:,} × {picture.height:,} pixels", place)
                 picture.draft("RGB", (2 * size[1], 2 * size[0]))  # JPEGs decode at a fraction of their size
@@ -92,11 +120,3 @@ def _too_large(claim: str, place: str) -> DataError:
     return DataError(
         f"the image claims {claim}; at most {MAX_PIXELS:,} are read", where=place, fix="make it smaller first"
     )
-
-
-def _inside(folder: Path, name: str, where: str) -> Path:
-    """The file called `name` in `folder`, never one outside it."""
-    file = (folder / name).resolve()
-    if not file.is_relative_to(folder.resolve()):
-        raise DataError(f"{name!r} lies outside the folder", where=where, fix="keep the images below the folder")
-    return file

@@ -1,6 +1,6 @@
 """Plain text becomes documents: files and folders of one's own, or the standard library's documentation.
 
-text_files(["notes/"])    every .txt, .md, .rst, and every line of every .jsonl ({"text": …}), below notes/
+text_files(["notes/"])    every .txt, .md, .rst below notes/, and every record of .jsonl, .parquet, … (see documents.py)
 python_docs("train")      one document per module of the running Python's standard library
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import json
 import os
 import sys
 import sysconfig
@@ -16,108 +15,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gato.corpora import Split, check_split, document, split_of
+from gato.corpora.documents import PART_BYTES, Documents
 from gato.episodes import Episode
-from gato.errors import DataError, UnknownNameError
+from gato.errors import DataError
 
 PYTHON_DOCS = "text/python-docs"
-SUFFIXES = (".txt", ".md", ".rst", ".jsonl")
-MAX_CHARACTERS = 1 << 20  # a longer file becomes several documents, cut at line ends, so that memory stays bounded
 
 
 # -- files of one's own -----------------------------------------------------------------------------------------------
 
 
 def text_files(
-    paths: Iterable[str | Path],
-    task: str = "text/files",
-    split: Split | None = None,
-    max_characters: int = MAX_CHARACTERS,
+    paths: Iterable[str | Path], task: str = "text/files", split: Split | None = None, max_bytes: int = PART_BYTES
 ) -> Iterator[Episode]:
     """Documents of files and folders, in name order; both splits where `split` is None. Empty documents are left out.
 
     Raises UnknownNameError for a path that is not there, DataError (file, line) for what is not UTF-8 or not JSON.
     """
-    if split is not None:
-        check_split(split)
-    for file, name in _files(paths):
-        parts = _jsonl(file) if file.suffix == ".jsonl" else _parts(file, max_characters)
-        for n, text in enumerate(parts):
-            part = f"{name}#{n}"
-            if text.strip() and (split is None or split_of(part) == split):
-                yield document(task, text, {"document": part, "split": split_of(part)})
-
-
-def _files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str]]:
-    """Each file with its name below the path it was found in, so that moving a folder moves nothing between splits."""
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-            if not found:
-                raise UnknownNameError(
-                    f"no {', '.join(SUFFIXES)} files", where=str(path), fix="name a folder with text in it"
-                )
-            yield from ((file, file.relative_to(path).as_posix()) for file in found)
-        elif path.is_file():
-            yield path, path.name
-        else:
-            raise UnknownNameError("no such file or folder", where=str(path), fix="check the path")
-
-
-def _parts(file: Path, max_characters: int) -> Iterator[str]:
-    part: list[str] = []
-    room = max_characters
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            while line := stream.readline(max_characters):
-                if len(line) > room and part:
-                    yield "".join(part)
-                    part, room = [], max_characters
-                part.append(line)
-                room -= len(line)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8 text ({error.reason})", where=str(file), fix=f"iconv -f latin1 -t utf-8 {file.name} converts it"
-        ) from error
-    if part:
-        yield "".join(part)
-
-
-def _jsonl(file: Path) -> Iterator[str]:
-    for n, record in json_lines(file):
-        text = record.get("text")
-        if not isinstance(text, str):
-            raise DataError(
-                'a record without a "text" string', where=f"{file} line {n}", fix='{"text": "…"} on every line'
-            )
-        check_unicode(text, f"{file} line {n}")
-        yield text
-
-
-def check_unicode(text: str, where: str) -> None:
-    """JSON can spell half a surrogate pair, which no file and no tokenizer can hold: a DataError."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"not Unicode: {error.reason} at character {error.start}", where=where, fix="drop it"
-        ) from error
-
-
-def json_lines(file: Path) -> Iterator[tuple[int, dict]]:
-    """(line number, object) for every line that is not empty. Raises DataError naming the line."""
-    with file.open("rb") as stream:
-        for n, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(
-                    f"not JSON: {error}", where=f"{file} line {n}", fix="one JSON object a line, UTF-8"
-                ) from error
-            if not isinstance(record, dict):
-                raise DataError("not a JSON object", where=f"{file} line {n}", fix="one JSON object a line")
-            yield n, record
+    return iter(Documents(paths, task=task, split=split, part_bytes=max_bytes))
 
 
 # -- the default corpus -----------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class Spec:
     """One leaf. `low`/`high` are flat tuples over the elements (row-major); one entry serves all of them.
 
     image: shape is (height, width, channels), uint8, channels last whatever the world delivers (`channels_first` says
-    that it must be transposed); discrete: integer bounds, both inclusive; continuous: ±inf where unbounded;
+    that it must be transposed), or (frames, height, width, channels), a clip; discrete: integer bounds, both inclusive; continuous: ±inf where unbounded;
     text: shape ().
     """
 
@@ -153,6 +153,8 @@ def _leaf(space: gymnasium.Space, path: str, where: str) -> Spec:
         return _discrete(space.shape, "int8", [0], [1], place)
     if isinstance(space, s.Box):
         if _is_image(space):
+            if len(space.shape) == 4:
+                return Spec("image", tuple(space.shape), "uint8", (0.0,), (255.0,))
             first = space.shape[0] in (1, 3, 4) and space.shape[-1] not in (1, 3, 4)
             h, w, c = (*space.shape[1:], space.shape[0]) if first else space.shape
             return Spec("image", (h, w, c), "uint8", (0.0,), (255.0,), first)
@@ -169,9 +171,12 @@ def _leaf(space: gymnasium.Space, path: str, where: str) -> Spec:
 
 
 def _is_image(space: gymnasium.spaces.Box) -> bool:
-    """A uint8 Box of rank 3, 1, 3 or 4 channels first or last, at least 16 pixels a side."""
-    if space.dtype != np.uint8 or len(space.shape) != 3:
+    """A uint8 Box of rank 3, 1, 3 or 4 channels first or last, at least 16 pixels a side; or several of them, channels
+    last, as a clip of rank 4."""
+    if space.dtype != np.uint8 or len(space.shape) not in (3, 4):
         return False
+    if len(space.shape) == 4:
+        return space.shape[-1] in (1, 3, 4) and min(space.shape[1:3]) >= 16
     for channels, sides in ((space.shape[-1], space.shape[:2]), (space.shape[0], space.shape[1:])):
         if channels in (1, 3, 4) and min(sides) >= 16:
             return True

@@ -12,10 +12,14 @@ An episode of T steps is T of these one after another, L = T (k + m + n + 1 + A)
 or a caption is a timestep without actions: no separator, no local positions, an end mark after each text, its text the
 target; the image comes first since "image" < "text". A text called `question` is no target and has no end: what follows
 it, the reply, is (paper, figure 2).
+
+A page that mixes text and images is an episode of such timesteps with a leaf `marks`, which is no token: it says where an
+image is shown, and where the page ends (the one end mark). An image of rank 4, a clip, is its frames one after another.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +35,7 @@ from gato.tokens.values import Vocabulary, mu_law, scale_action, unscale_action
 TEXT, IMAGE, DISCRETE, CONTINUOUS, SEPARATOR = range(5)
 KINDS = ("text", "image", "discrete", "continuous", "separator")
 LINEAR_RANGE = 10.0
-QUESTION = "question"
+QUESTION, MARKS = "question", "marks"
 NO_POSITION, ACTION_POSITION = -1, -2  # otherwise 0 … n_obs: the index inside the observation (appendix C.3)
 
 
@@ -111,9 +115,10 @@ class TimestepCodec:
 
     @property
     def fixed_tokens(self) -> int:
-        """Tokens of a timestep without its texts, whose length varies."""
+        """Tokens of a timestep without its texts, whose length varies (of a page's, the most)."""
         named = self._task_index is not None
-        return named + sum(_num_tokens(s) for s in self.spec.observation.values()) + self.acts + self.action_tokens
+        tokens = sum(_num_tokens(s) for path, s in self.spec.observation.items() if self.acts or path != MARKS)
+        return named + tokens + self.acts + self.action_tokens
 
     def legal(self) -> list[Legal]:
         """For each action token the block of ids it may take."""
@@ -147,8 +152,11 @@ class TimestepCodec:
 
     def _assemble(self, observations, actions, steps: int, table: images.PatchTable | None) -> Tokens:
         table = images.PatchTable() if table is None else table
+        marks = None if self.acts or MARKS not in observations else np.asarray(observations[MARKS], bool)
         columns: list[_Column] = [
-            self._observation(path, s, observations[path], steps, table) for path, s in self.spec.observation.items()
+            self._observation(path, s, observations[path], steps, table, marks)
+            for path, s in self.spec.observation.items()
+            if marks is None or path != MARKS
         ]
         if self._task_index is not None:
             name = self.vocabulary.encode_discrete(np.full((steps, 1), self._task_index))
@@ -172,7 +180,7 @@ class TimestepCodec:
             out.kinds[where] = column.kind
             if column.boxes is not None:
                 out.patches[where] = column.values.ravel()
-                out.boxes[where] = np.tile(column.boxes, (steps, 1))
+                out.boxes[where] = np.tile(column.boxes, (len(where) // len(column.boxes), 1))
             else:
                 out.ids[where] = column.values.ravel()
             out.targets[where] = column.target
@@ -187,17 +195,26 @@ class TimestepCodec:
             )  # fmt: skip
         return out
 
-    def _observation(self, path: str, spec: Spec, values: Any, steps: int, table: images.PatchTable) -> _Column:
+    def _observation(
+        self, path: str, spec: Spec, values: Any, steps: int, table: images.PatchTable, marks: np.ndarray | None = None
+    ) -> _Column:
+        """One leaf. `marks` (T, 2), of pages: whether the image is shown, and whether the page ends."""
         v = self.vocabulary
         if spec.kind == "text":
             asks = not self.acts and path.rsplit("/", 1)[-1] == QUESTION
-            encoded = [self._encode_text(text, path, ends=not self.acts and not asks) for text in values]
+            ends = [not self.acts and not asks] * steps if marks is None else marks[:, 1].tolist()
+            encoded = [self._encode_text(text, path, end) for text, end in zip(values, ends, strict=True)]
             flat = np.concatenate(encoded) if encoded else np.zeros(0, np.int32)
             target = self._question_targets if asks else self._text_targets
             return _Column(TEXT, flat, np.array([len(e) for e in encoded]), target=target)
         if spec.kind == "image":
             frames = np.asarray(values)
-            return _Column(IMAGE, table.add(images.cut(frames)), boxes=images.boxes(*spec.shape[:2]))
+            shown = frames if marks is None else frames[marks[:, 0]]
+            patches = table.add(images.cut(shown.reshape(-1, *spec.shape[-3:])))
+            boxes = images.boxes(*spec.shape[-3:-1])
+            if marks is None:
+                return _Column(IMAGE, patches.reshape(steps, -1), boxes=boxes)
+            return _Column(IMAGE, patches.ravel(), marks[:, 0] * len(boxes), boxes=boxes)
         flat = np.asarray(values).reshape(steps, spec.size)
         if spec.kind == "discrete":
             ids = v.encode_discrete(flat.astype(np.int64) - spec.bounds()[0].astype(np.int64))
@@ -278,8 +295,9 @@ def _num_tokens(spec: Spec) -> int:
     if spec.kind == "text":
         return 0
     if spec.kind == "image":
-        rows, columns = images.grid(*spec.shape[:2])
-        return rows * columns
+        *frames, height, width, _ = spec.shape
+        rows, columns = images.grid(height, width)
+        return math.prod(frames) * rows * columns
     return spec.size
 
 
