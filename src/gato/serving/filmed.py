@@ -23,17 +23,8 @@ def filmed(task_id: str) -> Task:
     name = PREFIX + task_id
     if name not in registry():
         task = find(task_id)
-        register(
-            Task(
-                name,
-                functools.partial(_make, task_id),
-                None,
-                task.score,
-                task.requires,
-                task.extra,
-                max_steps=task.max_steps,
-            )  # fmt: skip
-        )
+        make = functools.partial(_make, task_id)
+        register(Task(name, make, None, task.score, task.requires, task.extra, max_steps=task.max_steps))
     return registry()[name]
 
 
