@@ -46,7 +46,7 @@ KINDS = (
 )  # fmt: skip
 WORLDS = ("dummy/count", "babyai/go-to-local", "dm-control-suite/cartpole-swingup")
 MODES = ("whole episodes", "slots")
-DEADLINE = 5.0  # seconds of silence; hangs cost this much each
+DEADLINE = 3.0  # seconds of silence; hangs cost this much each
 
 
 # -- worlds that fail -------------------------------------------------------------------------------------------------
