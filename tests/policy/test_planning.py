@@ -18,7 +18,9 @@ def seen(n, start=30):
     return [observe(start + i) for i in range(n)]
 
 
-@pytest.mark.parametrize("switches", [{}, {"position": "xl"}, {"position": "learned"}, {"parallel_actions": True}], ids=str)
+@pytest.mark.parametrize(
+    "switches", [{}, {"position": "xl"}, {"position": "learned"}, {"parallel_actions": True}], ids=str
+)
 def test_a_forked_slot_remembers_what_its_source_does(tokenizer, switches):
     """Slot 2 takes over slot 0's context and then says what slot 0 says, bit for bit; slot 1 never noticed."""
     bundle = make_bundle(tokenizer, None, **switches)
@@ -88,9 +90,7 @@ def test_looking_ahead_gains_and_leaves_the_world_as_it_was(tokenizer, buttons):
     planned, actions = scores(agent.planner(buttons.id, 4, planning), 4)
     assert np.mean(planned) > np.mean(plain) + 1.5, (plain, planned)
     again, same = scores(agent.planner(buttons.id, 2, planning), 2)  # other slots, other neighbours
-    assert again == planned and all(
-        np.array_equal(a[k], b[k]) for a, b in zip(actions, same, strict=True) for k in a
-    )
+    assert again == planned and all(np.array_equal(a[k], b[k]) for a, b in zip(actions, same, strict=True) for k in a)
 
 
 def test_without_a_better_way_its_own_is_kept(tokenizer):

@@ -109,4 +109,7 @@ def test_a_world_that_cannot_be_put_back_is_a_named_error():
         env.reset(seed=0)
         with pytest.raises(StateError, match=what) as caught:
             saver_of(env, "mine/world")
-        assert (caught.value.code, caught.value.where) == ("world-state", "mine/world") and "save_state" in caught.value.fix
+        assert (caught.value.code, caught.value.where) == (
+            "world-state",
+            "mine/world",
+        ) and "save_state" in caught.value.fix

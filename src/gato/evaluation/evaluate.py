@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from gato.errors import GatoError
 from gato.evaluation.animation import animate, plot_episode
 from gato.evaluation.language import bits_per_byte, caption_scores
 from gato.evaluation.scores import TaskScores, expert_normalised, results, write_results
-from gato.policy import Agent
+from gato.policy import Agent, AgentPolicy
+from gato.policy.planning import Planning, PlanningPolicy
 from gato.rollouts import LocalSlot, Unit, episode_seed, rollout
 from gato.rollouts.pool import WorkerPool
 from gato.sequences import Segment, TokenStore, collate
@@ -40,10 +42,12 @@ def evaluate(
     language: Mapping[str, Any] | None = None,
     progress: bool = True,
     protocol: Mapping[str, Any] | None = None,
+    planning: Planning | None = None,
 ) -> dict[str, Any]:
     """Play `episodes` of every task and write out/results.json and out/media/; returns the results.
 
-    `seed` shifts the block of evaluation seeds. `language` is what `evaluate_language` returned, if anything.
+    `seed` shifts the block of evaluation seeds. `language` is what `evaluate_language` returned, if anything. With
+    `planning` the agent looks ahead on saved states of the worlds, which then run in this process; so do their films.
     """
     out = Path(out)
     (out / "media").mkdir(parents=True, exist_ok=True)
@@ -51,14 +55,19 @@ def evaluate(
     began = time.perf_counter()
     with WorkerPool(workers) as pool, _Progress(progress, len(tasks) * episodes) as shown:
         for task in tasks:
-            scores, best = evaluate_task(agent, task, episodes, pool, seed, shown)
+            scores, best = evaluate_task(agent, task, episodes, pool, seed, shown, planning)
             scored.append(scores)
             if film:
-                entry, note = film_task(agent, task, best, scores, out / "media")
+                entry, note = film_task(agent, task, best, scores, out / "media", planning)
                 films.append(entry)
                 notes += [note] if note and note not in notes else []
     record = results(
-        {**_protocol(agent, episodes, seed, time.perf_counter() - began), **(protocol or {}), "notes": notes},
+        {
+            **_protocol(agent, episodes, seed, time.perf_counter() - began),
+            **({"planning": asdict(planning)} if planning else {}),
+            **(protocol or {}),
+            "notes": notes,
+        },  # fmt: skip
         scored,
         dict(language) if language else None,
     )
@@ -68,13 +77,25 @@ def evaluate(
 
 
 def evaluate_task(
-    agent: Agent, task: Task, episodes: int, pool: WorkerPool, seed: int = 0, shown: _Progress | None = None
+    agent: Agent,
+    task: Task,
+    episodes: int,
+    pool: WorkerPool,
+    seed: int = 0,
+    shown: _Progress | None = None,
+    planning: Planning | None = None,
 ) -> tuple[TaskScores, Episode | None]:
     """Scores of one task, and its median episode for a film."""
     units = [Unit(task.id, episode_seed(task.id, seed * 100_000 + i, "evaluation")) for i in range(episodes)]
-    policy = agent.policy(task.id, min(SLOTS, episodes))
+    count = min(SLOTS, episodes)
+    policy: AgentPolicy | PlanningPolicy
+    slots: list[Any]
+    if planning is None:
+        policy, slots = agent.policy(task.id, count), pool.slots(count)
+    else:
+        policy, slots = agent.planner(task.id, count, planning), [LocalSlot() for _ in range(count)]
     began, played = time.perf_counter(), []
-    for episode in rollout(units, pool.slots(min(SLOTS, episodes)), policy):
+    for episode in rollout(units, slots, policy):
         played.append(episode)
         if shown:
             shown.advance(task.id)
@@ -102,7 +123,12 @@ def _score(task: Task, episode: Episode) -> float:
 
 
 def film_task(
-    agent: Agent, task: Task, episode: Episode | None, scores: TaskScores, media: Path
+    agent: Agent,
+    task: Task,
+    episode: Episode | None,
+    scores: TaskScores,
+    media: Path,
+    planning: Planning | None = None,
 ) -> tuple[dict[str, Any], str]:
     """The agent's median episode again, with pictures; without a GL library, a plot of its state. (index entry, note)."""
     name = task.id.replace("/", "--")
@@ -123,18 +149,19 @@ def film_task(
             "file": f"{name}.png",
         }, f"{task.domain}: state plots in place of films, {error.what} {error.fix}"
     try:
-        frames = play(agent, task, env, episode.info["seed"], FILM_STEPS)
+        frames = play(agent, task, env, episode.info["seed"], FILM_STEPS, planning)
     finally:
         env.close()
     (media / f"{name}.webp").write_bytes(animate(frames))
     return {**entry, "file": f"{name}.webp"}, ""
 
 
-def play(agent: Agent, task: Task, env: Any, seed: int, max_steps: int) -> np.ndarray:
+def play(agent: Agent, task: Task, env: Any, seed: int, max_steps: int, planning: Planning | None = None) -> np.ndarray:
     """One episode, rendered: uint8 (T, H, W, 3)."""
+    policy = agent.policy(task.id, 1) if planning is None else agent.planner(task.id, 1, planning)
     frames: list[np.ndarray] = []
     slot = _FilmedSlot(env, frames)
-    for _ in rollout([Unit(task.id, seed, max_steps=max_steps)], [slot], agent.policy(task.id, 1)):
+    for _ in rollout([Unit(task.id, seed, max_steps=max_steps)], [slot], policy):
         pass
     return np.stack(frames)
 

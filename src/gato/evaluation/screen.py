@@ -127,7 +127,9 @@ class Screen:
             name = str(self._names[value]) if value < len(self._names) else f"{choice['name']} {value}"
             ink = INK if own else SOFT
             pen.text((x, at + 9), fitted(name, 96, 14), fill=ink, font=font(14), anchor="lm")
-            pen.rectangle((x + 104, at + 3, x + 104 + max(1, (wide - 164) * p), at + 15), fill=kind_colour(2) if own else BAR)
+            pen.rectangle(
+                (x + 104, at + 3, x + 104 + max(1, (wide - 164) * p), at + 15), fill=kind_colour(2) if own else BAR
+            )
             pen.text((x + wide, at + 9), f"{100 * p:.0f} %", fill=ink, font=font(14), anchor="rm")
 
     def _histogram(
@@ -178,7 +180,9 @@ class Screen:
         ends = int(np.flatnonzero(tokens.kinds == SEPARATOR)[0])
         for r, kind in enumerate(tokens.kinds.tolist()):
             label = "" if kind in (IMAGE, SEPARATOR) else _short(moment.labels[r], kind)
-            width = CELL if kind == IMAGE else 8 if kind == SEPARATOR else max(CELL, 8 + round(font(12).getlength(label)))
+            width = (
+                CELL if kind == IMAGE else 8 if kind == SEPARATOR else max(CELL, 8 + round(font(12).getlength(label)))
+            )
             if x + width > wide:
                 x, y = 0, y + CELL + GAP
             places.append((x, y, width, label))

@@ -61,7 +61,9 @@ class Window:
                 except pygame.error as error:
                     raise WindowError(f"no window: {error}", fix="--video FILE") from error
             pygame.display.set_caption(self._title)
-        picture = pygame.image.frombuffer(np.ascontiguousarray(frame).tobytes(), (frame.shape[1], frame.shape[0]), "RGB")
+        picture = pygame.image.frombuffer(
+            np.ascontiguousarray(frame).tobytes(), (frame.shape[1], frame.shape[0]), "RGB"
+        )
         self._surface.blit(picture, (0, 0))
         pygame.display.flip()
         self._due = max(self._due + self._pause, time.monotonic()) + (HELD_SECONDS if last else 0.0)

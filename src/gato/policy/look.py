@@ -54,7 +54,9 @@ def choices(
                 mass = p.reshape(SHOWN_BINS, -1).sum(1)
                 width = (high[i] - low[i]) / SHOWN_BINS
                 bars = [[round(low[i] + (k + 0.5) * width, 4), round(float(m), 4)] for k, m in enumerate(mass)]
-            out.append({"name": name, "kind": leaf.kind, "chosen": chosen, "low": low[i], "high": high[i], "bars": bars})
+            out.append(
+                {"name": name, "kind": leaf.kind, "chosen": chosen, "low": low[i], "high": high[i], "bars": bars}
+            )
     return out[:SHOWN_ACTIONS]
 
 

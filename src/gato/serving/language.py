@@ -85,7 +85,9 @@ class Language:
         head = {"id": _name(), "object": "chat.completion.chunk", "created": int(time.time()), "model": MODEL}
 
         def event(delta: dict[str, str], reason: str | None = None) -> str:
-            return f"data: {json.dumps({**head, 'choices': [{'index': 0, 'delta': delta, 'finish_reason': reason}]})}\n\n"
+            return (
+                f"data: {json.dumps({**head, 'choices': [{'index': 0, 'delta': delta, 'finish_reason': reason}]})}\n\n"
+            )
 
         said = first or ""
         try:
@@ -167,7 +169,6 @@ def _read(messages: list[schema.Message]) -> tuple[str, str | None]:
         url = pictures[-1] if pictures else None
         texts = own if pictures else [*texts, *own]
     return "\n\n".join(text for text in texts if text), url
-
 
 
 def _name() -> str:

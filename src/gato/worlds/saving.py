@@ -86,7 +86,9 @@ def saver_of(env: gymnasium.Env, where: str = "") -> Saver:
 
 
 def _unsavable(what: str, where: str) -> StateError:
-    return StateError(what, where=where, fix="play without --plan, or give the world save_state() and restore_state(state)")
+    return StateError(
+        what, where=where, fix="play without --plan, or give the world save_state() and restore_state(state)"
+    )
 
 
 def _played(env: gymnasium.Env, actions: list[Any]) -> Iterator[tuple[Any, ...]]:
@@ -94,7 +96,9 @@ def _played(env: gymnasium.Env, actions: list[Any]) -> Iterator[tuple[Any, ...]]
     for action in actions:
         observation, reward, terminated, truncated, _ = env.step(action)
         leaves = flatten(observation, "observation")
-        shown = {k: v if isinstance(v, str) else (np.asarray(v).shape, np.asarray(v).tobytes()) for k, v in leaves.items()}
+        shown = {
+            k: v if isinstance(v, str) else (np.asarray(v).shape, np.asarray(v).tobytes()) for k, v in leaves.items()
+        }
         yield shown, float(reward), bool(terminated), bool(truncated)
         if terminated or truncated:
             return
