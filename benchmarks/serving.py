@@ -78,15 +78,20 @@ def main() -> None:
         "cores": os.cpu_count(), "load_average": [round(x, 1) for x in os.getloadavg()], "capacity": CAPACITY,
         "rows": rows, "expanding_picture": picture, "server_exit": stopped,
     }  # fmt: skip
+    write(record, said.out)  # the attacks take long
     if said.fuzz:
         record["malformed_socket_messages"] = attacked("test_sockets.py::test_ten_thousand_malformed_messages", {}) | {
             "messages": 10_000
         }
         each_mode = {"GATO_FUZZ_EXAMPLES": str(-(-said.fuzz // 2))}
         record["schemathesis"] = attacked("test_fuzz.py", each_mode) | {"examples_per_operation": said.fuzz}
-    said.out.parent.mkdir(parents=True, exist_ok=True)
-    said.out.write_text(json.dumps(record, indent=1) + "\n")
+    write(record, said.out)
     print(json.dumps(record, indent=1))
+
+
+def write(record: dict[str, Any], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def measure(url: str, task: str, observation: object, count: int, seconds: float) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def evaluate(
             **({"planning": asdict(planning)} if planning else {}),
             **(protocol or {}),
             "notes": notes,
-        },  # fmt: skip
+        },
         scored,
         dict(language) if language else None,
     )
