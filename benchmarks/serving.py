@@ -95,15 +95,20 @@ def main() -> None:
     }  # fmt: skip
     if picture is not None:
         record["expanding_picture"] = picture
+    write(record, said.out)  # the attacks take long
     if said.fuzz and not said.hertz:
         record["malformed_socket_messages"] = attacked("test_sockets.py::test_ten_thousand_malformed_messages", {}) | {
             "messages": 10_000
         }
         each_mode = {"GATO_FUZZ_EXAMPLES": str(-(-said.fuzz // 2))}
         record["schemathesis"] = attacked("test_fuzz.py", each_mode) | {"examples_per_operation": said.fuzz}
-    said.out.parent.mkdir(parents=True, exist_ok=True)
-    said.out.write_text(json.dumps(record, indent=1) + "\n")
+    write(record, said.out)
     print(json.dumps(record, indent=1))
+
+
+def write(record: dict[str, Any], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def measure(url: str, task: str, observation: object, count: int, seconds: float) -> dict[str, Any]:

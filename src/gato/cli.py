@@ -568,6 +568,10 @@ class Evaluate:
     film: bool = True
     acting: Annotated[tuple[str, ...], tyro.conf.arg(name="acting")] = ()
     """How to act: discrete=greedy, continuous=mean, temperature=0.5, top_k=4, memory=xl; the bundle's own if not given."""
+    plan: int = 0
+    """Look ahead on saved states of the worlds, as `gato play --plan` does; such worlds run in this process."""
+    plan_steps: int = 20
+    plan_follow: int = 4
     language: bool = False
     """Captions of held-out scenes and bits per byte of held-out documentation too, where the bundle was trained on them."""
     teacher_forced: bool = False
@@ -581,6 +585,7 @@ class Evaluate:
         _within("--episodes", self.episodes, 1)
         _within("--workers", self.workers, 0)
         _within("--seed", self.seed, 0)
+        planning = _planning(self.plan, self.plan_steps, self.plan_follow)
         if (self.out / "MANIFEST.json").exists():
             raise OutputExistsError("this folder holds a dataset or a bundle", where=str(self.out), fix="another --out")
         if (self.out / "results.json").exists() and not self.overwrite:
@@ -627,6 +632,7 @@ class Evaluate:
             film=self.film,
             language=language,
             demonstrations=demonstrations,
+            planning=planning,
         )
         report = write_report(self.out)
         if self.json:
@@ -764,7 +770,7 @@ class Play:
             raise UsageError("a task is needed", fix="gato play [BUNDLE] TASK; gato tasks lists tasks")
         *bundle, task_id = self.words
         if self.video:
-            _suffix("--video", self.video, ".mp4", ".webp", ".gif", ".png")
+            _suffix("--video", self.video, ".webp", ".mp4", ".gif", ".png")
         from gato.evaluation.screen import Screen
         from gato.evaluation.watching import Moment, watch
         from gato.evaluation.window import Window, has_screen

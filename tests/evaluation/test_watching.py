@@ -43,7 +43,7 @@ def test_moments_are_those_of_the_episode(agent, moments):
         for t in range(4):
             moment = moments[5 * e + t + 1]
             assert moment.tokens.ids.tolist() == tokens.ids[starts[t] : starts[t + 1]].tolist()
-            assert next(c["chosen"] for c in moment.choices) == int(episode.actions["button"][t])
+            assert moment.choices[0]["chosen"] == int(episode.actions["button"][t])
             assert all(abs(sum(p for _, p in c["bars"]) - 1) < 0.01 for c in moment.choices)
             assert moment.total == pytest.approx(episode.rewards[: t + 1].sum())
 

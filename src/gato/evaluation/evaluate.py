@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from gato.evaluation.open_loop import action_errors
 from gato.evaluation.scores import TaskScores, expert_normalised, results, write_results
 from gato.model.bundle import Bundle
 from gato.policy import Agent
+from gato.policy.planning import Planning
 from gato.rollouts import LocalSlot, Unit, episode_seed, rollout
+from gato.rollouts.loop import BatchPolicy
 from gato.rollouts.pool import WorkerPool
 from gato.rollouts.retrieve import Retrieval
 from gato.sequences import Segment, TokenStore, collate
@@ -44,12 +47,14 @@ def evaluate(
     demonstrations: Mapping[str, Sequence[Episode]] | None = None,
     progress: bool = True,
     protocol: Mapping[str, Any] | None = None,
+    planning: Planning | None = None,
 ) -> dict[str, Any]:
     """Play `episodes` of every task and write out/results.json and out/media/; returns the results.
 
     `seed` shifts the block of evaluation seeds. `language` is what `evaluate_language` returned, if anything.
     `demonstrations`, held out, by task: the tasks' records get the errors of `open_loop.action_errors` on them, under
     `teacher_forced`. Scores do not depend on `workers`, not by a bit.
+    With `planning` the agent looks ahead on saved states of the worlds, which then run in this process; so do their films.
     """
     out = Path(out)
     (out / "media").mkdir(parents=True, exist_ok=True)
@@ -58,18 +63,19 @@ def evaluate(
     began = time.perf_counter()
     with WorkerPool(workers) as pool, _Progress(progress, len(tasks) * episodes) as shown:
         for task in tasks:
-            scores, best = evaluate_task(agent, task, episodes, pool, seed, shown)
+            scores, best = evaluate_task(agent, task, episodes, pool, seed, shown, planning)
             scored.append(scores)
             if demonstrations and task.id in demonstrations and isinstance(agent, Agent):
                 forced[task.id] = action_errors(agent, task.id, demonstrations[task.id])
             if film:
-                entry, note = film_task(agent, task, best, scores, out / "media")
+                entry, note = film_task(agent, task, best, scores, out / "media", planning)
                 films.append(entry)
                 notes += [note] if note and note not in notes else []
     record = results(
         {
             **_protocol(agent, episodes, seed, time.perf_counter() - began),
             **_speed(scored),
+            **({"planning": asdict(planning)} if planning else {}),
             **(protocol or {}),
             "notes": notes,
         },
@@ -85,16 +91,23 @@ def evaluate(
 
 
 def evaluate_task(
-    agent: Agent | Retrieval, task: Task, episodes: int, pool: WorkerPool, seed: int = 0, shown: _Progress | None = None
+    agent: Agent | Retrieval,
+    task: Task,
+    episodes: int,
+    pool: WorkerPool,
+    seed: int = 0,
+    shown: _Progress | None = None,
+    planning: Planning | None = None,
 ) -> tuple[TaskScores, Episode | None]:
     """Scores of one task, and its median episode for a film."""
     units = [Unit(task.id, episode_seed(task.id, seed * 100_000 + i, "evaluation")) for i in range(episodes)]
-    slots = min(SLOTS, episodes)
-    policy = agent.policy(task.id, slots, watch_mass=True) if isinstance(agent, Agent) else agent.policy(task.id, slots)
+    count = min(SLOTS, episodes)
+    policy = _policy(agent, task, count, planning)
+    slots: list[Any] = pool.slots(count) if planning is None else [LocalSlot() for _ in range(count)]
     if shown:
         shown.begin(task.id)
     began, played = time.perf_counter(), []
-    for episode in rollout(units, pool.slots(min(SLOTS, episodes)), policy):
+    for episode in rollout(units, slots, policy):
         played.append(episode)
         if shown:
             shown.advance(len(episode))
@@ -109,7 +122,7 @@ def evaluate_task(
     reference = task.references
     facts = {
         "environment_steps": steps, "seconds": round(seconds, 2), "steps_per_second": round(steps / seconds, 1),
-        "legal_mass": round(policy.legal_mass or 0.0, 5), "mean_return": float(np.mean([e.total_return for e in played])),
+        "legal_mass": round(getattr(policy, "legal_mass", None) or 0.0, 5), "mean_return": float(np.mean([e.total_return for e in played])),
     }  # fmt: skip
     scores = TaskScores(
         task.id, values, reference["random"].mean if "random" in reference else None,
@@ -117,6 +130,12 @@ def evaluate_task(
     )  # fmt: skip
     middle = played[int(np.argsort(values, kind="stable")[len(values) // 2])] if played else None
     return scores, middle
+
+
+def _policy(agent: Agent | Retrieval, task: Task, slots: int, planning: Planning | None) -> BatchPolicy:
+    if not isinstance(agent, Agent):
+        return agent.policy(task.id, slots)
+    return agent.planner(task.id, slots, planning) if planning else agent.policy(task.id, slots, watch_mass=True)
 
 
 def mean_percent(bundle: Bundle, tasks: Sequence[Task], episodes: int, workers: int = 0) -> float:
@@ -144,7 +163,12 @@ def _score(task: Task, episode: Episode) -> float:
 
 
 def film_task(
-    agent: Agent | Retrieval, task: Task, episode: Episode | None, scores: TaskScores, media: Path
+    agent: Agent | Retrieval,
+    task: Task,
+    episode: Episode | None,
+    scores: TaskScores,
+    media: Path,
+    planning: Planning | None = None,
 ) -> tuple[dict[str, Any], str]:
     """The agent's median episode again, with pictures; without a GL library, a plot of its state. (index entry, note)."""
     name = task.id.replace("/", "--")
@@ -165,18 +189,21 @@ def film_task(
             "file": f"{name}.png",
         }, f"{task.domain}: state plots in place of films, {error.what} {error.fix}"
     try:
-        frames = play(agent, task, env, episode.info["seed"], FILM_STEPS)
+        frames = play(agent, task, env, episode.info["seed"], FILM_STEPS, planning)
     finally:
         env.close()
     (media / f"{name}.webp").write_bytes(animate(frames))
     return {**entry, "file": f"{name}.webp"}, ""
 
 
-def play(agent: Agent | Retrieval, task: Task, env: Any, seed: int, max_steps: int) -> np.ndarray:
+def play(
+    agent: Agent | Retrieval, task: Task, env: Any, seed: int, max_steps: int, planning: Planning | None = None
+) -> np.ndarray:
     """One episode, rendered: uint8 (T, H, W, 3)."""
+    policy = _policy(agent, task, 1, planning)
     frames: list[np.ndarray] = []
     slot = _FilmedSlot(env, frames)
-    for _ in rollout([Unit(task.id, seed, max_steps=max_steps)], [slot], agent.policy(task.id, 1)):
+    for _ in rollout([Unit(task.id, seed, max_steps=max_steps)], [slot], policy):
         pass
     return np.stack(frames)
 
