@@ -112,10 +112,10 @@ def raw_procgen(game: str, mode: str) -> Callable[[], Raw]:
 
 def raw_miniworld(level: str) -> Callable[[], Raw]:
     def make() -> Any:
-        from gato.worlds.miniworld import IMAGE_SIZE, _import_miniworld
+        from gato.worlds.miniworld import IMAGE_SIZE, import_miniworld
 
         with contextlib.redirect_stdout(io.StringIO()):
-            return getattr(_import_miniworld(), level)(obs_width=IMAGE_SIZE[1], obs_height=IMAGE_SIZE[0])
+            return getattr(import_miniworld(), level)(obs_width=IMAGE_SIZE[1], obs_height=IMAGE_SIZE[0])
 
     return lambda: _gymnasium(make)
 

@@ -76,6 +76,10 @@ def _import_environments(module: str, requirement: str, env_id: str) -> None:
     """Import what registers the ids."""
     _see_current_directory()
     try:
+        if module == "miniworld":
+            from gato.worlds.miniworld import import_miniworld
+
+            import_miniworld()  # without a screen
         imported = importlib.import_module(module)
     except ImportError as error:
         fix = f'pip install "{requirement}" -c constraints.txt' if requirement else f"install the package of {module}"

@@ -52,7 +52,8 @@ LEVELS = {  # name → class of the package, its limit of steps
 TURN_LEFT, TURN_RIGHT, FORWARD, BACK, PICK_UP, DROP = range(6)
 
 
-def _import_miniworld() -> Any:
+def import_miniworld() -> Any:
+    """The package's levels, drawn without a screen; nothing else may have imported it before."""
     import pyglet
 
     if sys.platform == "linux" and "pyglet.window" not in sys.modules:
@@ -82,14 +83,15 @@ class MiniWorldEnv(gymnasium.Env):
 
     def _new_world(self) -> Any:
         try:
-            level = getattr(_import_miniworld(), self._class)
+            level = getattr(import_miniworld(), self._class)
             with contextlib.redirect_stdout(io.StringIO()):  # it says how many samples a pixel will get
                 return level(obs_width=IMAGE_SIZE[1], obs_height=IMAGE_SIZE[0], render_mode="rgb_array")
         except Exception as error:  # whatever pyglet or a GL library comes up with
             raise WorldError(
                 f"no picture: OpenGL without a display does not work here ({type(error).__name__}: {error})",
                 where=f"miniworld/{self.name}",
-                fix="apt-get install -y libegl1 libgl1 libglu1-mesa",
+                fix="apt-get install -y libegl1 libgl1 libglu1-mesa; and let nothing import miniworld before this does, "
+                "or set pyglet.options['headless'] = True first",
             ) from error
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
