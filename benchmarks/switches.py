@@ -88,8 +88,8 @@ def recipe_of(variant: dict[str, Any], seed: int) -> Recipe:
 
 
 def byte_tokenizer() -> TextTokenizer:
-    """A SentencePiece model that knows no sub-word of ordinary text: every character is spelt in bytes."""
-    return TextTokenizer.train((chr(0xE000 + i) for i in range(766)), 1024)
+    """A SentencePiece model that knows no sub-word of ordinary text: every character but the blank is spelt in bytes."""
+    return TextTokenizer.train((f"{chr(0xE000 + i)} " for i in range(765)), 1024)
 
 
 def build(data: Path, tokenizer: TextTokenizer, recipe: Recipe) -> tuple[list[TokenStore], list[TokenStore]]:

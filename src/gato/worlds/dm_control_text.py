@@ -21,12 +21,21 @@ from gato.worlds.dm_control_pixels import sees_state
 
 DOMAIN = "dm-control-suite-text"
 TASKS = {
-    "cartpole": ("balance", "swingup"),
+    "acrobot": ("swingup", "swingup_sparse"),
+    "ball_in_cup": ("catch",),
+    "cartpole": ("balance", "balance_sparse", "swingup", "swingup_sparse", "two_poles", "three_poles"),
+    "cheetah": ("run",),
+    "finger": ("spin", "turn_easy", "turn_hard"),
+    "fish": ("upright", "swim"),
+    "hopper": ("stand", "hop"),
+    "lqr": ("lqr_2_1", "lqr_6_2"),
     "pendulum": ("swingup",),
-    "point_mass": ("easy",),
+    "point_mass": ("easy", "hard"),
     "reacher": ("easy", "hard"),
+    "swimmer": ("swimmer6",),
+    "walker": ("stand", "walk", "run"),
 }
-MAX_CHARACTERS = 256
+MAX_CHARACTERS = 384
 
 
 def tasks() -> list[Task]:
@@ -36,11 +45,10 @@ def tasks() -> list[Task]:
 def _task(domain: str, task: str) -> Task:
     name = task_name(domain, task)
     expert, expert_name = make_expert(name)
-    assert expert is not None
     return Task(
         id=f"{DOMAIN}/{name}",
         make_env=functools.partial(_make_env, domain, task),
-        make_expert=sees_state(expert),
+        make_expert=sees_state(expert) if expert else None,
         requires=("dm_control", "mujoco"),
         extra="mujoco",
         max_steps=MAX_STEPS,

@@ -469,7 +469,10 @@ def _make(
 LEVELS = {  # name → rows, columns, boxes, moves at least, steps at most
     "7x7-1-box": (7, 7, 1, 6, 60),
     "7x7-2-boxes": (7, 7, 2, 10, 80),
+    "8x8-1-box": (8, 8, 1, 8, 80),
     "8x8-2-boxes": (8, 8, 2, 10, 100),
+    "9x9-2-boxes": (9, 9, 2, 12, 110),
+    "9x9-3-boxes": (9, 9, 3, 12, 120),
     "10x10-3-boxes": (10, 10, 3, 15, 120),
     "10x10-4-boxes": (10, 10, 4, 20, 120),
 }
