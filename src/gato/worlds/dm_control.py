@@ -278,5 +278,6 @@ WIDE: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "ball_in_cup": _ball_in_cup,
     "cheetah": _velocities,
     "finger": _velocities,
+    "lqr": _velocities,
     "walker": _walker,
 }
