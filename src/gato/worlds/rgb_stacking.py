@@ -76,7 +76,7 @@ def tasks() -> list[Task]:
             requires=("dm_robotics", "dm_control", "mujoco"),
             extra="robotics",
             max_steps=MAX_STEPS,
-            expert_name="script, tried out on a copy of the physics",
+            expert_name="rehearsed script",
             notes="ends once the stack has stood for half a second; 2 ms physics; own resolved-rate control",
             meta={"objects": objects[name], "triplet": TRIPLETS.get(name), "slow": True},
         )
