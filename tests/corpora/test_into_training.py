@@ -6,10 +6,8 @@ import torch
 from make_samples import make_clips, make_coco, make_obelics, make_pile, make_vqav2
 
 from gato.corpora.layouts import Preparation, import_corpus
-from gato.corpora.text import python_docs
 from gato.model.transformer import Gato
 from gato.sequences import Mixture
-from gato.tokens.text import TextTokenizer
 from gato.tokens.timestep import IMAGE, TEXT
 from gato.training import Recipe
 from gato.training.loop import load_stores
@@ -20,13 +18,12 @@ SMALL = {"layer_width": 32, "num_attention_heads": 1, "num_transformer_blocks": 
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory):
+def stores(tmp_path_factory, tokenizer):
     root = tmp_path_factory.mktemp("corpora")
     for name, make in MADE.items():
         list(import_corpus(name, make(root / "raw" / name), root / "data", HOW))
-    text = TextTokenizer.train([e.observations["text"][0] for e in python_docs("heldout")], 1024)
     recipe = Recipe(model=SMALL)
-    return load_stores([root / "data"], recipe.config(), text, recipe), recipe
+    return load_stores([root / "data"], recipe.config(), tokenizer, recipe), recipe
 
 
 def store_of(stores, domain):

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gato.errors import CheckpointCorruptError, CheckpointMissingError, TokenizerError
-from gato.tokens.text import TextTokenizer
+from gato.tokens.text import SPACE_MARK, TextTokenizer
 
 
 def lines(seed: int, count: int = 3000) -> list[str]:
@@ -43,6 +43,61 @@ def test_every_text_comes_back(tokenizer, text):
     assert ids.dtype == np.int32 and ids.ndim == 1
     assert tokenizer.decode(ids) == text
     assert tokenizer.eos_id not in ids and 0 not in ids  # special ids are never made from text
+
+
+EMOJI = st.text(
+    st.one_of(
+        st.characters(min_codepoint=0x1F300, max_codepoint=0x1FAFF),
+        st.characters(min_codepoint=0x1F1E6, max_codepoint=0x1F1FF),  # flags are pairs of these
+        st.characters(min_codepoint=0x1F3FB, max_codepoint=0x1F3FF),  # skin tones
+        st.characters(min_codepoint=0xE0020, max_codepoint=0xE007F),  # tags
+        st.sampled_from("\u200d\ufe0e\ufe0f\u20e3#*0"),  # joiners, variation selectors, keycaps
+    )
+)
+RIGHT_TO_LEFT = st.text(
+    st.one_of(
+        st.characters(min_codepoint=0x0590, max_codepoint=0x08FF),  # Hebrew, Arabic, Syriac, their marks
+        st.characters(min_codepoint=0xFB1D, max_codepoint=0xFEFC),  # presentation forms
+        st.sampled_from("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069 a1"),
+    )
+)
+CONTROL = st.text(
+    st.one_of(
+        st.characters(max_codepoint=0x1F),
+        st.characters(min_codepoint=0x7F, max_codepoint=0x9F),
+        st.sampled_from("\u00a0\u00ad\u2028\u2029\u200b\u2060\u3000\ufeff\ufff9\ufffe\uffff\U0001fffe\U0010ffff"),
+    )
+)
+MARKED = st.text(st.sampled_from("\u2580\u2581\u2582 \u00a0a\n\0\U0001f600\u05d0"))  # the space mark and its neighbours
+COMPOSED = st.text(
+    st.sampled_from("é\u0065\u0301\u212b\u00c5ﬁ①Ⅳ가\u1100\u1161\u0344Ω\u2126")
+)  # what NFC, NFKC would change
+
+
+@given(st.lists(st.one_of(EMOJI, RIGHT_TO_LEFT, CONTROL, MARKED, COMPOSED, EVERYTHING), min_size=1, max_size=5))
+@settings(max_examples=300, deadline=None)
+def test_every_script_sign_and_control_character_comes_back_alone_and_mixed(tokenizer, parts):
+    for text in (*parts, "".join(parts), SPACE_MARK.join(parts)):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    ids = np.concatenate([tokenizer.encode(part) for part in parts])  # tokens laid after one another, as in a sequence
+    assert tokenizer.decode(ids) == "".join(parts)
+
+
+@given(st.lists(st.one_of(MARKED, EMOJI, RIGHT_TO_LEFT), max_size=4))
+@settings(max_examples=8, deadline=None)
+def test_a_tokenizer_that_learned_from_such_texts_loses_nothing(parts):
+    texts = [*lines(5, 1200), *parts, "\u2581 \u2581\u2581 a\u2581b " * 50]
+    learned = TextTokenizer.train(texts, 1024)
+    for text in (*texts[-len(parts) - 1 :], " \u2581 ", "\u2581", " "):
+        assert learned.decode(learned.encode(text)) == text
+
+
+@pytest.mark.slow
+def test_every_code_point_there_is_comes_back(tokenizer):
+    for start in range(0, 0x110000, 0x800):
+        if not 0xD800 <= start < 0xE000:  # halves of surrogate pairs are no characters
+            block = "".join(map(chr, range(start, start + 0x800)))
+            assert tokenizer.decode(tokenizer.encode(block)) == block, hex(start)
 
 
 def test_every_character_of_the_planes_comes_back(tokenizer):

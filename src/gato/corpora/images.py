@@ -104,8 +104,9 @@ def read_image(file: Path | bytes, size: tuple[int, int], where: str = "") -> np
                 if picture.width * picture.height > MAX_PIXELS:
                     raise _too_large(f"{picture.width:,} × {picture.height:,} pixels", place)
                 picture.draft("RGB", (2 * size[1], 2 * size[0]))  # JPEGs decode at a fraction of their size
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
-                return np.asarray(upright.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0))
+                ImageOps.exif_transpose(picture, in_place=True)  # in place, since most are upright and need no copy
+                rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
+                return np.asarray(rgb.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0))
     except FileNotFoundError as error:
         raise DataError("no such image", where=place, fix="mend or drop this line") from error
     except Image.DecompressionBombError as error:

@@ -133,7 +133,8 @@ class Mmc4(Pages):
             raise DataError(f"not a page of MMC4: {error!r}", where=where, fix=SKIP_FIX) from error
         parts: list[str | list[str] | bytes] = []
         for i, text in enumerate(texts):
-            parts += [*([name] for name in before.get(i, ())), text]
+            parts += [[name] for name in before.get(i, ())]
+            parts.append(text)
         # what the corpus's own script downloads for shard.jsonl lies in shard_images/
         shard = file.parent / f"{file.name.partition('.jsonl')[0]}_images"
         folders = [shard, *self._folders(file)] if self._images is None and shard.is_dir() else self._folders(file)

@@ -12,6 +12,7 @@ comes in the order in which it would have come.
 from __future__ import annotations
 
 import abc
+import functools
 import gzip
 import io
 import json
@@ -353,9 +354,14 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """The file called `name` in `folder`, never one outside it, through links neither."""
     safe_name(name, where)
     file = (folder / name).resolve()
-    if not file.is_relative_to(folder.resolve()):
+    if not file.is_relative_to(_real(folder)):
         raise DataError(f"{name!r} lies outside the folder", where=where, fix="keep the images below the folder")
     return file
+
+
+@functools.lru_cache(64)
+def _real(folder: Path) -> Path:
+    return folder.resolve()
 
 
 def find_files(path: Path, patterns: Sequence[str], what: str) -> list[Path]:
