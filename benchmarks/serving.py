@@ -24,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def main() -> None:
         found = re.search(r"http\S+", server.stdout.readline())
         assert found, "the server did not start"
         if said.hertz:
-            rows = [on_a_clock(found[0], said.task, said.hertz, 60 * said.minutes)]
+            rows: list[dict[str, Any]] = [on_a_clock(found[0], said.task, said.hertz, 60 * said.minutes)]
         else:
             observation, _ = find(said.task).make().reset(seed=0)
             rows = [measure(found[0], said.task, observation, count, said.seconds) for count in (1, 8, 64)]
@@ -80,7 +81,7 @@ def main() -> None:
     print(json.dumps(record, indent=1))
 
 
-def measure(url: str, task: str, observation: object, count: int, seconds: float) -> dict[str, float]:
+def measure(url: str, task: str, observation: object, count: int, seconds: float) -> dict[str, Any]:
     """`count` sessions, each in a thread of its own."""
     times: list[float] = []
     errors: list[Exception] = []
@@ -108,7 +109,7 @@ def measure(url: str, task: str, observation: object, count: int, seconds: float
     }  # fmt: skip
 
 
-def on_a_clock(url: str, task: str, hertz: float, seconds: float) -> dict[str, float]:
+def on_a_clock(url: str, task: str, hertz: float, seconds: float) -> dict[str, Any]:
     """Play the task in real time: how many actions came after the tick that they were due at."""
     env, times, episodes = find(task).make(), [], 1
     missed = late_world = 0
