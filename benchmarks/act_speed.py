@@ -3,7 +3,7 @@
     python benchmarks/act_speed.py [--bundle DIR] [--peers DIR] [--rounds 7]      writes results/act_speed.json
 
 Random weights of 8 layers × 768 × 24 heads (rope; `--position xl` for the paper's), a window full at 1,024 tokens.
-Task A: 17 values, 6 actions. Task B: a 64×80 image, 1 action. Two threads. Everything is measured in turn, round after
+Task A: 17 values, 6 actions. Task B: a 64×80 image, 1 action. Everything is measured in turn, round after
 round in one run, and what is compared is compared within a round: a ratio is the median over rounds.
 
 recompute     the whole window anew for every action token, float32, logits at the last token only
@@ -49,7 +49,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-WINDOW, THREADS = 1024, 2
+WINDOW = 1024
 SHOWN = ("p50_ms", "p99_ms", "floor_ms", "over_floor")
 
 
@@ -165,8 +165,9 @@ class Recompute:
         )
         store = TokenStore.build(task, codec, [episode.check(spec)])
         batch = collate([Segment(0, ((0, WINDOW),))], [store])
-        first = {"groups": ((1, WINDOW, WINDOW - 1),), "queries": torch.zeros(1, dtype=torch.long)}
-        self._batch = dataclasses.replace(batch, **first)
+        self._batch = dataclasses.replace(
+            batch, groups=((1, WINDOW, WINDOW - 1),), queries=torch.zeros(1, dtype=torch.long)
+        )
         self._model, self._tokens = bundle.model, codec.action_tokens
 
     def __call__(self) -> None:
@@ -272,9 +273,9 @@ def agreement(folder: Path, precisions: list[str], steps: int) -> dict[str, Any]
 class Peer:
     """A peer's agent in a process of its own, asked for one decision at a time; it times itself."""
 
-    def __init__(self, name: str, folder: Path):
+    def __init__(self, name: str, folder: Path, threads: int):
         folder = folder.resolve()
-        line = [sys.executable, "-W", "ignore", __file__, "--peer", name]
+        line = [sys.executable, "-W", "ignore", __file__, "--peer", name, "--threads", str(threads)]
         env = {**os.environ, "PYTHONPATH": f"{folder / 'site'}:{folder / name}", "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
             line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
@@ -301,11 +302,11 @@ class Peer:
         self._process.wait(30)
 
 
-def be_peer(name: str) -> None:
+def be_peer(name: str, threads: int) -> None:
     """The other end of `Peer`: fills the window, then a decision for every line."""
     import types
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
     from tokenizers import Tokenizer, models
     from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
@@ -377,6 +378,7 @@ def main() -> None:
     words.add_argument("--position", choices=("rope", "xl"), default="rope")
     words.add_argument("--rounds", type=int, default=7)
     words.add_argument("--decisions", type=int, default=12, help="of each quick contestant in a round")
+    words.add_argument("--threads", type=int, default=2)
     words.add_argument("--tasks", nargs="+", choices="AB", default=["A", "B"], help="A at least")
     words.add_argument("--slots", nargs="+", type=int, default=[1, 8, 32], help="1 at least")
     words.add_argument("--agreement-steps", type=int, default=200, help="decisions per task and precision")
@@ -384,12 +386,12 @@ def main() -> None:
     words.add_argument("--peer", choices=("gia", "jat"), help=argparse.SUPPRESS)
     said = words.parse_args()
     if said.peer:
-        return be_peer(said.peer)
+        return be_peer(said.peer, said.threads)
     began = time.perf_counter()
     torch.set_num_threads(1)  # a trained bundle is small, and threads have nothing to share
     agreed = agreement(said.bundle, ["float16", "bf16", "int8"], said.agreement_steps) if said.bundle else {}
     print({p: row["share"] for p, row in agreed.items()}, flush=True)
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(said.threads)
     after, at_once = make_bundles(said.position)
     ours = {
         f"{task} {precision} × {slots}": Ours(after, task, slots, precision=precision)
@@ -404,7 +406,7 @@ def main() -> None:
     }
     passes["pass float32, a timestep"] = OnePass(ours["A float32 × 1"], True)
     again = {f"{task} recompute float32": Recompute(after, task) for task in said.tasks}
-    peers = {name: Peer(name, said.peers) for name in ("gia", "jat")} if said.peers else {}
+    peers = {name: Peer(name, said.peers, said.threads) for name in ("gia", "jat")} if said.peers else {}
     machine = Machine()
     times: dict[str, list[list[float]]] = defaultdict(list)  # contestant → rounds → seconds of each decision
 
@@ -412,7 +414,8 @@ def main() -> None:
         times[name].append([do() if timed else seconds(do) for _ in range(count)])
 
     print(f"ready after {time.perf_counter() - began:.0f} s", flush=True)
-    for contestant in (*ours.values(), *passes.values(), *again.values()):
+    contestants: list[Callable[[], None]] = [*ours.values(), *passes.values(), *again.values()]
+    for contestant in contestants:
         contestant()  # warm: packed weights, memory, kernels
     for n in range(said.rounds):
         machine.measure()
@@ -489,7 +492,7 @@ def main() -> None:
         "ratios": ratios, "more_ratios": {k: v for k, v in more.items() if v is not None},
         "fastest_precision": best, "batch_precision": batch_best, "agreement": agreed, "rows": rows,
         "machine": {
-            "processor": _processor(), "cores": os.cpu_count(), "threads": THREADS, "load_average": os.getloadavg(),
+            "processor": _processor(), "cores": os.cpu_count(), "threads": said.threads, "load_average": os.getloadavg(),
             "gigabytes_per_second": round(machine.bytes_per_second / 1e9, 2), "gigaflops": round(machine.flops / 1e9, 1),
         },
         "model": {
