@@ -119,7 +119,7 @@ class PlanningPolicy:
         known = self._savers.get(index)
         if known is None or known[0] is not slot.env:
             self._savers[index] = known = (slot.env, saver_of(slot.env, unit.task))
-        self._sessions[index] = _Session(*known, unit.seed)
+        self._sessions[index] = _Session(known[0], known[1], unit.seed)
         self._policy.reset(index, unit.seed)
 
     def act(
