@@ -54,12 +54,9 @@ class Window:
         pygame = self._pygame
         if self._surface is None:
             try:
-                self._surface = pygame.display.set_mode((frame.shape[1], frame.shape[0]), pygame.SCALED)
-            except pygame.error:  # a driver without a renderer
-                try:
-                    self._surface = pygame.display.set_mode((frame.shape[1], frame.shape[0]))
-                except pygame.error as error:
-                    raise WindowError(f"no window: {error}", fix="--video FILE") from error
+                self._surface = pygame.display.set_mode((frame.shape[1], frame.shape[0]))
+            except pygame.error as error:
+                raise WindowError(f"no window: {error}", fix="--video FILE") from error
             pygame.display.set_caption(self._title)
         picture = pygame.image.frombuffer(
             np.ascontiguousarray(frame).tobytes(), (frame.shape[1], frame.shape[0]), "RGB"
