@@ -59,13 +59,12 @@ def later(row: str) -> Deviation:
 
 THEIRS = later("what the paper measured on its own machines and data")
 FILTERED = Deviation("Different from the paper, in the demo", "experts recorded while they learn, filtered by return †")
-PAGES = later("pages of text and pictures (M3W), five image-text pairs to an episode")
 EVALUATION_PROMPT = later("evaluation prompt: the first 1,024 tokens of a successful demonstration")
 RATES = later("learning rate of 364M: 2e-4")
 SAMPLES = later("captions: temperature 0.9, the first three samples; chat: a prompt that was published elsewhere")
 SPECIALISTS = later("specialists: one domain, 500 episodes per task")
-ROBOT = later("the robot: RGB Stacking in simulation and for real, its fine-tuning, asynchronous control")
-DOMAINS = later("DM Lab, pixels, random physics, Procgen, Modular RL, Playground, Playroom, 28 more Atari games")
+ROBOT = later("the robot: RGB Stacking for real, its fine-tuning, asynchronous control")
+LAB = later("DM Lab, Playroom")
 NEGATIVE = later("return filter: 80 % of a negative return; at least one episode in a window")
 ANALYSIS = later("attention maps and embedding plots (section 6 of the paper)")
 
@@ -531,7 +530,7 @@ PAPER = (
                 "training/test_loop.py:test_poor_episodes_and_held_out_tasks_are_not_read"
                 " evaluation/test_few_shot.py:test_a_task_that_was_trained_on_is_refused",
             ),
-            fact("order_of_apples_forage_simple: apples in the right order, at most 19", deviation=DOMAINS),
+            fact("order_of_apples_forage_simple: apples in the right order, at most 19", deviation=LAB),
             fact(
                 "pretrained on all data, on the same domain, without control, or not at all (364M)",
                 "evaluation/few_shot.py:few_shot training/recipe.py:Recipe.weights",
@@ -725,8 +724,54 @@ PAPER = (
                 " corpora/test_captioned_images.py:test_images_and_captions_stay_together_in_order",
                 world("text, captions: private corpora"),
             ),
-            fact("pages that mix text and pictures; episodes of five image-text pairs", deviation=PAGES),
-            fact("the other domains of Table 1", "recipes/paper.py:recipe", deviation=DOMAINS),
+            fact(
+                "pages that mix text and pictures; episodes of five image-text pairs",
+                "corpora/pages.py:Pages corpora/pairs.py:in_fives",
+                "corpora/test_readers.py:test_pages_are_in_their_order"
+                " corpora/test_into_training.py:test_five_pairs_are_one_window_where_they_fit",
+            ),
+            fact(
+                "28 more Atari games, mode and difficulty drawn",
+                "worlds/atari.py:tasks",
+                "worlds/test_atari.py:test_the_seed_draws_mode_and_difficulty_and_decides_the_episode",
+            ),
+            fact(
+                "DM Control Suite from pixels, 28 tasks",
+                "worlds/dm_control_pixels.py:Pixels",
+                "worlds/test_dm_control_variants.py:test_plain_pictures_show_the_same_scene",
+            ),
+            fact(
+                "DM Control Suite, random small and large: 26 tasks each, factors from intervals",
+                "worlds/dm_control_random.py:vary",
+                "worlds/test_dm_control_variants.py:test_factors_lie_in_the_papers_intervals",
+            ),
+            fact(
+                "Procgen: 16 games, hard but maze and heist",
+                "worlds/procgen.py:ProcgenEnv",
+                "worlds/test_procgen.py:test_sixteen_games_hard_but_two_and_the_other_difficulty_beside_them",
+            ),
+            fact(
+                "Modular RL: 38 bodies",
+                "worlds/modular_rl.py:ModularBody",
+                "worlds/test_modular_rl.py:test_a_body_is_a_part_of_the_whole",
+            ),
+            fact(
+                "DM Manipulation Playground: a Jaco arm",
+                "worlds/dm_manipulation.py:Manipulation",
+                "worlds/test_dm_manipulation.py:test_reach_and_lift",
+                world("DM Manipulation Playground: four tasks that were never published"),
+            ),
+            fact(
+                "RGB Stacking in simulation: five test triplets, skill mastery and generalisation",
+                "worlds/rgb_stacking.py:RGBStacking",
+                "worlds/test_rgb_stacking.py:test_triplets_and_splits_are_the_packages",
+            ),
+            fact(
+                "DM Lab, Playroom",
+                "worlds/dm_lab.py:DMLab worlds/miniworld.py:MiniWorldEnv worlds/dm_maze.py:MazeEnv",
+                "worlds/test_first_person.py:test_mazes_of_two_seeds_differ_and_one_seed_is_one_maze",
+                LAB,
+            ),
         ),
     ),
 )
