@@ -222,8 +222,8 @@ def disturbed_runs(
         base = worlds[0] if i % 2 else worlds[(i // 2) % len(worlds)]
         bad, steps, struck = episode_seed(base, i), 60, folder / f"{i}-{kind}"
         mode = MODES[i % 2 if len(worlds) == 1 else (i // 2) % 2]
-        soon = mode == MODES[0] and base.startswith("babyai/")  # its bot may be done in three steps
-        task = failing_task(f"{seed}-{i}-{kind}", base, kind, bad, rng.randint(1, 2 if soon else 12), struck)
+        soon = mode == MODES[0] and base.startswith("babyai/")  # its bot may be done in one step
+        task = failing_task(f"{seed}-{i}-{kind}", base, kind, bad, rng.randint(1, 1 if soon else 12), struck)
         for s in (bad, episode_seed(base, 10_000 + i)):  # and an episode without a fault in the same world
             plan[mode].append((Unit(task.id, s, max_steps=steps), Unit(base, s, max_steps=steps), struck))
     before = present()
