@@ -420,7 +420,7 @@ def main() -> None:
     for n in range(said.rounds):
         machine.measure()
         for name, one in ours.items():
-            take(name, one, max(1, said.decisions // (3 + one.slots // 2) if one.slots > 1 else said.decisions))
+            take(name, one, max(1, said.decisions // {1: 1, 8: 4}.get(one.slots, 12)))
         for name, single in passes.items():
             take(name, single, 2 * said.decisions)
         for name, whole in again.items():

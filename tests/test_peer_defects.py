@@ -152,7 +152,7 @@ def test_no_pass_for_the_last_action_token(tokenizer, parallel):
     A passes for A tokens, or one for all; and each token goes through the network once."""
     bundle = bundle_of(tokenizer, {"t/t": (("x", 5), ("action", 3))}, parallel_actions=parallel)
     fed = []
-    bundle.model.norm.register_forward_hook(lambda module, given, out: fed.append(out.shape[1]))
+    bundle.model.blocks[0].norm1.register_forward_hook(lambda module, given, out: fed.append(out.shape[1]))
     policy = Agent(bundle).policy("t/t", 1)
     policy.reset(0, 0)
     for t in range(4):
