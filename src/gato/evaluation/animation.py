@@ -142,8 +142,8 @@ def write_film(frames: Sequence[np.ndarray], file: Path, *, fps: float = 20.0) -
     if kind not in ("webp", "gif", "png"):
         raise UsageError(f"{file}: the ending says the format", fix="a name that ends in .mp4, .webp, .gif or .png")
     images = [Image.fromarray(frame) for frame in _checked(frames)]
-    if kind == "gif":  # one palette for each frame, and no dither, which neither words nor the coding like
-        images = [i.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE) for i in images]
+    if kind == "gif":  # an octree keeps the colours of the kinds apart; dither would blur words
+        images = [i.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE) for i in images]
     file.write_bytes(_encode(images, len(images) / fps, FILM_QUALITY, kind))
     return file
 
