@@ -35,7 +35,18 @@ import gymnasium
 from gato.episodes.spec import TaskSpec, task_spec
 from gato.errors import SimulatorMissingError, UnknownNameError, nearest
 
-DOMAINS = ("babyai", "meta_world", "dm_control", "sokoban", "atari", "procgen", "miniworld", "vizdoom", "dm_maze", "dummy")  # files in this folder
+DOMAINS = (
+    "babyai",
+    "meta_world",
+    "dm_control",
+    "sokoban",
+    "atari",
+    "procgen",
+    "miniworld",
+    "vizdoom",
+    "dm_maze",
+    "dummy",
+)  # files in this folder
 
 Policy = Callable[[Any, Mapping[str, Any]], Any]  # (observation, info) → action
 
