@@ -96,16 +96,21 @@ def raw_suite(domain: str, task: str, pixels: int = 0) -> Callable[[], Raw]:
 
 
 def raw_procgen(game: str, mode: str) -> Callable[[], Raw]:
+    """Procgen's own vector of one game, over all levels, as ours meets them; it begins the next one by itself."""
+
     def make() -> Raw:
         from gato.worlds.procgen import games
 
-        game_vector = games(1, game, mode)
+        games(1, game, mode).close()  # imports it quietly
+        from procgen import ProcgenGym3Env
+
+        vector = ProcgenGym3Env(1, game, distribution_mode=mode, num_levels=0, rand_seed=0, num_threads=0)
 
         def step(action: Any) -> bool:
-            game_vector.act(np.array([action]))
-            return bool(game_vector.observe()[2][0])
+            vector.act(np.array([action]))
+            return bool(vector.observe()[2][0])
 
-        return lambda: None, step  # it begins the next level by itself
+        return lambda: None, step
 
     return make
 
@@ -158,7 +163,15 @@ def raw_maze(cells: int) -> Callable[[], Raw]:
         from dm_control.locomotion.tasks import random_goal_maze
         from dm_control.locomotion.walkers.jumping_ball import RollingBallWithHead
 
-        arena = mazes.RandomMazeWithTargets(x_cells=cells, y_cells=cells, max_rooms=2, room_min_size=3, room_max_size=5)
+        arena = mazes.RandomMazeWithTargets(
+            x_cells=cells,
+            y_cells=cells,
+            max_rooms=2,
+            room_min_size=3,
+            room_max_size=5,
+            spawns_per_room=2,
+            targets_per_room=2,
+        )
         task = random_goal_maze.RepeatSingleGoalMaze(
             RollingBallWithHead(), arena, physics_timestep=0.005, control_timestep=0.05, contact_termination=False
         )
@@ -226,8 +239,7 @@ class Side:
         return self._step(self._actions[self._at])
 
 
-def ours(task: Task) -> tuple[Raw, list[Any]]:
-    env = task.make()
+def ours(env: Any) -> tuple[Raw, list[Any]]:
     env.action_space.seed(0)
     seeds = iter(range(1, 10**9))
 
@@ -239,7 +251,8 @@ def ours(task: Task) -> tuple[Raw, list[Any]]:
 
 
 def measure(task: Task, make_raw: Callable[[], Raw | None], seconds: float, rounds: int) -> dict[str, Any]:
-    pair, actions = ours(task)
+    env = task.make()
+    pair, actions = ours(env)
     mine, raw = Side(pair, actions), make_raw()
     beside = Side(raw, actions) if raw else None
     for _ in range(rounds):
@@ -260,6 +273,7 @@ def measure(task: Task, make_raw: Callable[[], Raw | None], seconds: float, roun
         row["goal"] = "ratio at least 0.9" if slow else "at most 20 us added"
         row["reached"] = bool(row["ratio"] >= 0.9 if slow else row["added_us"] <= 20)
     row["versions"] = installed_versions(task)
+    env.close()
     return row
 
 
@@ -271,11 +285,12 @@ def pictures(seconds: float, rounds: int) -> list[dict[str, Any]]:
     from gato.worlds.camera import Camera
     from gato.worlds.dm_control import import_suite
 
-    rows = []
+    rows, open_ones = [], []  # closing a context of the one library ends those of the other
     for domain, name in SCENES:
         physics = import_suite().load(domain, name, task_kwargs={"random": 0}).physics
         other = import_suite().load(domain, name, task_kwargs={"random": 0}).physics
         camera = Camera(physics.model.ptr, 64, 64)
+        open_ones.append((physics, other, camera))
         per_frame: dict[str, list[float]] = {"fast": [], "slow": []}
         draw = {
             "fast": lambda camera=camera, physics=physics: camera.picture(physics.data.ptr),
@@ -284,6 +299,7 @@ def pictures(seconds: float, rounds: int) -> list[dict[str, Any]]:
         for _ in range(rounds):
             for which, function in draw.items():
                 function()
+                assert np.ptp(function()) > 20, f"{domain} {name}: an empty picture, {which}"
                 begun, frames = time.perf_counter(), 0
                 while time.perf_counter() - begun < seconds:
                     function()
@@ -298,7 +314,6 @@ def pictures(seconds: float, rounds: int) -> list[dict[str, Any]]:
                 "times": round(float(np.median(slow / fast)), 2),
             }
         )
-        camera.close()
     return rows
 
 

@@ -100,8 +100,8 @@ class ProcgenEnv(gymnasium.Env):
         if (options or {}).get("wide"):
             self._play_at_random(int(self.np_random.integers(0, MAX_WIDE_STEPS + 1)))
         self.steps, self.last_action = 0, STAY
-        self._observation = self._look()
-        return self._observation.copy(), {"success": False}
+        self._observation = self._game.observe()[1]["rgb"][0]
+        return self._observation, {"success": False}
 
     def _play_at_random(self, steps: int) -> None:
         """Random actions, each held for about four steps; ends before the level does."""
@@ -109,29 +109,26 @@ class ProcgenEnv(gymnasium.Env):
         for step in range(steps):
             if step % 8 == 0 or self.np_random.random() < 0.25:
                 action, before = int(self.np_random.integers(NUM_ACTIONS)), self.clone()
-            if self._act(action)[1]:
+            if self._act(action)[2]:
                 self.restore(before)
                 return
 
-    def _act(self, action: int) -> tuple[float, bool]:
-        """Reward, and whether the level ended."""
+    def _act(self, action: int) -> tuple[float, np.ndarray, bool]:
+        """Reward, picture (an array of its own), and whether the level ended."""
         self._game.act(np.array([action]))
-        reward, _, first = self._game.observe()
-        return float(reward[0]), bool(first[0])
-
-    def _look(self) -> np.ndarray:
-        return self._game.observe()[1]["rgb"][0].copy()
+        reward, seen, first = self._game.observe()
+        return float(reward[0]), seen["rgb"][0], bool(first[0])
 
     def step(self, action):
-        reward, over = self._act(int(action))
+        reward, observation, over = self._act(int(action))
         self.last_action = int(action)
         self.steps += 1
         complete = over and bool(self._game.get_info()[0]["prev_level_complete"])
-        if not over:
-            self._observation = self._look()
+        # What comes with the end shows the next level already.
+        self._observation = self._observation.copy() if over else observation
         late = self.steps >= self.max_steps  # the game's own clock began earlier after a wide start
         terminated = over and (complete or not late)
-        return self._observation.copy(), reward, terminated, late and not terminated, {"success": complete}
+        return self._observation, reward, terminated, late and not terminated, {"success": complete}
 
     def clone(self) -> bytes:
         """The whole state of the game."""

@@ -59,6 +59,14 @@ SCENARIOS: dict[str, tuple[str, int, Buttons]] = {
 }
 
 
+@functools.cache
+def _own_folder() -> str:
+    """A folder of this process, gone with it."""
+    folder = tempfile.mkdtemp(prefix="gato-vizdoom-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 class VizdoomEnv(gymnasium.Env):
     """One scenario.
 
@@ -76,6 +84,7 @@ class VizdoomEnv(gymnasium.Env):
         self._vizdoom = vizdoom
         game = self.game = vizdoom.DoomGame()
         game.load_config(os.path.join(vizdoom.scenarios_path, f"{config}.cfg"))
+        game.set_doom_config_path(os.path.join(_own_folder(), "vizdoom.ini"))  # it would write one where we stand
         buttons = sorted({button for combination in pressed for button in combination})
         game.set_available_buttons([getattr(vizdoom.Button, button) for button in buttons])
         self.buttons: Buttons = ((), *pressed)
