@@ -59,6 +59,7 @@ def later(row: str) -> Deviation:
 
 THEIRS = later("what the paper measured on its own machines and data")
 FILTERED = Deviation("Different from the paper, in the demo", "experts recorded while they learn, filtered by return †")
+PAGES = later("an episode of five image-text pairs is padded or cropped at random; layout of M3W: not told")
 EVALUATION_PROMPT = later("evaluation prompt: the first 1,024 tokens of a successful demonstration")
 RATES = later("learning rate of 364M: 2e-4")
 SAMPLES = later("captions: temperature 0.9, the first three samples; chat: a prompt that was published elsewhere")
@@ -729,6 +730,7 @@ PAPER = (
                 "corpora/pages.py:Pages corpora/pairs.py:in_fives",
                 "corpora/test_readers.py:test_pages_are_in_their_order"
                 " corpora/test_into_training.py:test_five_pairs_are_one_window_where_they_fit",
+                PAGES,
             ),
             fact(
                 "28 more Atari games, mode and difficulty drawn",

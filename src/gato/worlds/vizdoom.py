@@ -10,8 +10,12 @@ Experts read the true positions (`vizdoom_scripts.py`).
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,7 +107,8 @@ class VizdoomEnv(gymnasium.Env):
             seen["variables"] = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.variables),), np.float32)
         self.observation_space = gymnasium.spaces.Dict(seen)
         try:
-            game.init()
+            with contextlib.chdir(_own_folder()):  # it makes a folder where it stands
+                game.init()
         except Exception as error:  # the engine is a process of its own and may fail to start in many ways
             raise WorldError(
                 f"the engine did not start: {type(error).__name__}: {error}",
