@@ -209,7 +209,14 @@ def present() -> dict[str, list]:
 
 
 def disturbed_runs(
-    faults: int, seed: int, folder: Path, *, outside: int = 0, workers: int = 3, worlds: tuple[str, ...] = WORLDS
+    faults: int,
+    seed: int,
+    folder: Path,
+    *,
+    outside: int = 0,
+    workers: int = 3,
+    worlds: tuple[str, ...] = WORLDS,
+    deadline: float = DEADLINE,
 ) -> dict[str, Any]:
     """`faults` faults over both modes, and up to `outside` signals from outside at random moments: {n, failures, …}. An
     episode that differs, a fault that never struck and each thing left behind count as failures."""
@@ -236,7 +243,7 @@ def disturbed_runs(
             for task, s, found in episodes(here, [unit for _, unit, _ in plan[mode]], mode)
         }
     print(f"{len(clean)} clean episodes in {time.monotonic() - began:.0f} s")
-    with WorkerPool(workers, DEADLINE) as pool:
+    with WorkerPool(workers, deadline) as pool:
         for mode in MODES:
             of = {unit.task: base.task for unit, base, _ in plan[mode]}
             killer = _Killer(pool, outside // 2, len(plan[mode]), rng)
