@@ -86,12 +86,12 @@ def main() -> None:
             picture = expanding_picture(found[0])
     finally:
         server.terminate()
-        stopped = server.wait(30)
+        server.wait(30)
     record = {
         "command": " ".join(["python benchmarks/serving.py BUNDLE", *sys.argv[2:]]),
         "agent": agent, "task": said.task, "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(), "load_average": [round(x, 1) for x in os.getloadavg()], "capacity": CAPACITY,
-        "rows": rows, "server_exit": stopped,
+        "rows": rows,
     }  # fmt: skip
     if picture is not None:
         record["expanding_picture"] = picture
@@ -217,13 +217,14 @@ def expanding_picture(url: str, times: int = 20, side: int = 13_000) -> dict[str
 
 def attacked(test: str, settings: dict[str, str]) -> dict[str, Any]:
     """A test of `tests/serving` in a process of its own: how many passed and failed."""
-    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-m", "", f"tests/serving/{test}"]
+    line = [sys.executable, "-m", "pytest", "--tb=short", "-m", "", f"tests/serving/{test}"]
     began = time.perf_counter()
     done = subprocess.run(line, env={**os.environ, **settings}, capture_output=True, text=True, cwd=ROOT)
-    print(done.stdout[-2000:], file=sys.stderr)
+    print(done.stdout, done.stderr, file=sys.stderr)  # what failed and why
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-300:]
-    counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
-    return {**counts, "exit": done.returncode, "seconds": round(time.perf_counter() - began, 1)}
+    counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|skipped|error)", last)}
+    names = re.findall(r"^FAILED \S+::(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    return {**counts, "exit": done.returncode, "failed": names, "seconds": round(time.perf_counter() - began, 1)}
 
 
 if __name__ == "__main__":
