@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,6 +84,9 @@ class VizdoomEnv(gymnasium.Env):
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         game.set_window_visible(False)
+        # The engine writes its settings when it ends; left alone it would write them into the current folder.
+        self._settings = tempfile.TemporaryDirectory(prefix="gato-vizdoom-")
+        game.set_doom_config_path(os.path.join(self._settings.name, "settings.ini"))
         game.set_mode(vizdoom.Mode.PLAYER)
         game.set_episode_timeout(self._tics)
         game.set_objects_info_enabled(True)
@@ -173,6 +177,7 @@ class VizdoomEnv(gymnasium.Env):
 
     def close(self) -> None:
         self.game.close()
+        self._settings.cleanup()
         if self._rehearsal is not None:
             self._rehearsal.close()
             self._rehearsal = None
