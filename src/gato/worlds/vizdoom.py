@@ -10,6 +10,7 @@ Experts read the true positions (`vizdoom_scripts.py`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import tempfile
@@ -84,9 +85,8 @@ class VizdoomEnv(gymnasium.Env):
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         game.set_window_visible(False)
-        # The engine writes its settings when it ends; left alone it would write them into the current folder.
-        self._settings = tempfile.TemporaryDirectory(prefix="gato-vizdoom-")
-        game.set_doom_config_path(os.path.join(self._settings.name, "settings.ini"))
+        # The engine keeps its settings in the folder it is started in: one of its own, not the user's.
+        self._folder = tempfile.TemporaryDirectory(prefix="gato-vizdoom-", ignore_cleanup_errors=True)
         game.set_mode(vizdoom.Mode.PLAYER)
         game.set_episode_timeout(self._tics)
         game.set_objects_info_enabled(True)
@@ -98,7 +98,8 @@ class VizdoomEnv(gymnasium.Env):
             seen["variables"] = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.variables),), np.float32)
         self.observation_space = gymnasium.spaces.Dict(seen)
         try:
-            game.init()
+            with contextlib.chdir(self._folder.name):
+                game.init()
         except Exception as error:  # the engine is a process of its own and may fail to start in many ways
             raise WorldError(
                 f"the engine did not start: {type(error).__name__}: {error}",
@@ -177,7 +178,7 @@ class VizdoomEnv(gymnasium.Env):
 
     def close(self) -> None:
         self.game.close()
-        self._settings.cleanup()
+        self._folder.cleanup()
         if self._rehearsal is not None:
             self._rehearsal.close()
             self._rehearsal = None

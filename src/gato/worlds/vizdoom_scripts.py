@@ -43,6 +43,9 @@ class Script:
         self._style = {name: usual for name, (usual, _, _) in self.style.items()} | dict(style or {})
         self._action = {frozenset(pressed): index for index, pressed in enumerate(env.buttons)}
 
+    def __call__(self, observation: Any, info: Mapping[str, Any]) -> int:
+        raise NotImplementedError
+
     def press(self, *buttons: str) -> int:
         return self._action[frozenset(buttons)]
 
@@ -326,7 +329,8 @@ class Rehearsed:
 
     def __init__(self, env: VizdoomEnv, seed: int, script: type[Script], styles: int, changes: int):
         rng = np.random.default_rng([seed, 0xD00])
-        self._env, self._best, best = env, [], -math.inf
+        self._env, best = env, -math.inf
+        self._best: list[int] = []
         chosen: dict[str, float] = {}
         for number in range(styles + changes):
             style, prefix = {}, []
