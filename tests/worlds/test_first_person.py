@@ -76,6 +76,15 @@ def test_vizdoom_scripts_do_their_job(name, at_least):
     env.close()
 
 
+def test_vizdoom_leaves_nothing_in_the_current_folder(tmp_path, monkeypatch):
+    task = needed("vizdoom/basic")
+    monkeypatch.chdir(tmp_path)
+    env = task.make()
+    env.reset(seed=1)
+    env.close(), env.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_rehearsal_is_the_same_episode_and_is_repeated_until_disturbed():
     task = needed("vizdoom/predict-position")
     from gato.worlds.vizdoom_scripts import Leader, Rehearsed

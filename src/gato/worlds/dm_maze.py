@@ -178,7 +178,7 @@ class MazeEnv(gymnasium.Env):
         kinds = [GOAL] if self.rule == "random-goal" else [APPLE] * len(places)
         if self.rule == "forage":
             kinds = [LEMON if i % 3 == 2 else APPLE for i in range(len(places))]
-        self.things = {i: (kind, tuple(int(x) for x in places[i])) for i, kind in enumerate(kinds)}
+        self.things = {i: (kind, (int(places[i][0]), int(places[i][1]))) for i, kind in enumerate(kinds)}
         self._mujoco.mj_resetData(self.model, self.data)
         for i, geom in enumerate(self._thing_ids):
             self.model.geom_pos[geom] = (0, 0, HIDDEN)
@@ -202,7 +202,7 @@ class MazeEnv(gymnasium.Env):
     def _put_somewhere(self) -> None:
         """The agent at a start that is no goal, looking anywhere."""
         taken = {cell for _, cell in self.things.values()}
-        free = [cell for cell in map(tuple, self._starts.tolist()) if cell not in taken]
+        free = [(row, column) for row, column in self._starts.tolist() if (row, column) not in taken]
         self._mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[self._root] = _place(free[int(self.np_random.integers(len(free)))], self.cells)
         self.data.qpos[self._steer] = self.np_random.uniform(-math.pi, math.pi)

@@ -77,6 +77,7 @@ class MiniWorldEnv(gymnasium.Env):
         self.render_mode = "rgb_array" if render else None
         self.world = (_FREE.get(name) or [None]).pop() or self._new_world()
         self.action_space = gymnasium.spaces.Discrete(int(self.world.action_space.n))
+        self.can_step_back = int(self.world.action_space.n) > BACK
         picture = gymnasium.spaces.Box(0, 255, (*IMAGE_SIZE, 3), np.uint8)
         signs = {"image": picture, "goal": gymnasium.spaces.Discrete(2)}
         self.observation_space = gymnasium.spaces.Dict(signs) if name == "sign" else picture
@@ -257,7 +258,7 @@ class Walker:
                 if touched:
                     break
         if best <= 0 and self._blocked % 3 == 2:  # in a corner, perhaps with something in hand
-            plan = [BACK] if self._env.action_space.n > BACK else [TURN_LEFT]  # type: ignore[attr-defined]
+            plan = [BACK] if self._env.can_step_back else [TURN_LEFT]
         return plan
 
     def _distance(self, goals: list[Any], obstacles: list[Any]) -> Callable[[float, float], float]:

@@ -10,11 +10,9 @@ Experts read the true positions (`vizdoom_scripts.py`).
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -63,14 +61,6 @@ SCENARIOS: dict[str, tuple[str, int, Buttons]] = {
 }
 
 
-@functools.cache
-def _own_folder() -> str:
-    """A folder of this process, gone with it."""
-    folder = tempfile.mkdtemp(prefix="gato-vizdoom-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 class VizdoomEnv(gymnasium.Env):
     """One scenario.
 
@@ -88,7 +78,6 @@ class VizdoomEnv(gymnasium.Env):
         self._vizdoom = vizdoom
         game = self.game = vizdoom.DoomGame()
         game.load_config(os.path.join(vizdoom.scenarios_path, f"{config}.cfg"))
-        game.set_doom_config_path(os.path.join(_own_folder(), "vizdoom.ini"))  # it would write one where we stand
         buttons = sorted({button for combination in pressed for button in combination})
         game.set_available_buttons([getattr(vizdoom.Button, button) for button in buttons])
         self.buttons: Buttons = ((), *pressed)
@@ -96,6 +85,8 @@ class VizdoomEnv(gymnasium.Env):
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         game.set_window_visible(False)
+        # The engine keeps its settings in the folder it is started in: one of its own, not the user's.
+        self._folder = tempfile.TemporaryDirectory(prefix="gato-vizdoom-", ignore_cleanup_errors=True)
         game.set_mode(vizdoom.Mode.PLAYER)
         game.set_episode_timeout(self._tics)
         game.set_objects_info_enabled(True)
@@ -107,7 +98,7 @@ class VizdoomEnv(gymnasium.Env):
             seen["variables"] = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.variables),), np.float32)
         self.observation_space = gymnasium.spaces.Dict(seen)
         try:
-            with contextlib.chdir(_own_folder()):  # it makes a folder where it stands
+            with contextlib.chdir(self._folder.name):
                 game.init()
         except Exception as error:  # the engine is a process of its own and may fail to start in many ways
             raise WorldError(
@@ -187,6 +178,7 @@ class VizdoomEnv(gymnasium.Env):
 
     def close(self) -> None:
         self.game.close()
+        self._folder.cleanup()
         if self._rehearsal is not None:
             self._rehearsal.close()
             self._rehearsal = None
