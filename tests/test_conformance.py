@@ -12,7 +12,8 @@ from gato.testing import RULES, Conformance, ConformanceError, check_expert, che
 from gato.worlds import Task, register, registry
 from gato.worlds.dummy import counting_expert, make_faulty
 
-ALL = [task for task in registry().values() if task.installed]
+# Other tests register broken worlds in the dummy's domain.
+ALL = [task for task in registry().values() if task.installed and (task.domain != "dummy" or task.id == "dummy/count")]
 
 
 def few() -> list[Task]:

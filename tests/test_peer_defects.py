@@ -46,6 +46,7 @@ from gato.evaluation.scores import TaskScores, results, write_results
 from gato.model import Gato, GatoConfig, RingCache
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent
+from gato.policy.batch import _Choice
 from gato.sequences import Mixture, Segment, TokenStore, collate
 from gato.sequences.batch import Batch
 from gato.tokens import TimestepCodec, Vocabulary
@@ -176,9 +177,9 @@ def test_what_is_cached_is_not_projected_again(position):
                 valid = torch.ones(1, len(ids), dtype=torch.bool)
                 model.decode(words(ids), torch.tensor([0]), valid, torch.zeros(1, len(ids), dtype=torch.long), cache)
         counted = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
-        assert sum(n for op, n in counted.items() if op in ("aten.mm", "aten.addmm")) == 2 * (
-            4 * d * d + d * f + f // 2 * d
-        )
+        # A vector is multiplied as two equal columns (model/decoder.py): twice the products of one token, no more.
+        products = 2 * 2 * (4 * d * d + d * f + f // 2 * d)
+        assert sum(n for op, n in counted.items() if op in ("aten.mm", "aten.addmm")) == products
         changed = (cache.keys != kept).any(-1).any(0).any(0).any(0)
         assert changed.nonzero().flatten().tolist() == [8]  # one entry written, none touched
 
@@ -202,11 +203,14 @@ def test_choices_are_drawn_among_legal_ids_only(tokenizer):
     """Defect 18: an id drawn from the whole vocabulary, then clipped, so that the ends of the range are chosen most. Nearly
     all of the probability is put on other ids here; what is chosen follows the legal ones among themselves."""
     bundle = bundle_of(tokenizer, {"t/t": (("x", 1), ("action", 1))}, values=4)
-    policy = Agent(bundle).policy("t/t", 1, discrete="sample")
+    policy = Agent(bundle).policy("t/t", 1, watch_mass=True, discrete="sample")
     logits = torch.full((4000, bundle.config.vocabulary.size), 3.0)
     logits[:, :4] = torch.log(torch.tensor([0.1, 0.2, 0.3, 0.4]))
-    ids, _ = policy._choose([0] * 4000, logits, 0)
-    shares = np.bincount(ids, minlength=5) / 4000
+    policy._logits = lambda a, hidden: logits[:, :4]
+    bundle.model.logits = lambda hidden: logits
+    choice = _Choice(policy, [0] * 4000, {})
+    choice.take(0, torch.zeros(4000, bundle.config.layer_width))
+    shares = np.bincount(choice.ids[:, 0], minlength=5) / 4000
     assert shares == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.0], abs=0.04)
     assert policy.legal_mass < 1e-4  # and how little of it was meant is said
 

@@ -52,7 +52,8 @@ def test_a_served_session_does_what_a_local_one_does(agent, port):
         for step in range(6):
             seen = observation(step)
             expected, got = local.act(seen), packed.act(seen)
-            assert got["button"] == expected["button"] and np.array_equal(got["stick"], expected["stick"])
+            assert got["button"] == expected["button"]
+            assert np.allclose(got["stick"], expected["stick"])  # a batch of one rounds the last digit otherwise
             assert got["stick"].dtype == np.float32
             path = f"/v1/sessions/{facts['id']}/act"
             status, _, said = ask(port, "POST", path, {"observation": as_lists(seen)})
