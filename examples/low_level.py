@@ -1,6 +1,6 @@
 """The network alone: 20 patches, a continuous value and a discrete one, twice over, become hidden states.
 
-    python examples/low_level.py            # 79 million random weights, about half a gigabyte of memory
+python examples/low_level.py            # 79 million random weights, about half a gigabyte of memory
 """
 
 import numpy as np
