@@ -138,8 +138,6 @@ def raw_vizdoom(config: str, buttons: int) -> Callable[[], Raw]:
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         game.set_window_visible(False)
-            os.path.join(tempfile.mkdtemp(), "settings.ini")
-        )  # or it writes into the current folder
         with contextlib.chdir(tempfile.mkdtemp()):  # or the engine leaves its settings in the current folder
             game.init()
         presses = [[]] + [[int(i == j) for j in range(buttons)] for i in range(buttons)]
