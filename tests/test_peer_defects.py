@@ -45,6 +45,7 @@ from gato.evaluation.report import write_report
 from gato.evaluation.scores import TaskScores, results, write_results
 from gato.model import Gato, GatoConfig, RingCache
 from gato.model.bundle import Bundle, TaskCard
+from gato.model.decoder import Decoder
 from gato.policy import Agent
 from gato.policy.batch import _Choice
 from gato.sequences import Mixture, Segment, TokenStore, collate
@@ -175,7 +176,7 @@ def test_what_is_cached_is_not_projected_again(position):
             kept = cache.keys.clone()
             with FlopCounterMode(display=False) as counter:
                 valid = torch.ones(1, len(ids), dtype=torch.bool)
-                model.decode(words(ids), torch.tensor([0]), valid, torch.zeros(1, len(ids), dtype=torch.long), cache)
+                Decoder(model)(words(ids), torch.tensor([0]), valid, torch.zeros(1, len(ids), dtype=torch.long), cache)
         counted = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
         # A vector is multiplied as two equal columns (model/decoder.py): twice the products of one token, no more.
         products = 2 * 2 * (4 * d * d + d * f + f // 2 * d)

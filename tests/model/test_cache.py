@@ -47,7 +47,7 @@ def feed(model, cache, pieces):
     for r, slot in enumerate(slots):
         got, when = pieces[slot]
         ids[r, : len(got)], times[r, : len(got)], valid[r, : len(got)] = torch.tensor(got), torch.tensor(when), True
-    hidden = model.decode(batch(ids), torch.tensor(slots), valid, times, cache)
+    hidden = Decoder(model)(batch(ids), torch.tensor(slots), valid, times, cache)
     assert torch.isfinite(hidden).all()  # padding too
     return {slot: hidden[r, : len(pieces[slot][0])] for r, slot in enumerate(slots)}
 

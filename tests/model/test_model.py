@@ -15,6 +15,7 @@ from gato.errors import (
 )
 from gato.model import Gato, GatoConfig, RingCache, size
 from gato.model.bundle import Bundle, TaskCard
+from gato.model.decoder import Decoder
 from gato.sequences.batch import Batch
 
 TINY = GatoConfig.tiny().replace(
@@ -185,7 +186,7 @@ def test_ring_cache_is_one_pass_with_a_band(model, timesteps):
             part = text_batch([(2, n + 1)])
             part.ids = torch.cat([ids[:, at : at + n], torch.zeros(2, 1, dtype=torch.long)], 1).reshape(-1)
             valid = torch.tensor([[True] * n + [False]] * 2)
-            hidden = model.decode(part, slots, valid, torch.full((2, n + 1), t), cache)
+            hidden = Decoder(model)(part, slots, valid, torch.full((2, n + 1), t), cache)
             got.append(hidden[:, :n])
             at += n
     got = torch.cat(got, 1)

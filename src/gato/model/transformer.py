@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gato.model.cache import RingCache
 from gato.model.config import GatoConfig
 from gato.model.embed import Embedding
 from gato.sequences.batch import Batch
@@ -28,7 +27,7 @@ Groups = tuple[tuple[int, int, int], ...]
 
 
 class Gato(nn.Module):
-    """`forward` for training: logits where targets are. `decode` for acting: new tokens against a ring cache."""
+    """`forward` for training: logits where targets are. For acting see `gato.model.decoder`."""
 
     def __init__(self, config: GatoConfig):
         super().__init__()
@@ -68,18 +67,6 @@ class Gato(nn.Module):
         for block in self.blocks:
             x = block(x, batch.groups, last=False)
         return self.norm(x)
-
-    @torch.no_grad()
-    def decode(
-        self, batch: Batch, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor, cache: RingCache
-    ) -> torch.Tensor:
-        """Feed R rows of n new tokens (one group, padded right; `valid` (R, n)) and return hidden states (R, n, D).
-
-        Row r belongs to cache slot slots[r]; `times` (R, n) are timestep numbers, for memories counted in timesteps.
-        """
-        from gato.model.decoder import Decoder
-
-        return Decoder(self)(batch, slots, valid, times, cache)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.linear(hidden, self.embed.vocabulary())
