@@ -50,11 +50,11 @@ _DENIED = {errno.EROFS: "the file system is read-only", errno.EACCES: "no permis
 
 
 def missing_error(kind: str) -> type[GatoError]:
-    return DatasetMissingError if kind == "dataset" else CheckpointMissingError
+    return DatasetMissingError if kind in ("dataset", "tokens") else CheckpointMissingError
 
 
 def corrupt_error(kind: str) -> type[GatoError]:
-    return DatasetCorruptError if kind == "dataset" else CheckpointCorruptError
+    return DatasetCorruptError if kind in ("dataset", "tokens") else CheckpointCorruptError
 
 
 @contextlib.contextmanager
@@ -203,10 +203,12 @@ def read_manifest(folder: Path | str, kind: str) -> dict[str, Any]:
     return record
 
 
-def verify_file(folder: Path, name: str, entry: Mapping[str, Any], error: type[GatoError]) -> None:
+def verify_file(
+    folder: Path, name: str, entry: Mapping[str, Any], error: type[GatoError], kind: str | None = None
+) -> None:
     """Size, then SHA-256. Raises `error` naming the file that is missing, truncated or changed."""
     path = folder / name
-    kind = "dataset" if issubclass(error, DataError) else "checkpoint"
+    kind = kind or ("dataset" if issubclass(error, DataError) else "checkpoint")
     try:
         size = path.stat().st_size
         if size != entry["bytes"]:
@@ -232,13 +234,15 @@ def verify_manifest(
     folder = Path(folder)
     record = read_manifest(folder, kind or ("dataset" if issubclass(error, DataError) else "checkpoint"))
     for name, entry in record["files"].items():
-        verify_file(folder, name, entry, error)
+        verify_file(folder, name, entry, error, kind)
     return record
 
 
 def _remedy(kind: str, folder: Path) -> str:
     if kind == "dataset":
         return f"gato data verify {folder} shows the extent; restore the file, or collect again into another folder"
+    if kind == "tokens":
+        return f"rm -r {folder}: it is made again from the dataset"
     return "restore it from a copy, or resume from an earlier checkpoint"
 
 

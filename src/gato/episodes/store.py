@@ -365,6 +365,11 @@ class Dataset:
         self.index: list[Entry] = sorted({e.number: e for e in reversed(entries)}.values(), key=lambda e: e.number)
 
     @property
+    def identity(self) -> str:
+        """A hash of the content: of every file that the manifest lists, and of what is not folded into them yet."""
+        return sha256_of(_json([self._manifest["files"], sorted(self._parts)]).encode())
+
+    @property
     def lengths(self) -> np.ndarray:
         """Timesteps of each episode, int64 (len(ds),)."""
         return np.array([e.steps for e in self.index], np.int64)

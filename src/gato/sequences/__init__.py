@@ -2,6 +2,7 @@
 
 from gato.sequences.batch import Batch, Segment, collate
 from gato.sequences.mixture import Mixture
-from gato.sequences.store import TokenStore
+from gato.sequences.shelf import ShelvedStore
+from gato.sequences.store import Store, TokenStore
 
-__all__ = ["Batch", "Mixture", "Segment", "TokenStore", "collate"]
+__all__ = ["Batch", "Mixture", "Segment", "ShelvedStore", "Store", "TokenStore", "collate"]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gato.sequences.store import TokenStore
+from gato.sequences.store import Store
 from gato.tokens.patches import PatchTable, mean_index, sampled_index
 from gato.tokens.timestep import IMAGE, TEXT
 
@@ -70,7 +70,7 @@ class Batch:
 
 def collate(
     segments: Sequence[Segment],
-    stores: Sequence[TokenStore],
+    stores: Sequence[Store],
     *,
     parallel_actions: bool = False,
 ) -> Batch:
@@ -137,7 +137,7 @@ def collate(
     )  # fmt: skip
 
 
-def _group(segments: Sequence[Segment], stores: Sequence[TokenStore]) -> list[tuple[list[Segment], int]]:
+def _group(segments: Sequence[Segment], stores: Sequence[Store]) -> list[tuple[list[Segment], int]]:
     """Segments of one domain and nearly one length together: a new group begins where padding would pass a tenth."""
     order = sorted(segments, key=lambda s: (stores[s.store].domain, -len(s)))
     groups: list[tuple[list[Segment], int]] = []

@@ -11,6 +11,7 @@ often (see `Mixture._chances`).
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,17 +19,17 @@ import numpy as np
 
 from gato.errors import RecipeError
 from gato.sequences.batch import Batch, Segment, collate
-from gato.sequences.store import TokenStore
+from gato.sequences.store import Layout, Store
 
 SCRAP, DOCUMENT_SCRAP = 4, 32  # fewer tokens than these are not worth a segment, or a piece of a document
-PROBES = 256  # segments of each store that are measured beforehand
+PROBES, LEAST_PROBES, ALL_PROBES = 256, 32, 2**15  # segments of each store that are measured beforehand; of all
 
 
 @dataclass
 class Mixture:
     """Batches of `slots` × `slot_tokens` tokens from many stores."""
 
-    stores: Sequence[TokenStore]
+    stores: Sequence[Store]
     weights: Mapping[str, float]  # domain (or a glob of task ids) → share of tokens
     slots: int
     slot_tokens: int
@@ -54,25 +55,18 @@ class Mixture:
                     f"a window of {self.window_tokens} tokens is shorter than one timestep ({store.codec.fixed_tokens} tokens)",
                     where=store.task, fix="a larger window_tokens (and slot_tokens)",
                 )  # fmt: skip
-        self._step = [int(np.diff(s.starts).max()) for s in self.stores]  # the longest timestep
         self._most = [pattern_value(self.window_timesteps, s.task, None) for s in self.stores]
-        share = np.array([self._share(s) for s in self.stores], np.float64)
+        share = self._share()
         if not share.sum() > 0:
             raise RecipeError(f"the weights sum to nothing over {len(self.stores)} datasets: {dict(self.weights)}")
         self.shares = share / share.sum()  # of tokens, per store
         self._cumulative = np.cumsum(self._chances())
 
-    def _share(self, store: TokenStore) -> float:
-        """A task's weight: its pattern's, divided among the tasks that the same pattern governs."""
-        pattern = governing(self.weights, store.task)
-        if pattern is None:
-            return 0.0
-        return self.weights[pattern] / sum(governing(self.weights, s.task) == pattern for s in self.stores)
-
-    def _window(self, k: int, rng: np.random.Generator, max_tokens: int) -> tuple[int, int]:
-        if self.document_tokens and not self.stores[k].codec.acts:
-            max_tokens = min(max_tokens, self.document_tokens)
-        return self.stores[k].window(rng, max_tokens, self._most[k])
+    def _share(self) -> np.ndarray:
+        """Each task's weight: its pattern's, divided among the tasks that the same pattern governs. (stores,)"""
+        patterns = [governing(self.weights, store.task) for store in self.stores]
+        count = Counter(patterns)
+        return np.array([0.0 if p is None else self.weights[p] / count[p] for p in patterns], np.float64)
 
     def slot(self, step: int, i: int) -> list[Segment]:
         """The segments of slot i at a step."""
@@ -81,22 +75,24 @@ class Mixture:
         segments: list[Segment] = []
         while left >= SCRAP:
             k = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.stores) - 1)
-            segment = self._segment(k, rng, left)
+            segment = self._segment(k, rng, left, self.stores[k])
             if segment is None:
                 break
             segments.append(segment)
             left -= len(segment)
         return segments
 
-    def _segment(self, k: int, rng: np.random.Generator, left: int) -> Segment | None:
+    def _segment(self, k: int, rng: np.random.Generator, left: int, layout: Store | Layout) -> Segment | None:
         """A window of store k, prompted or not, within `left` tokens; None where it does not fit."""
-        store = self.stores[k]
-        prompted = bool(self.prompt_share and store.codec.acts and rng.random() < self.prompt_share)
+        acts = self.stores[k].codec.acts
+        prompted = bool(self.prompt_share and acts and rng.random() < self.prompt_share)
         # A prompt may take half of the window; it is decided first, so that long episodes get theirs too.
-        half = min(self.window_tokens, max(self.window_tokens // 2, self._step[k]))
-        begin, end = self._window(k, rng, half if prompted else self.window_tokens)
+        most = self.window_tokens // 2 if prompted else self.window_tokens
+        if self.document_tokens and not acts:
+            most = min(most, self.document_tokens)
+        begin, end = layout.window(rng, most, self._most[k], whole=self.window_tokens if prompted else 0)
         if end - begin > left:
-            if store.codec.acts or left < DOCUMENT_SCRAP:
+            if acts or left < DOCUMENT_SCRAP:
                 return None
             end = begin + left  # a document fills what is left
         spans: tuple[tuple[int, int], ...] = ((begin, end),)
@@ -104,7 +100,7 @@ class Mixture:
         if prompted:
             room = min(self.window_tokens // 2, self.window_tokens - (end - begin), left - (end - begin))
             from_end = bool(rng.random() < 0.5)
-            prompt = store.prompt(rng, store.episode_at(begin), room, from_end)
+            prompt = layout.prompt(rng, layout.episode_at(begin), room, from_end)
             if prompt is not None:
                 spans = (prompt, *spans)
                 masked = 0 if self.prompt_loss else prompt[1] - prompt[0]
@@ -115,10 +111,15 @@ class Mixture:
 
         A segment counts only if it fits into what is left of its slot, a long one less often than a short one. So a
         store's chance goes with share / mean tokens that a draw of it adds, over the fill levels at which draws are
-        made. These follow from the chances in turn; a few rounds settle both.
+        made. These follow from the chances in turn; a few rounds settle both. Only outlines are looked at: no file of
+        tokens is opened.
         """
         rng = np.random.default_rng(0)
-        probes = [[self._segment(k, rng, self.slot_tokens) for _ in range(PROBES)] for k in range(len(self.stores))]
+        n = max(LEAST_PROBES, min(PROBES, ALL_PROBES // len(self.stores)))
+        probes = [
+            [self._segment(k, rng, self.slot_tokens, store.outline) for _ in range(n)]
+            for k, store in enumerate(self.stores)
+        ]
         whole = np.array([[len(s) for s in row if s] for row in probes])
         window = np.array([[s.spans[-1][1] - s.spans[-1][0] for s in row if s] for row in probes])
         acts = np.array([s.codec.acts for s in self.stores])
@@ -133,13 +134,11 @@ class Mixture:
             levels, left = [], np.full(512, self.slot_tokens)
             while len(left):
                 levels.append(left)
-                tokens = added(
-                    rng.choice(len(chances), len(left), p=chances), rng.integers(PROBES, size=len(left)), left
-                )
+                tokens = added(rng.choice(len(chances), len(left), p=chances), rng.integers(n, size=len(left)), left)
                 left = (left - tokens)[(tokens > 0) & (left - tokens >= SCRAP)]
             met = np.sort(np.concatenate(levels))
             met = met[np.linspace(0, len(met) - 1, 256).astype(int)]
-            gain = [added(k, np.arange(PROBES)[:, None], met).mean() for k in range(len(chances))]
+            gain = [added(k, np.arange(n)[:, None], met).mean() for k in range(len(chances))]
             chances = self.shares / np.array(gain)
             chances /= chances.sum()
         return chances

@@ -1,9 +1,15 @@
-"""A dataset's tokens, ready for windows: one flat table over all episodes, with timestep and episode boundaries."""
+"""A dataset's tokens, ready for windows: one flat table over all episodes, with timestep and episode boundaries.
+
+Layout       where timesteps and episodes begin in a table; draws windows and prompts from it
+TokenStore   a layout with its tokens, in memory or mapped from a file (`shelf.py`)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
 
 import numpy as np
 
@@ -16,20 +22,12 @@ CHUNK_STEPS = 4096  # episodes are encoded together in chunks of about so many t
 
 
 @dataclass
-class TokenStore:
-    """Tokens of one task. Timestep t owns rows starts[t] … starts[t+1]; episode e owns timesteps episodes[e] … episodes[e+1]."""
+class Layout:
+    """Timestep t owns rows starts[t] … starts[t+1]; episode e owns timesteps episodes[e] … episodes[e+1]."""
 
-    task: str
-    codec: TimestepCodec
-    tokens: Tokens
     starts: np.ndarray  # int64 (T + 1,)
     episodes: np.ndarray  # int64 (E + 1,)
-    prompts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # episodes fit to be prompts
-    example: Episode | None = None  # the first of them, whole: a bundle's evaluation prompt
-
-    @property
-    def domain(self) -> str:
-        return self.task.split("/", 1)[0]
+    prompts: np.ndarray  # int64 (P,) episodes fit to be prompts
 
     @property
     def num_timesteps(self) -> int:
@@ -39,68 +37,23 @@ class TokenStore:
     def num_episodes(self) -> int:
         return len(self.episodes) - 1
 
-    @classmethod
-    def build(
-        cls, task: str, codec: TimestepCodec, episodes: Iterable[Episode], table: PatchTable | None = None
-    ) -> TokenStore:
-        """Encode episodes, many at once. Raises EpisodeError where there are none."""
-        table = PatchTable() if table is None else table
-        parts: list[Tokens] = []
-        lengths: list[int] = []
-        good: list[int] = []
-        waiting: list[Episode] = []
+    @property
+    def num_tokens(self) -> int:
+        return int(self.starts[-1])
 
-        def flush() -> None:
-            if waiting:
-                parts.append(codec.encode(_concatenate(waiting), table))
-                waiting.clear()
-
-        steps = 0
-        example = None
-        for episode in episodes:
-            if episode.success is not False:
-                example = example or episode
-                good.append(len(lengths))
-            lengths.append(len(episode))
-            waiting.append(episode)
-            steps += len(episode)
-            if steps >= CHUNK_STEPS:
-                flush()
-                steps = 0
-        flush()
-        if not parts:
-            raise EpisodeError("no episodes", where=task, fix=f"gato collect {task} --episodes 10 --out DIR")
-        starts = [np.zeros(1, np.int64)]
-        offset = 0
-        for part in parts:
-            starts.append(part.starts()[1:] + offset)
-            offset += len(part)
-
-        def join(name: str) -> np.ndarray:
-            return np.concatenate([getattr(part, name) for part in parts])
-
-        tokens = Tokens(
-            join("ids"), join("kinds"), join("positions"), join("targets"), np.zeros(0, np.int32),  # steps: see `starts`
-            join("patches"), join("boxes"), table,
-        )  # fmt: skip
-        return cls(
-            task,
-            codec,
-            tokens,
-            np.concatenate(starts),
-            np.concatenate([[0], np.cumsum(lengths)]),
-            np.asarray(good, np.int64),
-            example,
-        )
-
-    def window(self, rng: np.random.Generator, max_tokens: int, max_timesteps: int | None = None) -> tuple[int, int]:
+    def window(
+        self, rng: np.random.Generator, max_tokens: int, max_timesteps: int | None = None, whole: int = 0
+    ) -> tuple[int, int]:
         """Token rows [begin, end) of a random window, uniform over where it begins.
 
         It starts at a timestep and holds whole timesteps; where it would run past the episode it moves back, so the last
-        step is seen as often as the others. A timestep longer than the window (a document) is cut at any token.
+        step is seen as often as the others. A timestep longer than the window is taken alone if it has at most `whole`
+        tokens; else (a document) it is cut at any token.
         """
         t = int(rng.integers(self.num_timesteps))
         begin, end = int(self.starts[t]), int(self.starts[t + 1])
+        if max_tokens < end - begin <= whole:
+            return begin, end
         if end - begin > max_tokens:
             begin = int(rng.integers(begin, end - max_tokens + 1))
             return begin, begin + max_tokens
@@ -136,6 +89,136 @@ class TokenStore:
     def episode_at(self, token: int) -> int:
         t = int(np.searchsorted(self.starts, token, side="right")) - 1
         return int(np.searchsorted(self.episodes, t, side="right")) - 1
+
+
+class Store(Protocol):
+    """What a mixture draws from: a TokenStore, or one that opens itself when it is first drawn from (`shelf.py`)."""
+
+    task: str
+    codec: TimestepCodec
+
+    @property
+    def domain(self) -> str: ...
+    @property
+    def outline(self) -> Layout:
+        """What the mixture looks at before it draws."""
+        ...
+
+    @property
+    def target_share(self) -> float:
+        """Of the tokens, how many are targets."""
+        ...
+
+    @property
+    def tokens(self) -> Tokens: ...
+    @property
+    def example(self) -> Episode | None:
+        """The first episode fit to be a prompt, whole: a bundle's evaluation prompt."""
+        ...
+
+    @property
+    def num_episodes(self) -> int: ...
+    @property
+    def num_timesteps(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+
+    def window(
+        self, rng: np.random.Generator, max_tokens: int, max_timesteps: int | None = None, whole: int = 0
+    ) -> tuple[int, int]: ...
+    def prompt(
+        self, rng: np.random.Generator, not_episode: int, max_tokens: int, from_end: bool
+    ) -> tuple[int, int] | None: ...
+    def episode_at(self, token: int) -> int: ...
+
+
+@dataclass
+class TokenStore(Layout):
+    """Tokens of one task."""
+
+    task: str
+    codec: TimestepCodec
+    tokens: Tokens
+    example: Episode | None = None
+
+    @property
+    def domain(self) -> str:
+        return self.task.split("/", 1)[0]
+
+    @property
+    def outline(self) -> Layout:
+        return self
+
+    @property
+    def target_share(self) -> float:
+        return float(self.tokens.targets.mean())
+
+    @classmethod
+    def build(
+        cls, task: str, codec: TimestepCodec, episodes: Iterable[Episode], table: PatchTable | None = None
+    ) -> TokenStore:
+        """Encode episodes, many at once, into memory. Raises EpisodeError where there are none."""
+        table = PatchTable() if table is None else table
+        first: list[Episode] = []
+
+        def noting(episodes: Iterable[Episode]) -> Iterator[Episode]:
+            for episode in episodes:
+                if not first and fit(episode):
+                    first.append(episode)
+                yield episode
+
+        pieces = list(encode(codec, noting(episodes), table))
+        if not pieces:
+            raise EpisodeError("no episodes", where=task, fix=f"gato collect {task} --episodes 10 --out DIR")
+
+        def join(name: str) -> np.ndarray:
+            return np.concatenate([getattr(piece.tokens, name) for piece in pieces])
+
+        tokens = Tokens(
+            join("ids"), join("kinds"), join("positions"), join("targets"), np.zeros(0, np.int32),  # steps: see `starts`
+            join("patches"), join("boxes"), table,
+        )  # fmt: skip
+        return cls(*boundaries(pieces), task, codec, tokens, first[0] if first else None)
+
+
+@dataclass
+class Piece:
+    """The tokens of a few episodes: how many timesteps each has, and which may be prompts."""
+
+    tokens: Tokens
+    lengths: list[int]
+    fit: list[bool]
+
+
+def encode(codec: TimestepCodec, episodes: Iterable[Episode], table: PatchTable) -> Iterator[Piece]:
+    """Episodes in pieces of about CHUNK_STEPS timesteps; different patches go into `table`."""
+    waiting: list[Episode] = []
+    steps = 0
+    for episode in chain(episodes, (None,)):
+        if episode is not None:
+            waiting.append(episode)
+            steps += len(episode)
+        if waiting and (episode is None or steps >= CHUNK_STEPS):
+            yield Piece(
+                codec.encode(_concatenate(waiting), table), [len(e) for e in waiting], [fit(e) for e in waiting]
+            )
+            waiting, steps = [], 0
+
+
+def fit(episode: Episode) -> bool:
+    """Whether an episode may be a prompt: one that is not known to have failed."""
+    return episode.success is not False
+
+
+def boundaries(pieces: Iterable[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`starts`, `episodes` and `prompts` of pieces laid end to end."""
+    starts, lengths, good, offset = [np.zeros(1, np.int64)], [], [], 0
+    for piece in pieces:
+        starts.append(piece.tokens.starts()[1:] + offset)
+        offset += len(piece.tokens)
+        lengths += piece.lengths
+        good += piece.fit
+    return np.concatenate(starts), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), np.flatnonzero(good)
 
 
 def _concatenate(episodes: Sequence[Episode]) -> Episode:

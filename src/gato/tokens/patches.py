@@ -70,6 +70,18 @@ class PatchTable:
         self._chunks: list[np.ndarray] = []
         self._rows = np.zeros((0, PATCH * PATCH * 3), np.uint8)
 
+    @classmethod
+    def of(cls, rows: np.ndarray) -> PatchTable:
+        """A table that is complete: uint8 (U, 768), as they were in another."""
+        table = cls()
+        table._rows, table._size = rows, len(rows)
+        return table
+
+    def clear(self) -> None:
+        """Begin again at row 0."""
+        self._index, self._size, self._chunks = {}, 0, []
+        self._rows = np.zeros((0, PATCH * PATCH * 3), np.uint8)
+
     def __len__(self) -> int:
         return self._size
 

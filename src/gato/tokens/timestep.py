@@ -19,9 +19,11 @@ image is shown, and where the page ends (the one end mark). An image of rank 4, 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -119,6 +121,17 @@ class TimestepCodec:
         named = self._task_index is not None
         tokens = sum(_num_tokens(s) for path, s in self.spec.observation.items() if self.acts or path != MARKS)
         return named + tokens + self.acts + self.action_tokens
+
+    @property
+    def identity(self) -> str:
+        """A hash of everything that decides which tokens an episode becomes."""
+        text = None if self.text is None else hashlib.sha256(self.text.to_bytes()).hexdigest()
+        switches = (
+            self._max_positions, self._action_position, self._linear, self._text_targets, self._question_targets,
+            self._observation_targets, self._task_index,
+        )  # fmt: skip
+        facts = [self.spec.to_json(), asdict(self.vocabulary), text, switches]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def legal(self) -> list[Legal]:
         """For each action token the block of ids it may take."""

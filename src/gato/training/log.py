@@ -25,7 +25,7 @@ import torch
 
 from gato.episodes.manifest import write_file_atomically
 from gato.errors import UsageError
-from gato.sequences import Batch, TokenStore
+from gato.sequences import Batch, Store
 from gato.tokens import KINDS
 from gato.training.checkpoint import State
 
@@ -38,7 +38,7 @@ Tracker = Literal["wandb", "trackio"]
 class Log:
     """Sums over steps, a line now and then. Without a folder (a rank that does not lead) it only counts."""
 
-    def __init__(self, run: Path | None, stores: Sequence[TokenStore], state: State, track: Tracker | None = None):
+    def __init__(self, run: Path | None, stores: Sequence[Store], state: State, track: Tracker | None = None):
         self._path = None if run is None else run / "log.jsonl"
         self._domains = sorted({s.domain for s in stores})
         self._domain_of = torch.tensor([self._domains.index(s.domain) for s in stores])

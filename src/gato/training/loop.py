@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import math
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +18,13 @@ import numpy as np
 import torch
 
 from gato.episodes.manifest import lock_folder, write_file_atomically
-from gato.episodes.store import Dataset, find_datasets
-from gato.errors import DatasetMissingError, NonFiniteError, OutputExistsError, RecipeError, TokenizerError
-from gato.model import Gato, GatoConfig
-from gato.model.bundle import Bundle, TaskCard, make_codec
-from gato.sequences import Mixture, TokenStore
-from gato.sequences.filter import good_episodes
-from gato.tokens.patches import PatchTable
+from gato.errors import NonFiniteError, OutputExistsError, RecipeError
+from gato.model import Gato
+from gato.model.bundle import Bundle, TaskCard
+from gato.sequences import Mixture, Store
 from gato.tokens.text import TextTokenizer
 from gato.training.checkpoint import State, load_checkpoint, save_checkpoint
+from gato.training.data import make_mixture, stream
 from gato.training.log import Log, Tracker, check_tracker
 from gato.training.loss import target_weights, token_losses
 from gato.training.optimizer import learning_rate, make_optimizers
@@ -43,47 +40,9 @@ class Report:
     progress: float  # 0 … 1
 
 
-def load_stores(
-    folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe
-) -> list[TokenStore]:
-    """Every dataset below the folders, tokenised. Tasks without weight in the recipe are left out."""
-    paths = find_datasets(list(folders))
-    if not paths:
-        raise DatasetMissingError(
-            "no dataset there", where=", ".join(map(str, folders)), fix="gato collect GLOB --out DIR"
-        )
-    if tokenizer.size != config.vocabulary_size:
-        raise TokenizerError(
-            f"the tokenizer has {tokenizer.size} pieces, the network's vocabulary_size is {config.vocabulary_size}",
-            fix=f"--set model.vocabulary_size={tokenizer.size}, or gato tokenizer train FILES --size {config.vocabulary_size}",
-        )
-    stores: list[TokenStore] = []
-    for path in paths:
-        dataset = Dataset.open(path)
-        if any(fnmatch.fnmatch(dataset.task, pattern) for pattern in recipe.hold_out):
-            continue
-        codec = make_codec(
-            config, tokenizer, dataset.spec, dataset.task, len(stores),
-            text_targets=recipe.text_targets, question_targets=recipe.question_targets,
-            observation_targets=recipe.observation_loss > 0,
-        )  # fmt: skip
-        chosen: Iterable[int] = range(len(dataset))
-        if recipe.return_filter is not None and codec.acts and len(dataset):
-            chosen = good_episodes(dataset.returns, recipe.return_filter).tolist()
-        stores.append(TokenStore.build(dataset.task, codec, (dataset[i] for i in chosen), PatchTable()))
-    return stores
-
-
-def make_mixture(stores: Sequence[TokenStore], recipe: Recipe) -> Mixture:
-    return Mixture(
-        stores, recipe.weights, recipe.slots, recipe.slot_tokens, recipe.window_tokens, recipe.window_timesteps,
-        recipe.prompt_share, recipe.prompt_loss, recipe.config().parallel_actions, recipe.seed, recipe.document_tokens,
-    )  # fmt: skip
-
-
 def train(
     recipe: Recipe,
-    stores: Sequence[TokenStore],
+    stores: Sequence[Store],
     tokenizer: TextTokenizer,
     out: Path,
     *,
@@ -120,7 +79,7 @@ def train(
         if track is not None:
             check_tracker(track)
         _claim(out, recipe, resume)
-        make_mixture(stores, recipe)  # what is wrong with the weights is said before anything starts
+        mixture = make_mixture(stores, recipe)  # what is wrong with the weights is said before anything starts
         config = start.config.replace(**recipe.model) if start else recipe.config()
         port = free_port() if processes > 1 else 0
 
@@ -141,7 +100,7 @@ def train(
                 saved = resume and (out / "checkpoints" / "last").exists()
                 state = load_checkpoint(out, model, optimizers) if saved else State()
                 judge = _Best(out, score, score_every, lambda: bundle_of(model, state)) if score else None
-                _run(model, recipe, stores, optimizers, state, out, device, watch, visit, team, judge, track, profile)
+                _run(model, recipe, mixture, optimizers, state, out, device, watch, visit, team, judge, track, profile)
             return model, state
 
         others = fork(processes - 1, work, port)
@@ -157,7 +116,7 @@ def train(
 def _run(
     model: Gato,
     recipe: Recipe,
-    stores,
+    mixture: Mixture,
     optimizers,
     state: State,
     out: Path,
@@ -169,27 +128,31 @@ def _run(
     track: Tracker | None,
     profile: bool,
 ) -> None:
-    mixture = make_mixture(stores, recipe)
+    stores = mixture.stores
     lead = team.rank == 0
     log = Log(out if lead else None, stores, state, track)
     parameters = [p for p in model.parameters() if p.requires_grad]
     parts = team.world * recipe.accumulate
     weight_of = torch.ones(len(stores), device=device)
     if recipe.loss_by == "tokens":
-        weight_of = target_weights([float(s.tokens.targets.mean()) for s in stores]).to(device)
+        weight_of = target_weights([s.target_share for s in stores]).to(device)
     stop = _StopSignals()
     began = time.perf_counter() - state.elapsed_seconds
     saved = state.elapsed_seconds
     autocast = torch.autocast(device.split(":")[0], torch.bfloat16) if _in_bf16(recipe, device) else nullcontext()
-    with stop, _profiler(out if profile and lead else None) as profiler:
+    mine = range(team.rank, parts, team.world)
+    with (
+        stop,
+        _profiler(out if profile and lead else None) as profiler,
+        stream(mixture, mine, parts, state.step, recipe.data_workers) as data,
+    ):
         progress = _progress(recipe, state)
         while progress < 1:
             for optimizer in optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(group["peak"], progress, recipe)
             tick = time.perf_counter()
-            mine = range(team.rank, parts, team.world)
-            batches = [(part, mixture.batch(state.step, part, parts).to(device)) for part in mine]
+            batches = [(part, batch.to(device)) for part, batch in zip(mine, next(data), strict=True)]
             waited = time.perf_counter() - tick
             counted = 0.0
             for part, batch in batches:
@@ -334,7 +297,7 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
         write_file_atomically(path, json.dumps(record, indent=1).encode())
 
 
-def _task_cards(stores: Sequence[TokenStore], recipe: Recipe) -> dict[str, TaskCard]:
+def _task_cards(stores: Sequence[Store], recipe: Recipe) -> dict[str, TaskCard]:
     from gato.sequences.mixture import pattern_value
 
     return {
@@ -347,12 +310,12 @@ def _task_cards(stores: Sequence[TokenStore], recipe: Recipe) -> dict[str, TaskC
     }
 
 
-def _describe(store: TokenStore) -> dict[str, Any]:
+def _describe(store: Store) -> dict[str, Any]:
     return {
         "task": store.task,
         "episodes": store.num_episodes,
         "timesteps": store.num_timesteps,
-        "tokens": len(store.tokens),
+        "tokens": store.num_tokens,
     }
 
 

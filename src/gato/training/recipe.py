@@ -45,6 +45,8 @@ class Recipe:
     prompt_loss: bool = True
     text_targets: bool = True
     question_targets: bool = False  # the paper predicts the answer alone (figure 2)
+    lazy: bool = False  # datasets are tokenised when first drawn from, not all of them before the first step
+    data_workers: int = 0  # processes that prepare batches beside the training; 0 for none
     return_filter: float | None = None  # train on episodes with at least this share of the expert's return (paper: 0.8)
     # optimiser (paper: section 2.3 and appendix D for AdamW's; Muon is ours)
     optimizer: Literal["adamw", "muon"] = "adamw"

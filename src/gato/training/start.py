@@ -15,10 +15,11 @@ from gato.episodes.manifest import make_folder, write_file_atomically
 from gato.episodes.store import Dataset, find_datasets
 from gato.errors import CheckpointMissingError, DatasetMissingError, OutputExistsError, nearest
 from gato.model.bundle import Bundle, read_json
-from gato.sequences import TokenStore
+from gato.sequences import Store
 from gato.sequences.mixture import governing
 from gato.tokens.text import TextTokenizer
-from gato.training.loop import load_stores, train
+from gato.training.data import load_stores, tokenise
+from gato.training.loop import train
 from gato.training.progress import TrainingBar
 from gato.training.recipe import Recipe, load_recipe
 from gato.training.team import sensible
@@ -112,7 +113,9 @@ def _run(
     processes = 1 if device != "cpu" else processes or sensible(recipe.slots // recipe.accumulate)
     if processes > 1:
         torch.set_num_threads(1)  # before anything uses more: they are forked
-    stores = load_stores(list(data), recipe.config(), text, recipe)
+    stores = load_stores(list(data), recipe.config(), text, recipe, out / "tokens")
+    if not recipe.lazy:
+        tokenise(stores)
     absent = absent_weights(recipe, stores)
     if absent:
         print(f"no data for {', '.join(absent)}: the other weights share theirs", file=sys.stderr)
@@ -123,7 +126,7 @@ def _run(
     return out / "bundle"
 
 
-def absent_weights(recipe: Recipe, stores: Sequence[TokenStore]) -> list[str]:
+def absent_weights(recipe: Recipe, stores: Sequence[Store]) -> list[str]:
     """Domains (or globs of tasks) that the recipe weighs and no dataset answers to; the rest is renormalised."""
     met = {governing(recipe.weights, store.task) for store in stores}
     return [name for name, weight in recipe.weights.items() if weight and name != "*" and name not in met]

@@ -1,0 +1,269 @@
+"""A shelf: token tables of datasets in files, made when a dataset is first drawn from, mapped into memory ever after.
+
+    SHELF/babyai--go-to-local--3fd1…/   tokens.bin   a record of 16 bytes per token
+                                        patches.bin  every different patch, 768 bytes each
+                                        starts.npy, episodes.npy, prompts.npy, MANIFEST.json
+
+The name's digits stand for everything the tokens follow from: the dataset's content, the codec and the return filter. So
+a table is never taken for another, a shelf may serve many runs, and may be deleted whenever no run uses it. A table is
+verified against its manifest each time a process opens it.
+
+A mixture of a thousand datasets begins at once: until the first draw a store knows its *outline* alone, the lengths of
+some episodes from the index, and of some texts by reading a few. The outline, never the table, decides how often a store
+is drawn, so that what is drawn does not depend on which tables are made already.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+import gato
+from gato.episodes import Episode
+from gato.episodes.manifest import (
+    LOCK,
+    TEMPORARY,
+    commit_folder,
+    make_folder,
+    naming_disk_errors,
+    sha256_of,
+    temporary_beside,
+    verify_manifest,
+)
+from gato.episodes.store import Dataset
+from gato.errors import DatasetCorruptError, EpisodeError
+from gato.sequences.filter import good_episodes
+from gato.sequences.store import Layout, Piece, TokenStore, boundaries, encode
+from gato.tokens import TimestepCodec, Tokens
+from gato.tokens.patches import PatchTable
+from gato.tokens.timestep import MARKS
+
+FORMAT = 1
+ROW = np.dtype(
+    [
+        ("ids", "<i4"), ("patches", "<i4"), ("positions", "<i2"), ("kinds", "u1"), ("targets", "?"), ("boxes", "u1", 4),
+    ]
+)  # fmt: skip
+OUTLINE_EPISODES = 256  # whose lengths stand for all
+READ_EPISODES, READ_DOCUMENTS = 8, 64  # read for an outline where texts make timesteps differ in length
+TABLE_PATCHES = 2**20  # different patches that are held in memory at a time while a table is made
+
+
+class ShelvedStore:
+    """The tokens of a dataset's episodes: an outline now, a table in `shelf` when first drawn from.
+
+    keep: of the expert's return, the share that an episode must reach (paper section 3); None for every episode.
+    Raises EpisodeError where no episode is left.
+    """
+
+    def __init__(self, dataset: Dataset, codec: TimestepCodec, shelf: Path | str, keep: float | None = None):
+        self.task, self.codec, self.dataset = dataset.task, codec, dataset
+        self._shelf, self._keep = Path(shelf), keep
+        if not len(dataset):
+            raise EpisodeError("no episodes", where=self.task, fix=f"gato collect {self.task} --episodes 10 --out DIR")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "table"}  # whoever gets a copy maps the files anew
+
+    # -- known at once ------------------------------------------------------------------------------------------------
+
+    @property
+    def domain(self) -> str:
+        return self.task.split("/", 1)[0]
+
+    @cached_property
+    def chosen(self) -> np.ndarray:
+        """Indices of the episodes that pass the filter, int64 (E,)."""
+        if self._keep is None or not self.codec.acts:
+            return np.arange(len(self.dataset))
+        return good_episodes(self.dataset.returns, self._keep)
+
+    @cached_property
+    def outline(self) -> Layout:
+        """A layout of at most OUTLINE_EPISODES episodes, spread over the dataset."""
+        return self._sketch[0]
+
+    @property
+    def target_share(self) -> float:
+        """Of the tokens, about how many are targets."""
+        return self._sketch[1]
+
+    @cached_property
+    def _sketch(self) -> tuple[Layout, float]:
+        indices = self.chosen[_spread(len(self.chosen), OUTLINE_EPISODES)]
+        lengths = self.dataset.lengths[indices]
+        episodes = np.concatenate([[0], np.cumsum(lengths)])
+        steps = int(episodes[-1])
+        prompts = np.array([i for i, k in enumerate(indices) if self.dataset.index[k].success is not False], np.int64)
+        specs = {**self.codec.spec.observation, **self.codec.spec.action}
+        if any(spec.kind == "text" or path == MARKS for path, spec in specs.items()):
+            read = indices[_spread(len(indices), READ_EPISODES if self.codec.acts else READ_DOCUMENTS)]
+            pieces = list(encode(self.codec, self.dataset.episodes(read.tolist()), PatchTable()))
+            sizes = np.concatenate([np.diff(piece.tokens.starts()) for piece in pieces])
+            share = float(np.concatenate([piece.tokens.targets for piece in pieces]).mean())
+        else:
+            sizes = np.array([self.codec.fixed_tokens])
+            share = self.codec.action_tokens / self.codec.fixed_tokens
+        starts = np.concatenate([[0], np.cumsum(np.resize(sizes, steps))])
+        return Layout(starts.astype(np.int64), episodes.astype(np.int64), prompts), share
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def num_timesteps(self) -> int:
+        return int(self.dataset.lengths[self.chosen].sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """Exact where the table is open; else as the outline has it."""
+        if "table" in self.__dict__:
+            return self.table.num_tokens
+        return round(self.num_timesteps * self.outline.num_tokens / self.outline.num_timesteps)
+
+    @property
+    def example(self) -> Episode | None:
+        """The first episode that may be a prompt."""
+        first = next((int(k) for k in self.chosen if self.dataset.index[k].success is not False), None)
+        return None if first is None else self.dataset[first]
+
+    # -- known when opened --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the table is, or will be."""
+        facts = [FORMAT, gato.__version__, self.dataset.identity, self.codec.identity, self._keep]
+        name = self.task.replace("/", "--").replace(":", "-")
+        return self._shelf / f"{name}--{sha256_of(json.dumps(facts).encode())[:16]}"
+
+    def make(self) -> Path:
+        """Write the table, if no process has."""
+        folder = self.folder
+        if not folder.exists():
+            with _alone(self._shelf, folder.name):
+                if not folder.exists():  # another process made it while this one waited
+                    _write(folder, self.codec, self.dataset, self.chosen)
+        return folder
+
+    @cached_property
+    def table(self) -> TokenStore:
+        """The tokens, made first if need be. Raises DatasetCorruptError for a damaged table."""
+        return _open(self.make(), self.task, self.codec)
+
+    @property
+    def tokens(self) -> Tokens:
+        return self.table.tokens
+
+    def window(
+        self, rng: np.random.Generator, max_tokens: int, max_timesteps: int | None = None, whole: int = 0
+    ) -> tuple[int, int]:
+        return self.table.window(rng, max_tokens, max_timesteps, whole)
+
+    def prompt(
+        self, rng: np.random.Generator, not_episode: int, max_tokens: int, from_end: bool
+    ) -> tuple[int, int] | None:
+        return self.table.prompt(rng, not_episode, max_tokens, from_end)
+
+    def episode_at(self, token: int) -> int:
+        return self.table.episode_at(token)
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """At most `most` of the numbers 0 … count - 1, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
+def _write(folder: Path, codec: TimestepCodec, dataset: Dataset, chosen: np.ndarray) -> None:
+    """Encode episodes piece by piece into files; whole, or not there at all."""
+    beside = temporary_beside(folder)
+    pieces: list[Piece] = []
+    try:
+        with (
+            naming_disk_errors(folder),
+            open(beside / "tokens.bin", "wb") as tokens,
+            open(beside / "patches.bin", "wb") as patches,
+        ):
+            table, written = PatchTable(), 0
+            for piece in encode(codec, _episodes(dataset, chosen), table):
+                _rows(piece.tokens, written).tofile(tokens)
+                pieces.append(_without_columns(piece))
+                if len(table) > TABLE_PATCHES:
+                    written = _flush(table, patches, written)
+                    table.clear()
+            _flush(table, patches, written)
+            for name, array in zip(("starts", "episodes", "prompts"), boundaries(pieces), strict=True):
+                np.save(beside / f"{name}.npy", array, allow_pickle=False)
+        commit_folder(beside, folder, {"task": dataset.task}, kind="tokens")
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _episodes(dataset: Dataset, chosen: np.ndarray) -> Iterator[Episode]:
+    if len(chosen) == len(dataset):
+        yield from dataset
+    for i in range(0, len(chosen), 16) if len(chosen) < len(dataset) else ():
+        yield from dataset.episodes(chosen[i : i + 16].tolist())
+
+
+def _rows(tokens: Tokens, offset: int) -> np.ndarray:
+    rows = np.empty(len(tokens), ROW)
+    for name in ROW.names or ():
+        rows[name] = getattr(tokens, name)
+    rows["patches"] += np.where(tokens.patches >= 0, offset, 0).astype(np.int32)
+    return rows
+
+
+def _without_columns(piece: Piece) -> Piece:
+    """What the boundaries need: the steps alone."""
+    steps = piece.tokens.steps
+    none = np.zeros(0, np.int32)
+    return Piece(Tokens(steps, none, none, none, steps, none, none, PatchTable()), piece.lengths, piece.fit)
+
+
+def _flush(table: PatchTable, file: BinaryIO, written: int) -> int:
+    table.rows.tofile(file)
+    return written + len(table)
+
+
+def _open(folder: Path, task: str, codec: TimestepCodec) -> TokenStore:
+    verify_manifest(folder, DatasetCorruptError, kind="tokens")
+    rows = _map(folder / "tokens.bin", ROW)
+    patches = _map(folder / "patches.bin", np.dtype(np.uint8)).reshape(-1, 768)
+    tokens = Tokens(
+        rows["ids"], rows["kinds"], rows["positions"], rows["targets"], np.zeros(0, np.int32), rows["patches"],
+        rows["boxes"], PatchTable.of(patches),
+    )  # fmt: skip
+    starts, episodes, prompts = (
+        np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        for name in ("starts", "episodes", "prompts")
+    )
+    return TokenStore(starts, episodes, prompts, task, codec, tokens)
+
+
+def _map(path: Path, dtype: np.dtype) -> np.ndarray:
+    """A file as an array that is read from disk where it is looked at. An empty file cannot be mapped."""
+    if not path.stat().st_size:
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype, mode="r").view(np.ndarray)
+
+
+@contextmanager
+def _alone(shelf: Path, name: str) -> Iterator[None]:
+    """One process makes a table; the others that want it wait. The lock goes with its holder, however that ends."""
+    make_folder(shelf)
+    path = shelf / f"{name}{LOCK}"
+    with naming_disk_errors(path), open(path, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for left in shelf.glob(f"{name}{TEMPORARY}*"):  # of a maker that was killed
+            shutil.rmtree(left)
+        yield

@@ -1,0 +1,136 @@
+"""What a run learns from: datasets become stores of tokens, stores a mixture, the mixture a stream of batches.
+
+The stream runs on grain. Its element s is what this rank needs of step s, a pure function of (recipe's seed, s, slot);
+so the state of the data is one integer, the step, which the checkpoint has anyway. Worker processes, where the recipe
+asks for them, prepare the steps ahead; they change nothing about what is drawn.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from gato.episodes.store import Dataset, find_datasets
+from gato.errors import DatasetMissingError, TokenizerError
+from gato.model import GatoConfig
+from gato.model.bundle import make_codec
+from gato.sequences import Batch, Mixture, ShelvedStore, Store, TokenStore
+from gato.sequences.filter import good_episodes
+from gato.tokens.text import TextTokenizer
+from gato.training.recipe import Recipe
+
+FOR_EVER = 2**40  # steps; more than any run has
+
+
+def load_stores(
+    folders: Sequence[Path],
+    config: GatoConfig,
+    tokenizer: TextTokenizer,
+    recipe: Recipe,
+    shelf: Path | None = None,
+) -> list[Store]:
+    """Every dataset below the folders. Tasks that the recipe holds out are left out.
+
+    Tokens are kept in files in the folder `shelf`, or in memory without one. Datasets without weight, and all where
+    `recipe.lazy`, are tokenised when first drawn from. Raises DatasetMissingError, TokenizerError.
+    """
+    paths = find_datasets(list(folders))
+    if not paths:
+        raise DatasetMissingError(
+            "no dataset there", where=", ".join(map(str, folders)), fix="gato collect GLOB --out DIR"
+        )
+    if tokenizer.size != config.vocabulary_size:
+        raise TokenizerError(
+            f"the tokenizer has {tokenizer.size} pieces, the network's vocabulary_size is {config.vocabulary_size}",
+            fix=f"--set model.vocabulary_size={tokenizer.size}, or gato tokenizer train FILES --size {config.vocabulary_size}",
+        )
+    stores: list[Store] = []
+    for path in paths:
+        dataset = Dataset.open(path)
+        if any(fnmatch.fnmatch(dataset.task, pattern) for pattern in recipe.hold_out):
+            continue
+        codec = make_codec(
+            config, tokenizer, dataset.spec, dataset.task, len(stores),
+            text_targets=recipe.text_targets, question_targets=recipe.question_targets,
+            observation_targets=recipe.observation_loss > 0,
+        )  # fmt: skip
+        if shelf is not None:
+            stores.append(ShelvedStore(dataset, codec, shelf, recipe.return_filter))
+            continue
+        chosen: Sequence[int] = range(len(dataset))
+        if recipe.return_filter is not None and codec.acts and len(dataset):
+            chosen = good_episodes(dataset.returns, recipe.return_filter).tolist()
+        stores.append(TokenStore.build(dataset.task, codec, (dataset[i] for i in chosen)))
+    return stores
+
+
+def tokenise(stores: Sequence[Store]) -> None:
+    """Make the tables that are not on the shelf yet, with a progress bar."""
+    missing = [s for s in stores if isinstance(s, ShelvedStore) and not s.folder.exists()]
+    for store in track(missing, "tokenising", disable=not missing, transient=True):
+        store.make()
+
+
+def make_mixture(stores: Sequence[Store], recipe: Recipe) -> Mixture:
+    return Mixture(
+        stores, recipe.weights, recipe.slots, recipe.slot_tokens, recipe.window_tokens, recipe.window_timesteps,
+        recipe.prompt_share, recipe.prompt_loss, recipe.config().parallel_actions, recipe.seed, recipe.document_tokens,
+    )  # fmt: skip
+
+
+@contextmanager
+def stream(
+    mixture: Mixture, mine: Sequence[int], parts: int, step: int, workers: int = 0
+) -> Iterator[Iterator[list[Batch]]]:
+    """The batches of parts `mine` (of `parts`) of step `step`, `step` + 1, …, one list per step."""
+    import grain
+
+    steps = grain.MapDataset.source(_Steps(mixture, tuple(mine), parts, portable=workers > 0)).slice(slice(step, None))
+    if not workers:
+        yield (steps[i] for i in range(len(steps)))
+        return
+    threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    ahead = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    iterator = iter(steps.to_iter_dataset(threads).mp_prefetch(ahead))
+    try:
+        yield ([_unpack(record) for record in records] for records in iterator)
+    finally:
+        iterator.close()
+
+
+class _Steps:
+    """grain's random-access source: element s is a list of batches, or of plain arrays where they leave the process."""
+
+    def __init__(self, mixture: Mixture, mine: tuple[int, ...], parts: int, portable: bool):
+        self._mixture, self._mine, self._parts, self._portable = mixture, mine, parts, portable
+
+    def __len__(self) -> int:
+        return FOR_EVER
+
+    def __getitem__(self, step: int) -> list[Any]:
+        batches = [self._mixture.batch(int(step), part, self._parts) for part in self._mine]
+        return [_pack(batch) for batch in batches] if self._portable else batches
+
+
+def _pack(batch: Batch) -> dict[str, np.ndarray]:
+    values = {f.name: getattr(batch, f.name) for f in fields(Batch)}
+    return {
+        name: value.numpy() if isinstance(value, torch.Tensor) else np.asarray(value, np.int64)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _unpack(record: dict[str, np.ndarray]) -> Batch:
+    values: dict[str, Any] = {name: torch.from_numpy(np.array(value)) for name, value in record.items()}
+    values["groups"] = tuple(tuple(row) for row in record["groups"].tolist())
+    values["num_tokens"] = int(record["num_tokens"])
+    return Batch(**{"blank": None, "observed": None, **values})
