@@ -82,6 +82,12 @@ class DatasetCorruptError(DataError):
     code = "dataset-corrupt"
 
 
+class DatasetChangedError(DataError):
+    """A dataset is not what the run began with."""
+
+    code = "dataset-changed"
+
+
 class EpisodeError(DataError):
     """Arrays that are not an episode of this task."""
 

@@ -527,7 +527,7 @@ PAPER = (
         (
             fact(
                 "held out: cartpole.swingup, assembly-v2, order_of_apples_forage_simple, boxing",
-                "recipes/paper.py:recipe training/recipe.py:Recipe.hold_out training/loop.py:load_stores",
+                "recipes/paper.py:recipe training/recipe.py:Recipe.hold_out training/data.py:load_stores",
                 "training/test_loop.py:test_poor_episodes_and_held_out_tasks_are_not_read"
                 " evaluation/test_few_shot.py:test_a_task_that_was_trained_on_is_refused",
             ),

@@ -9,8 +9,7 @@ from gato.corpora.layouts import Preparation, import_corpus
 from gato.model.transformer import Gato
 from gato.sequences import Mixture
 from gato.tokens.timestep import IMAGE, TEXT
-from gato.training import Recipe
-from gato.training import load_stores
+from gato.training import Recipe, load_stores
 
 HOW = Preparation(size=(32, 48), split="all", frames=3, stride=2)
 MADE = {"pile": make_pile, "coco": make_coco, "vqav2": make_vqav2, "obelics": make_obelics, "clips": make_clips}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -10,12 +11,19 @@ import torch
 from safetensors.torch import load_file
 
 import gato.training.log as training_log
-from gato.errors import CheckpointCorruptError, CheckpointMismatchError, CheckpointMissingError, OutputExistsError
+from gato.errors import (
+    CheckpointCorruptError,
+    CheckpointMismatchError,
+    CheckpointMissingError,
+    DatasetChangedError,
+    OutputExistsError,
+)
 from gato.model import Gato
 from gato.rollouts.collect import collect
 from gato.training import Recipe, load_stores, make_mixture, train
 from gato.training.checkpoint import State, load_checkpoint, save_checkpoint
 from gato.training.optimizer import make_optimizers
+from gato.training.start import resume_run, start_run
 from gato.worlds import find
 
 RECIPE = Recipe(
@@ -241,3 +249,22 @@ def test_no_checkpoint_is_a_named_error(stores, tmp_path):
     model, optimizers = stepped(stores, RECIPE, 0)
     with pytest.raises(CheckpointMissingError):
         load_checkpoint(tmp_path, model, optimizers)
+
+
+def test_data_that_changed_meanwhile_are_refused(tmp_path, tokenizer):
+    """A run that goes on learns from what it began with: a topped-up dataset is named, and nothing is written."""
+    collect([find("dummy/count")], 3, tmp_path / "data", workers=0, progress=False)
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer.to_bytes())
+    recipe = tmp_path / "small.py"
+    recipe.write_text(f"from gato.training import Recipe\nrecipe = Recipe(**{RECIPE.replace(steps=1).to_json()!r})\n")
+    run = tmp_path / "run"
+    start_run(str(recipe), [], [tmp_path / "data"], run, tmp_path / "tokenizer.model", "cpu", processes=1)
+    shutil.rmtree(run / "bundle")
+    collect([find("dummy/count")], 4, tmp_path / "data", workers=0, progress=False)
+    with pytest.raises(DatasetChangedError, match="dummy/count is not what it was"):
+        resume_run(run, "cpu", processes=1)
+    assert not (run / "bundle").exists()
+    shutil.rmtree(tmp_path / "data")
+    collect([find("dummy/count")], 3, tmp_path / "data", workers=0, progress=False)
+    assert resume_run(run, "cpu", processes=1) == run / "bundle"  # the same episodes again are the same data
+    assert (run / "bundle" / "MANIFEST.json").exists()

@@ -40,6 +40,7 @@ recipe = Recipe(
     window_tokens=1024,
     prompt_share=0.25,
     return_filter=0.8,
+    lazy=True,
     optimizer="adamw",
     learning_rate=1e-4,
     final_ratio=0.1,

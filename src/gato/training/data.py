@@ -97,6 +97,10 @@ def stream(
     if not workers:
         yield (steps[i] for i in range(len(steps)))
         return
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain's workers read their options there, and nobody here has a command line of absl's
     threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     ahead = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
     iterator = iter(steps.to_iter_dataset(threads).mp_prefetch(ahead))

@@ -13,9 +13,9 @@ import torch
 
 from gato.episodes.manifest import make_folder, write_file_atomically
 from gato.episodes.store import Dataset, find_datasets
-from gato.errors import CheckpointMissingError, DatasetMissingError, OutputExistsError, nearest
+from gato.errors import CheckpointMissingError, DatasetChangedError, DatasetMissingError, OutputExistsError, nearest
 from gato.model.bundle import Bundle, read_json
-from gato.sequences import Store
+from gato.sequences import ShelvedStore, Store
 from gato.sequences.mixture import governing
 from gato.tokens.text import TextTokenizer
 from gato.training.data import load_stores, tokenise
@@ -114,6 +114,7 @@ def _run(
     if processes > 1:
         torch.set_num_threads(1)  # before anything uses more: they are forked
     stores = load_stores(list(data), recipe.config(), text, recipe, out / "tokens")
+    _same_data(out, stores)
     if not recipe.lazy:
         tokenise(stores)
     absent = absent_weights(recipe, stores)
@@ -124,6 +125,24 @@ def _run(
             recipe, stores, text, out, resume=resume, start=start, device=device, watch=bar, processes=processes, **watching
         )  # fmt: skip
     return out / "bundle"
+
+
+def _same_data(out: Path, stores: Sequence[ShelvedStore]) -> None:
+    """A run that goes on must learn from what it began with. Raises DatasetChangedError."""
+    path = out / "datasets.json"
+    now = {f"{s.task} {s.dataset.folder.resolve()}": s.dataset.identity for s in stores}
+    if not path.exists():
+        write_file_atomically(path, json.dumps(now, indent=1, sort_keys=True).encode())
+        return
+    before = read_json(path)
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            how = "new" if name not in before else "gone" if name not in now else "not what it was"
+            raise DatasetChangedError(
+                f"{name.split()[0]} is {how} since this run began",
+                where=name.split(maxsplit=1)[1],
+                fix="put it back as it was, or begin another run (gato finetune goes on from a bundle)",
+            )
 
 
 def absent_weights(recipe: Recipe, stores: Sequence[Store]) -> list[str]:
