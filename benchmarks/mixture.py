@@ -5,7 +5,7 @@
 The datasets are recorded once (the counting world, 3 episodes each, under ids of their own, with texts in one of ten) and
 kept in the state folder. Measured in a fresh process, best of --repeats:
 
-* `start`: from `load_stores` to a mixture that is ready to draw (manifests and indices verified, shares known);
+* `start`: from `shelve` to a mixture that is ready to draw (manifests and indices verified, shares known);
 * `first_step`: the first batch, datasets tokenised as they are met (`opened` of them);
 * `again`: start and first step of the same run resumed, tables on the shelf;
 * `warm_step`: a step once every table it needs is there, beside one drawn from the same data in memory.
@@ -61,14 +61,14 @@ def measure(state: Path) -> dict[str, float]:
     """In this process, with whatever is on the shelf."""
     from gato.recipes.paper import recipe
     from gato.tokens.text import TextTokenizer
-    from gato.training.data import load_stores, make_mixture
+    from gato.training.data import make_mixture, shelve
 
     recipe = recipe.replace(
         size="tiny", slots=64, accumulate=1, weights={domain: 1.0 for domain in SPLIT}, return_filter=None
     )
     tokenizer = TextTokenizer.load(state / "tokenizer.model")
     begun = time.perf_counter()
-    stores = load_stores([state / "data"], recipe.config(), tokenizer, recipe, state / "shelf")
+    stores = shelve([state / "data"], recipe.config(), tokenizer, recipe, state / "shelf")
     loaded = time.perf_counter()
     mixture = make_mixture(stores, recipe)
     ready = time.perf_counter()

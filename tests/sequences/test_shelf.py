@@ -151,7 +151,7 @@ def test_the_filter_keeps_what_did_well(data, tokenizer, tmp_path):
     assert segment_of[1] <= len(kept.tokens)
 
 
-@pytest.mark.parametrize("name", ("tokens.bin", "patches.bin", "starts.npy", "MANIFEST.json"))
+@pytest.mark.parametrize("name", ("tokens.bin", "patches.bin", "starts.bin", "MANIFEST.json"))
 def test_a_flipped_bit_is_an_error_before_it_is_learned_from(data, tokenizer, tmp_path, name):
     folder = stores(data, tokenizer, tmp_path)[0].make()
     content = bytearray((folder / name).read_bytes())

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gato.rollouts.collect import collect
-from gato.training import Recipe, load_stores, make_mixture
-from gato.training.data import stream, tokenise
+from gato.training import Recipe, make_mixture
+from gato.training.data import shelve, stream, tokenise
 from gato.worlds import find
 
 RECIPE = Recipe(slots=4, slot_tokens=256, window_tokens=256, lazy=True, model={"vocabulary_size": 1024})
@@ -15,7 +15,7 @@ RECIPE = Recipe(slots=4, slot_tokens=256, window_tokens=256, lazy=True, model={"
 def mixture(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("streamed")
     collect([find("dummy/count")], 6, folder / "data", workers=0, progress=False)
-    stores = load_stores([folder / "data"], RECIPE.config(), tokenizer, RECIPE, folder / "tokens")
+    stores = shelve([folder / "data"], RECIPE.config(), tokenizer, RECIPE, folder / "tokens")
     assert not (folder / "tokens").exists()
     tokenise(stores)
     assert stores[0].folder.exists()

@@ -2,7 +2,7 @@
 
     SHELF/babyai--go-to-local--3fd1…/   tokens.bin   a record of 16 bytes per token
                                         patches.bin  every different patch, 768 bytes each
-                                        starts.npy, episodes.npy, prompts.npy, MANIFEST.json
+                                        starts.bin, episodes.bin, prompts.bin, MANIFEST.json
 
 The name's digits stand for everything the tokens follow from: the dataset's content, the codec and the return filter. So
 a table is never taken for another, a shelf may serve many runs, and may be deleted whenever no run uses it. A table is
@@ -52,6 +52,7 @@ ROW = np.dtype(
         ("ids", "<i4"), ("patches", "<i4"), ("positions", "<i2"), ("kinds", "u1"), ("targets", "?"), ("boxes", "u1", 4),
     ]
 )  # fmt: skip
+BOUNDARY = np.dtype("<i8")
 OUTLINE_EPISODES = 256  # whose lengths stand for all
 READ_EPISODES, READ_DOCUMENTS = 8, 64  # read for an outline where texts make timesteps differ in length
 TABLE_PATCHES = 2**20  # different patches that are held in memory at a time while a table is made
@@ -201,7 +202,7 @@ def _write(folder: Path, codec: TimestepCodec, dataset: Dataset, chosen: np.ndar
                     table.clear()
             _flush(table, patches, written)
             for name, array in zip(("starts", "episodes", "prompts"), boundaries(pieces), strict=True):
-                np.save(beside / f"{name}.npy", array, allow_pickle=False)
+                array.astype(BOUNDARY).tofile(beside / f"{name}.bin")
         commit_folder(beside, folder, {"task": dataset.task}, kind="tokens")
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
@@ -243,10 +244,7 @@ def _open(folder: Path, task: str, codec: TimestepCodec) -> TokenStore:
         rows["ids"], rows["kinds"], rows["positions"], rows["targets"], np.zeros(0, np.int32), rows["patches"],
         rows["boxes"], PatchTable.of(patches),
     )  # fmt: skip
-    starts, episodes, prompts = (
-        np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        for name in ("starts", "episodes", "prompts")
-    )
+    starts, episodes, prompts = (_map(folder / f"{name}.bin", BOUNDARY) for name in ("starts", "episodes", "prompts"))
     return TokenStore(starts, episodes, prompts, task, codec, tokens)
 
 

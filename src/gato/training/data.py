@@ -24,24 +24,42 @@ from gato.model import GatoConfig
 from gato.model.bundle import make_codec
 from gato.sequences import Batch, Mixture, ShelvedStore, Store, TokenStore
 from gato.sequences.filter import good_episodes
+from gato.tokens import TimestepCodec
 from gato.tokens.text import TextTokenizer
 from gato.training.recipe import Recipe
 
 FOR_EVER = 2**40  # steps; more than any run has
 
 
-def load_stores(
-    folders: Sequence[Path],
-    config: GatoConfig,
-    tokenizer: TextTokenizer,
-    recipe: Recipe,
-    shelf: Path | None = None,
-) -> list[Store]:
-    """Every dataset below the folders. Tasks that the recipe holds out are left out.
+def shelve(
+    folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe, shelf: Path
+) -> list[ShelvedStore]:
+    """Every dataset below the folders, but for tasks that the recipe holds out; their tokens in files in `shelf`.
 
-    Tokens are kept in files in the folder `shelf`, or in memory without one. Datasets without weight, and all where
-    `recipe.lazy`, are tokenised when first drawn from. Raises DatasetMissingError, TokenizerError.
+    Nothing is tokenised yet. Raises DatasetMissingError, TokenizerError.
     """
+    return [
+        ShelvedStore(dataset, codec, shelf, recipe.return_filter)
+        for dataset, codec in _datasets(folders, config, tokenizer, recipe)
+    ]
+
+
+def load_stores(
+    folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe
+) -> list[TokenStore]:
+    """The same, tokenised in memory."""
+    stores = []
+    for dataset, codec in _datasets(folders, config, tokenizer, recipe):
+        chosen: Sequence[int] = range(len(dataset))
+        if recipe.return_filter is not None and codec.acts and len(dataset):
+            chosen = good_episodes(dataset.returns, recipe.return_filter).tolist()
+        stores.append(TokenStore.build(dataset.task, codec, (dataset[i] for i in chosen)))
+    return stores
+
+
+def _datasets(
+    folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe
+) -> Iterator[tuple[Dataset, TimestepCodec]]:
     paths = find_datasets(list(folders))
     if not paths:
         raise DatasetMissingError(
@@ -52,29 +70,22 @@ def load_stores(
             f"the tokenizer has {tokenizer.size} pieces, the network's vocabulary_size is {config.vocabulary_size}",
             fix=f"--set model.vocabulary_size={tokenizer.size}, or gato tokenizer train FILES --size {config.vocabulary_size}",
         )
-    stores: list[Store] = []
+    number = 0
     for path in paths:
         dataset = Dataset.open(path)
         if any(fnmatch.fnmatch(dataset.task, pattern) for pattern in recipe.hold_out):
             continue
-        codec = make_codec(
-            config, tokenizer, dataset.spec, dataset.task, len(stores),
+        yield dataset, make_codec(
+            config, tokenizer, dataset.spec, dataset.task, number,
             text_targets=recipe.text_targets, question_targets=recipe.question_targets,
             observation_targets=recipe.observation_loss > 0,
         )  # fmt: skip
-        if shelf is not None:
-            stores.append(ShelvedStore(dataset, codec, shelf, recipe.return_filter))
-            continue
-        chosen: Sequence[int] = range(len(dataset))
-        if recipe.return_filter is not None and codec.acts and len(dataset):
-            chosen = good_episodes(dataset.returns, recipe.return_filter).tolist()
-        stores.append(TokenStore.build(dataset.task, codec, (dataset[i] for i in chosen)))
-    return stores
+        number += 1
 
 
-def tokenise(stores: Sequence[Store]) -> None:
+def tokenise(stores: Sequence[ShelvedStore]) -> None:
     """Make the tables that are not on the shelf yet, with a progress bar."""
-    missing = [s for s in stores if isinstance(s, ShelvedStore) and not s.folder.exists()]
+    missing = [s for s in stores if not s.folder.exists()]
     for store in track(missing, "tokenising", disable=not missing, transient=True):
         store.make()
 

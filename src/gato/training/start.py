@@ -18,7 +18,7 @@ from gato.model.bundle import Bundle, read_json
 from gato.sequences import ShelvedStore, Store
 from gato.sequences.mixture import governing
 from gato.tokens.text import TextTokenizer
-from gato.training.data import load_stores, tokenise
+from gato.training.data import shelve, tokenise
 from gato.training.loop import train
 from gato.training.progress import TrainingBar
 from gato.training.recipe import Recipe, load_recipe
@@ -113,7 +113,7 @@ def _run(
     processes = 1 if device != "cpu" else processes or sensible(recipe.slots // recipe.accumulate)
     if processes > 1:
         torch.set_num_threads(1)  # before anything uses more: they are forked
-    stores = load_stores(list(data), recipe.config(), text, recipe, out / "tokens")
+    stores = shelve(list(data), recipe.config(), text, recipe, out / "tokens")
     _same_data(out, stores)
     if not recipe.lazy:
         tokenise(stores)
