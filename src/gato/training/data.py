@@ -32,24 +32,30 @@ FOR_EVER = 2**40  # steps; more than any run has
 
 
 def shelve(
-    folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe, shelf: Path
+    folders: Sequence[Path],
+    config: GatoConfig,
+    tokenizer: TextTokenizer,
+    recipe: Recipe,
+    shelf: Path,
+    known: Sequence[str] = (),
 ) -> list[ShelvedStore]:
     """Every dataset below the folders, but for tasks that the recipe holds out; their tokens in files in `shelf`.
 
-    Nothing is tokenised yet. Raises DatasetMissingError, TokenizerError.
+    known: tasks of the bundle that the run starts from; where the network has task tokens, they keep theirs. Nothing is
+    tokenised yet. Raises DatasetMissingError, TokenizerError.
     """
     return [
         ShelvedStore(dataset, codec, shelf, recipe.return_filter)
-        for dataset, codec in _datasets(folders, config, tokenizer, recipe)
+        for dataset, codec in _datasets(folders, config, tokenizer, recipe, known)
     ]
 
 
 def load_stores(
-    folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe
+    folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe, known: Sequence[str] = ()
 ) -> list[TokenStore]:
     """The same, tokenised in memory."""
     stores = []
-    for dataset, codec in _datasets(folders, config, tokenizer, recipe):
+    for dataset, codec in _datasets(folders, config, tokenizer, recipe, known):
         chosen: Sequence[int] = range(len(dataset))
         if recipe.return_filter is not None and codec.acts and len(dataset):
             chosen = good_episodes(dataset.returns, recipe.return_filter).tolist()
@@ -58,7 +64,7 @@ def load_stores(
 
 
 def _datasets(
-    folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe
+    folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe, known: Sequence[str]
 ) -> Iterator[tuple[Dataset, TimestepCodec]]:
     paths = find_datasets(list(folders))
     if not paths:
@@ -70,17 +76,16 @@ def _datasets(
             f"the tokenizer has {tokenizer.size} pieces, the network's vocabulary_size is {config.vocabulary_size}",
             fix=f"--set model.vocabulary_size={tokenizer.size}, or gato tokenizer train FILES --size {config.vocabulary_size}",
         )
-    number = 0
+    numbers = {task: i for i, task in enumerate(known)}
     for path in paths:
         dataset = Dataset.open(path)
         if any(fnmatch.fnmatch(dataset.task, pattern) for pattern in recipe.hold_out):
             continue
         yield dataset, make_codec(
-            config, tokenizer, dataset.spec, dataset.task, number,
+            config, tokenizer, dataset.spec, dataset.task, numbers.setdefault(dataset.task, len(numbers)),
             text_targets=recipe.text_targets, question_targets=recipe.question_targets,
             observation_targets=recipe.observation_loss > 0,
         )  # fmt: skip
-        number += 1
 
 
 def tokenise(stores: Sequence[ShelvedStore]) -> None:

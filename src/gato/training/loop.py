@@ -86,7 +86,13 @@ def train(
         def bundle_of(model: Gato, state: State) -> Bundle:
             facts = {"recipe": recipe.to_json(), "parameters": model.num_parameters, "steps": state.step, "tokens": state.tokens,
                      "seconds": round(state.elapsed_seconds, 1), "data": [_describe(s) for s in stores]}  # fmt: skip
-            cards = _task_cards(stores, recipe)
+            if start:  # the runs before this one, oldest first
+                last = {k: start.card.get(k) for k in ("recipe", "steps", "tokens", "seconds")}
+                facts["history"] = [*start.card.get("history", []), last]
+            cards = {
+                **(start.tasks if start else {}),
+                **_task_cards(stores, recipe),
+            }  # in the order of their task tokens
             return Bundle(config, model.eval(), tokenizer, cards, recipe.acting, {**facts, **(references or {})})
 
         def work(rank: int, port: int) -> tuple[Gato, State]:

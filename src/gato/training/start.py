@@ -72,6 +72,7 @@ def finetune_run(
     make_folder(out)
     write_file_atomically(out / "tokenizer.model", bundle.tokenizer.to_bytes())
     write_file_atomically(out / "data.json", json.dumps([str(p.resolve()) for p in data]).encode())
+    bundle.save(out / "start")  # the run needs nothing but its folder to go on
     return _run(recipe, data, out, bundle.tokenizer, device, processes, resume=False, start=bundle)
 
 
@@ -103,7 +104,8 @@ def resume_run(out: Path, device: str, processes: int = 0, **watching: Any) -> P
     recipe = Recipe.from_json(read_json(out / "recipe.json"))
     data = [Path(p) for p in read_json(out / "data.json")]
     text = TextTokenizer.load(out / "tokenizer.model")
-    return _run(recipe, data, out, text, device, processes, resume=True, **watching)
+    start = Bundle.load(out / "start") if (out / "start").exists() else None
+    return _run(recipe, data, out, text, device, processes, resume=True, start=start, **watching)
 
 
 def _run(
@@ -113,7 +115,7 @@ def _run(
     processes = 1 if device != "cpu" else processes or sensible(recipe.slots // recipe.accumulate)
     if processes > 1:
         torch.set_num_threads(1)  # before anything uses more: they are forked
-    stores = shelve(list(data), recipe.config(), text, recipe, out / "tokens")
+    stores = shelve(list(data), recipe.config(), text, recipe, out / "tokens", list(start.tasks) if start else ())
     _same_data(out, stores)
     if not recipe.lazy:
         tokenise(stores)
