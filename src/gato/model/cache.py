@@ -1,7 +1,7 @@
 """A ring of keys and values for a fixed number of slots, allocated once.
 
-What a token sees is what one pass over the whole history would show it through a band: keys at most `window` tokens
-back and, where `timesteps` is set, of the last so many timesteps only. Distances are relative, so an entry is written
+What a token sees is what one pass over the whole history would show it through a band: keys less than `window` tokens
+back and, where `timesteps` is set, of the last so many timesteps only; a slot may have a narrower band than the others. Distances are relative, so an entry is written
 once and never touched until it is overwritten.
 """
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from gato.model.config import GatoConfig
+
+FOR_EVER = 2**60  # timesteps
 
 
 @dataclass
@@ -42,12 +44,18 @@ class RingCache:
         self, config: GatoConfig, slots: int, window: int, timesteps: int | None = None, *, most_new: int | None = None,
         dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
     ):  # fmt: skip
-        self.timesteps = timesteps
         self._relative_attention = config.position == "xl"
         self._shape = (config.num_transformer_blocks, slots, config.num_attention_heads, config.key_value_size)
         self._dtype, self._device = dtype, device
         self.count = torch.zeros(slots, dtype=torch.long, device=device)
+        self.band = torch.full((slots,), window, dtype=torch.long, device=device)  # how far each slot sees, in tokens …
+        self.span = torch.full_like(self.band, timesteps or FOR_EVER)  # … and in timesteps
         self._allocate(window, most_new or window)
+
+    def see(self, slot: int, window: int, timesteps: int | None) -> None:
+        """How far this slot sees: `window` tokens (at most the ring's own), and `timesteps` timesteps where set."""
+        assert window <= self.window, f"a band of {window}, a ring of {self.window}"
+        self.band[slot], self.span[slot] = window, timesteps or FOR_EVER
 
     def _allocate(self, window: int, most_new: int) -> None:
         self.window, self.most_new = window, most_new
@@ -61,7 +69,9 @@ class RingCache:
         self.time = torch.full((slots, self._size + 1), -1, dtype=torch.long, device=self._device)
 
     def grow(self, window: int, most_new: int) -> None:
-        """Make room for a longer window or more tokens at once; what is in the ring stays."""
+        """Make room for a longer window or more tokens at once; what is in the ring stays. Slots that saw as far as the ring
+        goes still do."""
+        self.band[self.band == self.window] = max(window, self.window)
         keys, values, position, time, size = self.keys, self.values, self.position, self.time, self._size
         self._allocate(max(window, self.window), max(most_new, self.most_new))
         entries = torch.where(position >= 0, position % self._size, self._size)[:, :size]
@@ -85,7 +95,7 @@ class RingCache:
         """Give these slots what one slot holds, each its own copy."""
         for entries in (self.keys, self.values):
             entries[:, targets] = entries[:, source : source + 1]
-        for entries in (self.position, self.time, self.count):
+        for entries in (self.position, self.time, self.count, self.band, self.span):
             entries[targets] = entries[source].clone()
 
     def extend(self, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor) -> View:
@@ -99,9 +109,8 @@ class RingCache:
         self.count[slots] += valid.sum(1)
         key_position, key_time = self.position[slots][:, None], self.time[slots][:, None]  # (R, 1, W)
         distances = positions[..., None] - key_position
-        seen = (key_position >= 0) & (distances >= 0) & (distances < self.window)
-        if self.timesteps is not None:
-            seen &= key_time > times[..., None] - self.timesteps
+        seen = (key_position >= 0) & (distances >= 0) & (distances < self.band[slots][:, None, None])
+        seen &= key_time > (times - self.span[slots][:, None])[..., None]
         seen[..., self._size] = ~valid  # a padding token sees the bin alone, so that its softmax stays finite
         bias = torch.zeros(seen.shape, dtype=self.keys.dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
         first = int(slots[0])

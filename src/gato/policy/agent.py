@@ -167,7 +167,7 @@ class Agent:
             device=next(self.bundle.model.parameters()).device,
         )
         slots = list(range(count))
-        h = feed(self.bundle, cache, slots, rows, tokens, last=1)[:, 0]
+        h = feed(self.bundle, cache, slots, rows, tokens.table, last=1)[:, 0]
         if self.bundle.config.position == "learned":
             max_tokens = min(max_tokens, window - longest + 1)  # its positions end where the context does
         rng = np.random.default_rng(seed)
@@ -185,7 +185,7 @@ class Agent:
             if not alive.any():
                 break
             yield {int(r): int(ids[r]) for r in np.flatnonzero(alive)}
-            h = feed(self.bundle, cache, slots, [_text_row(int(i)) for i in ids], tokens)[:, 0]
+            h = feed(self.bundle, cache, slots, [_text_row(int(i)) for i in ids], tokens.table)[:, 0]
 
 
 def _text_row(token: int) -> dict[str, np.ndarray]:

@@ -7,6 +7,9 @@ as far as each guess is what would have been chosen anyway, it stands, and what 
 again and guessed again, so that the actions are those of one after another, from 1 to A passes. What a slot samples
 depends on its own seed and tokens, never on its neighbours.
 
+Slots may play different tasks: each sees as far as its own task's window, chooses among its own legal ids, and takes
+part in as many passes as its action has tokens.
+
 To the last bit, on a CPU and in float32: a row of a matrix product comes out the same whatever other rows there are, as
 long as there are a few (`LEAST_ROWS`); with one to three the library takes another kernel, which adds up in another
 order. So a batch of several slots never computes fewer. A batch of one does: its logits differ from those in the last
@@ -16,7 +19,8 @@ text changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,64 +28,91 @@ import torch
 from torch.nn import functional as F
 
 from gato.episodes import check_values, flatten
-from gato.model.bundle import Bundle
+from gato.errors import UnknownNameError
+from gato.model.bundle import Bundle, TaskCard
 from gato.model.cache import RingCache
 from gato.policy.acting import check_acting
 from gato.sequences.batch import Batch
-from gato.tokens import Tokens
-from gato.tokens.patches import mean_index
-from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, IMAGE, NO_POSITION
+from gato.tokens import TimestepCodec, Tokens
+from gato.tokens.patches import PatchTable, mean_index
+from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, IMAGE, NO_POSITION, Legal
 from gato.tokens.values import from_bins, scale_action, to_bins
 
 TEXT_ROOM = 64  # tokens kept free for the texts of one observation, whose length varies
 LEAST_ROWS = 4  # in every product of a batch of several slots: MKL takes other kernels below that (2024.2, AVX-512)
 
 
+@dataclass
+class Part:
+    """What a slot knows of the task it plays."""
+
+    task: str
+    codec: TimestepCodec
+    card: TaskCard
+    legal: list[Legal]  # of each action token
+    steps: int | None  # timesteps that it sees; None for as many as the context holds
+    longest: int  # tokens of an observation and its separator, texts estimated
+    window: int  # tokens that it sees
+
+
 class AgentPolicy:
-    """One task, a fixed number of slots. A `BatchPolicy` for `gato.rollouts.rollout`, and what a session is made of."""
+    """A fixed number of slots. A `BatchPolicy` for `gato.rollouts.rollout`, and what a session is made of."""
 
     name = "gato"
 
     def __init__(
         self,
         bundle: Bundle,
-        task: str,
+        task: str | Sequence[str],
         slots: int,
         *,
         acting: Mapping[str, Any] | None = None,
         watch_mass: bool = False,
     ):
-        """`watch_mass`: measure `legal_mass`, for which the whole vocabulary's logits are computed at every token."""
-        self._bundle, self.task = bundle, task
-        self._codec, self._card = bundle.codec(task), bundle.tasks[task]
+        """`task`: the task of every slot, or several, of which each slot plays one at a time, the first if none is named.
+
+        `watch_mass`: measure `legal_mass`, for which the whole vocabulary's logits are computed at every token.
+        Raises UnknownNameError for a task that is not the bundle's.
+        """
+        self._bundle = bundle
         self._acting = check_acting({**bundle.acting, **(acting or {})})
-        self._legal = self._codec.legal()
         config = bundle.config
         self._parallel = config.parallel_actions
-        # A prompt would be out of sight after a step or two: with one, the context is the whole window.
-        steps = None if self._card.prompt is not None else self._card.window_timesteps
-        self._steps = steps
-        longest = self._codec.fixed_tokens + (
-            TEXT_ROOM if any(s.kind == "text" for s in self._card.spec.observation.values()) else 0
-        )
         self._context = config.token_sequence_length
         if self._acting["memory"] == "xl" and config.position != "learned":  # learned positions end with the context
             self._context *= 2
-        window = self._context if steps is None else min(self._context, steps * longest)
+        self._parts = {name: self._describe(name) for name in ([task] if isinstance(task, str) else task)}
+        self._part = [next(iter(self._parts.values()))] * slots
         self._device = next(bundle.model.parameters()).device
         self._least = LEAST_ROWS if slots > 1 else 1
         room = max(slots, self._least)  # an idle slot lends its place to a row of nothing
-        self._cache = RingCache(
-            config, room, window, steps, most_new=max(longest + 1, self._least), device=self._device
-        )
+        window = max(part.window for part in self._parts.values())
+        longest = max(part.longest for part in self._parts.values())
+        self._cache = RingCache(config, room, window, most_new=max(longest + 1, self._least), device=self._device)
         self._rng = [np.random.default_rng(0) for _ in range(slots)]
         self._time = np.zeros(slots, np.int64)
         self._last: list[int | None] = [None] * slots  # the last action token, not yet in the cache
-        self._before = np.array([[legal.low for legal in self._legal]] * slots)  # ids of each slot's last action
+        self._before = [np.zeros(0, np.int64)] * slots  # ids of each slot's last action
+        for slot in range(slots):
+            self._forget(slot)
         self._mass = [0.0, 0]
         self._watch_mass = watch_mass
         self.passes, self.decisions = 0, 0  # of the network, over all calls; of slots
-        self._decided: tuple[list[int], list[torch.Tensor]] = ([], [])  # slots, and log p of each action token
+        self._decided: dict[int, list[torch.Tensor]] = {}  # slot → log p of each action token
+
+    @property
+    def task(self) -> str:
+        """The task of a slot for which none was named."""
+        return next(iter(self._parts))
+
+    def _describe(self, task: str) -> Part:
+        codec, card = self._bundle.codec(task), self._bundle.tasks[task]
+        # A prompt would be out of sight after a step or two: with one, the context is the whole window.
+        steps = None if card.prompt is not None else card.window_timesteps
+        texts = any(s.kind == "text" for s in card.spec.observation.values())
+        longest = codec.fixed_tokens + (TEXT_ROOM if texts else 0)
+        window = self._context if steps is None else min(self._context, steps * longest)
+        return Part(task, codec, card, codec.legal(), steps, longest, window)
 
     @property
     def legal_mass(self) -> float | None:
@@ -92,9 +123,7 @@ class AgentPolicy:
     def probabilities(self, index: int) -> list[np.ndarray]:
         """How the last `act` came about: for each action token of the slot, the probabilities (legal ids,) that it was
         chosen from, at the temperature of the policy."""
-        slots, chosen_from = self._decided
-        row = slots.index(index)
-        return [self._chances(log_p[row]).cpu().numpy() for log_p in chosen_from]
+        return [self._chances(log_p).cpu().numpy() for log_p in self._decided[index]]
 
     @property
     def acting(self) -> dict[str, Any]:
@@ -107,47 +136,59 @@ class AgentPolicy:
         self._acting = check_acting({**self._acting, **acting})
 
     def begin(self, index: int, unit: Any, slot: Any = None) -> None:
-        self.reset(index, unit.seed)
+        self.reset(index, unit.seed, unit.task if unit.task in self._parts else None)
 
-    def reset(self, index: int, seed: int) -> None:
-        """Forget the slot's context, start from the task's prompt if there is one, and seed its sampling."""
-        self._cache.clear([index])
+    def reset(self, index: int, seed: int, task: str | None = None) -> None:
+        """Forget the slot's context, play `task` (the first one's, if not named), start from its prompt if there is one, and
+        seed the sampling. Raises UnknownNameError for a task that the batch was not made for."""
+        name = self.task if task is None else task
+        if name not in self._parts:
+            raise UnknownNameError(f"this batch does not play {name!r}", fix=f"it plays {', '.join(self._parts)}")
+        self._part[index] = self._parts[name]
+        self._forget(index)
         self._rng[index] = np.random.default_rng((seed, 1))
-        self._time[index], self._last[index] = 0, None
-        self._before[index] = [legal.low for legal in self._legal]
-        if self._card.prompt is not None:
+        if self._part[index].card.prompt is not None:
             self._begin_with_prompt(index)
+
+    def _forget(self, index: int) -> None:
+        part = self._part[index]
+        self._cache.clear([index])
+        self._cache.see(index, part.window, part.steps)
+        self._time[index], self._last[index] = 0, None
+        self._before[index] = np.array([legal.low for legal in part.legal])
 
     def fork(self, source: int, targets: Sequence[int], seed: Sequence[int]) -> None:
         """Give other slots the context of one, to go on from there each in its own way; `seed` begins their sampling."""
         self._cache.fork(source, list(targets))
         for n, i in enumerate(targets):
             self._rng[i] = np.random.default_rng((*seed, n))
+            self._part[i] = self._part[source]
             self._time[i], self._last[i] = self._time[source], self._last[source]
             self._before[i] = self._before[source]
 
     def _begin_with_prompt(self, index: int) -> None:
         """Read once, then shared: by the slots and by every session of this bundle that begins alike."""
-        key = (self.task, id(self._card.prompt), self._cache.window, self._acting["precision"])
+        part = self._part[index]
+        key = (part.task, id(part.card.prompt), part.window, self._acting["precision"])
         if key not in self._bundle.prefixes:
-            last, time = self._prefill(index)
-            self._bundle.prefixes[key] = (self._card.prompt, self._cache.kept(index), last, time)
+            last, time = self._prefill(index, part)
+            self._bundle.prefixes[key] = (part.card.prompt, self._cache.kept(index), last, time)
         _, prefix, self._last[index], self._time[index] = self._bundle.prefixes[key]
         self._cache.begin(index, prefix)
 
-    def _prefill(self, index: int) -> tuple[int, int]:
+    def _prefill(self, index: int, part: Part) -> tuple[int, int]:
         """Feed the first half context of the demonstration, in whole timesteps, up to its last token. That token, and the
         number of timesteps."""
-        tokens = self._codec.encode(self._card.prompt)  # type: ignore[arg-type]
+        tokens = part.codec.encode(part.card.prompt)  # type: ignore[arg-type]
         starts = tokens.starts()
-        half = min(self._cache.window, self._bundle.config.token_sequence_length) // 2
+        half = min(part.window, self._bundle.config.token_sequence_length) // 2
         stop = int(starts[np.searchsorted(starts, half, side="right") - 1])
         rows = _rows(tokens, 0, stop)
         if self._parallel:
             rows["blank"] = (tokens.positions[:stop] < 0) & np.isin(tokens.kinds[:stop], (DISCRETE, CONTINUOUS))
         step = self._cache.most_new
         for at in range(0, stop - 1, step):
-            self._pass([index], [{k: v[at : min(at + step, stop - 1)] for k, v in rows.items()}], tokens)
+            self._pass([index], [{k: v[at : min(at + step, stop - 1)] for k, v in rows.items()}], tokens.table)
         return int(tokens.ids[stop - 1]), int(tokens.steps[stop - 1]) + 1
 
     @torch.inference_mode()
@@ -161,73 +202,93 @@ class AgentPolicy:
 
         `given` decides for some slots what they do: their context holds these action leaves, as if they had chosen them."""
         slots = list(observations)
-        spec = self._card.spec.observation
-        flat = [check_values(spec, flatten(observations[i], "observation"), f"{self.task} slot {i}") for i in slots]
-        leaves = {
-            path: [f[path] for f in flat] if s.kind == "text" else np.stack([f[path] for f in flat])
-            for path, s in spec.items()
-        }
-        tokens = self._codec.encode_observations(leaves, len(slots))
-        starts = tokens.starts()
-        rows = []
-        self._start_over(slots, np.diff(starts))
-        num = len(self._legal)
-        guess = self._acting["verify"] if not self._parallel and num > 1 else None
+        table = PatchTable()
+        encoded = self._encode(observations, slots, table)
+        guess = None if self._parallel else self._acting["verify"]
         blanks = self._parallel or guess == "parallel"
-        for r, i in enumerate(slots):
-            row = _rows(tokens, int(starts[r]), int(starts[r + 1]), time=int(self._time[i]))
+        choice = _Choice(self, slots, {i: self._action_ids(i, leaves) for i, leaves in (given or {}).items()})
+        rows = []
+        for i, row in zip(slots, encoded, strict=True):
             if self._last[i] is not None:
                 row = _join(self._action_row(self._last[i], int(self._time[i]) - 1), row)  # type: ignore[arg-type]
             if blanks or guess:
-                ahead = np.zeros(num - 1, np.int64) if blanks else self._before[i, :-1]
+                ahead = np.zeros_like(self._before[i][:-1]) if blanks else self._before[i][:-1]
                 row = _join(row, self._action_rows(ahead, int(self._time[i]), blank=blanks))
             rows.append(row)
         self._make_room(max(len(row["ids"]) for row in rows))
-        hidden = self._pass(slots, rows, tokens, num if blanks or guess else 1)  # (R, A or 1, D)
-        forced = {i: self._action_ids(leaves) for i, leaves in (given or {}).items()}
-        choice = _Choice(self, slots, forced)
+        most = int(choice.num.max())
+        hidden = self._pass(slots, rows, table, most if blanks or guess else 1)
         if self._parallel:
-            for a in range(num):
+            hidden = _from_separator(hidden, choice.num)
+            for a in range(most):
                 choice.take(a, hidden[:, a])
         elif guess:
-            self._verify(choice, hidden, blanks, tokens)
+            self._verify(choice, _from_separator(hidden, choice.num), blanks, table)
         else:
             choice.take(0, hidden[:, 0])
-            for a in range(1, num):
-                one = [self._action_row(int(choice.ids[r, a - 1]), int(self._time[i])) for r, i in enumerate(slots)]
-                choice.take(a, self._pass(slots, one, tokens, 1)[:, 0])
-        self._decided = (slots, choice.log_p)
+            for a in range(1, most):
+                due = np.flatnonzero(choice.num > a)
+                one = [self._action_row(int(choice.ids[r, a - 1]), int(self._time[slots[r]])) for r in due]
+                choice.take(a, self._pass([slots[r] for r in due], one, table, 1)[:, 0], due)
+        self._decided = dict(zip(slots, choice.log_p, strict=True))
         self.decisions += len(slots)
         out = {}
         for r, i in enumerate(slots):
             own = given[i] if given and i in given else None
-            out[i] = dict(own) if own is not None else self._codec.decode_action(choice.ids[r], choice.values[r])
+            ids, values = choice.ids[r, : choice.num[r]], choice.values[r, : choice.num[r]]
+            out[i] = dict(own) if own is not None else self._part[i].codec.decode_action(ids, values)
             self._time[i] += 1
-            self._last[i] = None if self._steps == 1 else int(choice.ids[r, -1])
-            self._before[i] = choice.ids[r]
+            self._last[i] = None if self._part[i].steps == 1 else int(ids[-1])
+            self._before[i] = ids
         return out
 
-    def _verify(self, choice: _Choice, hidden: torch.Tensor, blanks: bool, tokens: Tokens) -> None:
-        """Choose the A tokens of each row, from a first pass that read guesses (or blank tokens) for all but the last of
+    def _encode(
+        self, observations: Mapping[int, Any], slots: list[int], table: PatchTable
+    ) -> list[dict[str, np.ndarray]]:
+        """The new tokens of each slot's observation, those of one task together."""
+        rows: dict[int, dict[str, np.ndarray]] = {}
+        for part in self._parts.values():
+            mine = [i for i in slots if self._part[i] is part]
+            if not mine:
+                continue
+            spec = part.card.spec.observation
+            flat = [check_values(spec, flatten(observations[i], "observation"), f"{part.task} slot {i}") for i in mine]
+            leaves = {
+                path: [f[path] for f in flat] if s.kind == "text" else np.stack([f[path] for f in flat])
+                for path, s in spec.items()
+            }
+            tokens = part.codec.encode_observations(leaves, len(mine), table)
+            starts = tokens.starts()
+            self._start_over(mine, np.diff(starts))
+            for r, i in enumerate(mine):
+                rows[i] = _rows(tokens, int(starts[r]), int(starts[r + 1]), time=int(self._time[i]))
+        return [rows[i] for i in slots]
+
+    def _verify(self, choice: _Choice, hidden: torch.Tensor, blanks: bool, table: PatchTable) -> None:
+        """Choose the action tokens of each row, from a first pass that read guesses (or blank tokens) for all but the last of
         them. hidden (R, A, D): at the separator, and at each guess."""
-        slots, num = choice.slots, len(self._legal)
-        rows, guesses = np.arange(len(slots)), self._before[slots]
+        slots, num = choice.slots, choice.num
+        rows = np.arange(len(slots))
+        guesses = np.zeros_like(choice.ids)
+        for r, i in enumerate(slots):
+            guesses[r, : num[r]] = self._before[i]
         choice.take(0, hidden[:, 0])
         due = np.ones(len(slots), np.int64)  # how many tokens of each row are settled
         if blanks:  # what the blank tokens led to is the guess; they themselves never stay
-            for a in range(1, num):
+            for a in range(1, int(num.max())):
                 guesses[:, a] = choice.would_take(a, hidden[:, a])
         else:
             due = self._stand(choice, rows, hidden, guesses, due)
         while True:
-            self._take_back([slots[r] for r in rows], num - due[rows])  # from the first wrong one on
+            self._take_back([slots[r] for r in rows], (num - due)[rows])  # from the first wrong one on
             rows = np.flatnonzero(due < num)
             if not rows.size:
                 return
             guesses[rows, due[rows] - 1] = choice.ids[rows, due[rows] - 1]
-            new = [self._action_rows(guesses[r, due[r] - 1 : -1], int(self._time[slots[r]])) for r in rows]
-            last = num - int(due[rows].min())
-            hidden = F.pad(self._pass([slots[r] for r in rows], new, tokens, last), (0, 0, num - last, 0))
+            new = [self._action_rows(guesses[r, due[r] - 1 : num[r] - 1], int(self._time[slots[r]])) for r in rows]
+            last = int((num - due)[rows].max())
+            hidden = self._pass([slots[r] for r in rows], new, table, last)
+            hidden = _from_separator(F.pad(hidden, (0, 0, int(num.max()) - last, 0)), num[rows])
             due[rows] = self._stand(choice, rows, hidden, guesses[rows], due[rows])
 
     def _stand(
@@ -236,9 +297,9 @@ class AgentPolicy:
         """Settle further tokens of these rows while every guess read before them is right: hidden (rows, A, D) at the
         token before each. How many are settled then (rows,)."""
         due, standing = due.copy(), np.ones(len(rows), bool)
-        for a in range(1, len(self._legal)):
+        for a in range(1, int(choice.num[rows].max())):
             standing &= guesses[:, a - 1] == choice.ids[rows, a - 1]
-            going = standing & (due <= a)
+            going = standing & (due <= a) & (choice.num[rows] > a)
             if going.any():
                 choice.take(a, hidden[torch.from_numpy(going), a], rows[going])
                 due[going] += 1
@@ -253,16 +314,21 @@ class AgentPolicy:
         if new <= self._cache.most_new:
             return
         new += TEXT_ROOM
-        self._cache.grow(self._context if self._steps is None else min(self._context, self._steps * new), new)
+        for part in self._parts.values():
+            if part.steps is not None:  # it sees so many timesteps, however long they get
+                part.window = max(part.window, min(self._context, part.steps * new))
+        self._cache.grow(max(part.window for part in self._parts.values()), new)
+        for slot, part in enumerate(self._part):
+            self._cache.see(slot, part.window, part.steps)
 
     def _start_over(self, slots: list[int], lengths: np.ndarray) -> None:
         """Learned global positions end where the context does: a slot without room for its timestep begins again at
         position 0 (one that sees a single timestep always does). Relative positions never end."""
         if self._bundle.config.position != "learned":
             return
-        room = self._bundle.config.token_sequence_length - 1 - len(self._legal)
         for i, length in zip(slots, lengths, strict=True):
-            if self._steps == 1 or int(self._cache.count[i]) + length > room:
+            room = self._bundle.config.token_sequence_length - 1 - len(self._part[i].legal)
+            if self._part[i].steps == 1 or int(self._cache.count[i]) + length > room:
                 self._cache.clear([i])
                 self._last[i] = None
 
@@ -274,24 +340,22 @@ class AgentPolicy:
             scores = scores.masked_fill(scores < least, -torch.inf)
         return torch.softmax(scores, -1)
 
-    def _logits(self, a: int, hidden: torch.Tensor) -> torch.Tensor:
-        """(rows, D) before action token a → (rows, legal ids): of the table, only their rows are read."""
-        legal, least = self._legal[a], max(0, self._least - len(hidden))
+    def _logits(self, legal: Legal, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, D) before an action token → (rows, legal ids): of the table, only their rows are read."""
+        least = max(0, self._least - len(hidden))
         decoder = self._bundle.decoder(self._acting["precision"])
         return decoder.logits(F.pad(hidden, (0, 0, 0, least)), legal.low, legal.high)[: len(hidden)]
 
-    def _manner(self, a: int) -> str:
-        return self._acting[
-            "continuous" if self._legal[a].low == self._bundle.config.vocabulary.continuous else "discrete"
-        ]
+    def _manner(self, legal: Legal) -> str:
+        return self._acting["continuous" if legal.low == self._bundle.config.vocabulary.continuous else "discrete"]
 
-    def _action_ids(self, leaves: Mapping[str, Any]) -> np.ndarray:
-        """Action leaves → the ids (A,) that stand for them."""
-        numbers: list[np.ndarray] = []
-        for path, spec in self._card.spec.action.items():
+    def _action_ids(self, index: int, leaves: Mapping[str, Any]) -> np.ndarray:
+        """Action leaves of a slot → the ids (A,) that stand for them."""
+        part, numbers = self._part[index], []
+        for path, spec in part.card.spec.action.items():
             value, (low, high) = np.asarray(leaves[path]).ravel(), spec.bounds()
             numbers.append(value - low if spec.kind == "discrete" else to_bins(scale_action(value, low, high)))
-        return np.array([block.low for block in self._legal]) + np.concatenate(numbers).astype(np.int64)
+        return np.array([block.low for block in part.legal]) + np.concatenate(numbers).astype(np.int64)
 
     def _action_row(self, token: int, time: int) -> dict[str, np.ndarray]:
         return self._action_rows(np.array([token]), time, blank=self._parallel)
@@ -305,55 +369,75 @@ class AgentPolicy:
             "times": np.full(n, time), "blank": np.full(n, blank),
         }  # fmt: skip
 
-    def _pass(self, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens, last: int = 1) -> torch.Tensor:
+    def _pass(
+        self, slots: list[int], rows: list[dict[str, np.ndarray]], table: PatchTable, last: int = 1
+    ) -> torch.Tensor:
         """Hidden states (R, last, D) of the last tokens of each row, computed among at least LEAST_ROWS in a batch of
         several slots."""
         self.passes += 1
         idle = [i for i in range(self._least) if i not in slots][: max(0, self._least - len(slots))]
         rows = rows + [{name: values[:0] for name, values in rows[0].items()}] * len(idle)
         precision = self._acting["precision"]
-        return feed(self._bundle, self._cache, slots + idle, rows, tokens, last, precision, self._least)[: len(slots)]
+        return feed(self._bundle, self._cache, slots + idle, rows, table, last, precision, self._least)[: len(slots)]
 
 
 class _Choice:
-    """The action tokens of one decision, R rows by A, as they are chosen one by one."""
+    """The action tokens of one decision, as they are chosen one by one: R rows, each with as many as its task asks for."""
 
     def __init__(self, policy: AgentPolicy, slots: list[int], forced: Mapping[int, np.ndarray]):
         self.policy, self.slots = policy, slots
         self._forced = [(slots.index(i), ids) for i, ids in forced.items()]  # rows whose action is given
-        legal = policy._legal
-        self.ids = np.zeros((len(slots), len(legal)), np.int64)
+        self._legal = [policy._part[i].legal for i in slots]
+        self.num = np.array([len(legal) for legal in self._legal])  # (R,)
+        self.ids = np.zeros((len(slots), self.num.max()), np.int64)
         self.values = np.zeros(self.ids.shape)
-        self.log_p = [torch.zeros(len(slots), block.high - block.low, device=policy._device) for block in legal]
+        self.log_p: list[list[torch.Tensor]] = [[torch.zeros(0)] * len(legal) for legal in self._legal]
         # What is sampled is settled by numbers drawn before, so that it is the same however many passes it takes.
-        sampled = [policy._manner(a) == "sample" for a in range(len(legal))]
-        self._draws = np.array([[policy._rng[i].random() if s else 0.0 for s in sampled] for i in slots])
+        self._draws = np.zeros(self.ids.shape)
+        for r, i in enumerate(slots):
+            sampled = [policy._manner(block) == "sample" for block in self._legal[r]]
+            self._draws[r, : self.num[r]] = [policy._rng[i].random() if s else 0.0 for s in sampled]
 
     def take(self, a: int, hidden: torch.Tensor, rows: np.ndarray | None = None) -> None:
-        """Token a of the rows (all unless said) from the hidden states (rows, D) before it."""
-        rows = np.arange(len(self.slots)) if rows is None else rows
-        log_p = self._log_p(a, hidden)
-        self.log_p[a][torch.from_numpy(rows)] = log_p
-        self.ids[rows, a], self.values[rows, a] = self._pick(a, log_p, rows)
+        """Token a of the rows (every row, if not said, whose action has one) from the hidden states (rows, D) before it."""
+        for legal, which, at in self._blocks(a, rows):
+            log_p = self._log_p(legal, hidden[at])
+            for r, row in zip(which, log_p, strict=True):
+                self.log_p[r][a] = row
+            self.ids[which, a], self.values[which, a] = self._pick(legal, log_p, self._draws[which, a])
+            if self.policy._watch_mass:
+                logits = self.policy._bundle.model.logits(hidden[at]).float()
+                mass = (logits[:, legal.low : legal.high].logsumexp(-1) - logits.logsumexp(-1)).exp()
+                self.policy._mass[0] += float(mass.sum())
+                self.policy._mass[1] += len(which)
         for row, ids in self._forced:
-            self.ids[row, a] = ids[a]
-        if self.policy._watch_mass:
-            legal, logits = self.policy._legal[a], self.policy._bundle.model.logits(hidden).float()
-            mass = (logits[:, legal.low : legal.high].logsumexp(-1) - logits.logsumexp(-1)).exp()
-            self.policy._mass[0] += float(mass.sum())
-            self.policy._mass[1] += len(rows)
+            if a < len(ids):
+                self.ids[row, a] = ids[a]
 
     def would_take(self, a: int, hidden: torch.Tensor) -> np.ndarray:
-        """The ids of all rows (R,), not taken."""
-        return self._pick(a, self._log_p(a, hidden), np.arange(len(self.slots)))[0]
+        """The ids of all rows (R,), not taken; 0 where an action has no token a."""
+        ids = np.zeros(len(self.slots), np.int64)
+        for legal, which, at in self._blocks(a, None):
+            ids[which] = self._pick(legal, self._log_p(legal, hidden[at]), self._draws[which, a])[0]
+        return ids
 
-    def _log_p(self, a: int, hidden: torch.Tensor) -> torch.Tensor:
+    def _blocks(self, a: int, rows: np.ndarray | None) -> Iterator[tuple[Legal, np.ndarray, slice | np.ndarray]]:
+        """Rows that choose token a among the same ids: (those ids, the rows, where they are in what was given)."""
+        given = np.arange(len(self.slots)) if rows is None else rows
+        blocks: dict[Legal, list[int]] = {}
+        for at, r in enumerate(given):
+            if a < self.num[r]:
+                blocks.setdefault(self._legal[r][a], []).append(at)
+        for legal, places in blocks.items():
+            yield legal, given[places], slice(None) if len(places) == len(given) else np.array(places)
+
+    def _log_p(self, legal: Legal, hidden: torch.Tensor) -> torch.Tensor:
         """(rows, legal ids)."""
-        return torch.log_softmax(self.policy._logits(a, hidden).float(), -1)
+        return torch.log_softmax(self.policy._logits(legal, hidden).float(), -1)
 
-    def _pick(self, a: int, log_p: torch.Tensor, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (rows,) within the legal block of action token a, and their values in [-1, 1] (continuous tokens)."""
-        policy, legal, manner = self.policy, self.policy._legal[a], self.policy._manner(a)
+    def _pick(self, legal: Legal, log_p: torch.Tensor, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (rows,) among the legal ones, and their values in [-1, 1] (continuous tokens)."""
+        policy, manner = self.policy, self.policy._manner(legal)
         continuous = legal.low == policy._bundle.config.vocabulary.continuous
         if manner == "greedy":
             index = log_p.argmax(-1).cpu().numpy()
@@ -363,19 +447,27 @@ class _Choice:
             value = (p * from_bins(np.arange(p.shape[1]))).sum(1)
             return legal.low + to_bins(value), value
         cumulative = np.cumsum(p, axis=1)
-        draws = self._draws[rows, a][:, None] * cumulative[:, -1:]
-        index = np.minimum((cumulative <= draws).sum(1), p.shape[1] - 1)
+        index = np.minimum((cumulative <= draws[:, None] * cumulative[:, -1:]).sum(1), p.shape[1] - 1)
         return legal.low + index, from_bins(index) if continuous else index
 
 
+def _from_separator(hidden: torch.Tensor, num: np.ndarray) -> torch.Tensor:
+    """(R, A, D) at the last A tokens of each row → at its last num[r] tokens, from index 0 on (the rest means nothing)."""
+    most = hidden.shape[1]
+    if (num == most).all():
+        return hidden
+    at = torch.from_numpy(np.minimum(most - num[:, None] + np.arange(most), most - 1)).to(hidden.device)
+    return hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
 def feed(
-    bundle: Bundle, cache: RingCache, slots: list[int], rows: list[dict[str, np.ndarray]], tokens: Tokens,
+    bundle: Bundle, cache: RingCache, slots: list[int], rows: list[dict[str, np.ndarray]], table: PatchTable,
     last: int | None = None, precision: str = "float32", least: int = 1,
 ) -> torch.Tensor:  # fmt: skip
     """One pass of new tokens, a row per slot, padded right. Hidden states (R, n, D), or (R, last, D) of each row's last
     `last` tokens (of a shorter row the first one stands in for what it lacks)."""
     device = next(bundle.model.parameters()).device
-    batch, valid, times = pack(rows, tokens, least)
+    batch, valid, times = pack(rows, table, least)
     wanted = None
     if last is not None:
         ends = torch.tensor([len(row["ids"]) for row in rows])
@@ -385,7 +477,9 @@ def feed(
     )
 
 
-def pack(rows: list[dict[str, np.ndarray]], tokens: Tokens, least: int = 1) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+def pack(
+    rows: list[dict[str, np.ndarray]], table: PatchTable, least: int = 1
+) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     """Rows of new tokens → (Batch of one group, valid (R, n), times (R, n)). n is 1, or at least `least`, and so is the
     number of patches where there are any."""
     n = max(len(row["ids"]) for row in rows)
@@ -400,7 +494,7 @@ def pack(rows: list[dict[str, np.ndarray]], tokens: Tokens, least: int = 1) -> t
     kinds, patches = grid("kinds", 0).ravel(), grid("patches", -1).ravel()
     image_rows = np.flatnonzero(kinds == IMAGE)
     unique, index = np.unique(patches[image_rows], return_inverse=True)
-    pictures = tokens.table.rows[unique] if len(unique) else np.zeros((0, 768), np.uint8)
+    pictures = table.rows[unique] if len(unique) else np.zeros((0, 768), np.uint8)
     if 0 < len(unique) < least:
         pictures = np.concatenate([pictures, np.zeros((least - len(unique), 768), np.uint8)])
     blank = grid("blank", 0).ravel().astype(bool)

@@ -64,7 +64,7 @@ def choices(
 def first_layer_attention(bundle: Bundle, tokens: Tokens) -> np.ndarray:
     """Weights (heads, n) of the separator of one timestep over the n tokens up to and including itself."""
     end = int(np.flatnonzero(tokens.kinds == SEPARATOR)[0])
-    batch, _, _ = pack([_rows(tokens, 0, end + 1)], tokens)
+    batch, _, _ = pack([_rows(tokens, 0, end + 1)], tokens.table)
     x = bundle.model.embed(batch.to(next(bundle.model.parameters()).device), bundle.model.embed.vocabulary())
     block = bundle.model.blocks[0]
     return block.attention.weights(block.norm1(x), end).cpu().numpy()  # type: ignore[union-attr, operator]

@@ -263,7 +263,7 @@ class TimestepCodec:
     # -- decode -------------------------------------------------------------------------------------------------------
 
     def decode_action(
-        self, ids: Sequence[int] | np.ndarray, values: Sequence[float] | None = None
+        self, ids: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """Action ids (A,) → {path: array} inside the action space. `values`, if given, holds continuous tokens as numbers
         in [-1, 1] (a mean over the bins) in place of bin centres. Raises ValueError for an id of another block."""

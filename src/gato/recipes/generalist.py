@@ -1,0 +1,52 @@
+"""The generalist: one network for every domain that has an expert here, and for the generated corpora.
+
+    gato train generalist --data DATA --tokenizer tokenizer.model --out RUN
+
+The network, windows and optimizer follow the demo's (docs/deviations.md says what each costs); a task token tells alike
+tasks apart, since a window holds one timestep and no prompt. Weights are shares of tokens: a domain's number of tasks
+and how hard they are to imitate both count, and what learns slowly (pictures, missions) gets more than its number.
+"""
+
+from gato.training.recipe import Recipe
+
+WEIGHTS = {
+    "babyai": 15, "meta-world": 12, "sokoban": 4, "ale-atari": 7, "procgen": 8, "miniworld": 5, "vizdoom": 4,
+    "dm-control-maze": 2, "dm-control-suite": 7, "dm-control-suite-pixels": 4, "modular-rl": 4, "classic-control": 1,
+    "box2d": 1, "gym-mujoco": 1.5, "gymnasium-robotics": 3, "dm-manipulation-playground": 2, "rgb-stacking": 3,
+    "text": 5, "captions": 4, "questions": 4, "dialogues": 3, "pages": 1, "clips": 1,
+}  # fmt: skip
+
+recipe = Recipe(
+    name="generalist",
+    size="tiny",
+    model={
+        "num_transformer_blocks": 4,
+        "layer_width": 256,
+        "num_attention_heads": 8,
+        "feedforward_hidden_size": 1024,
+        "vocabulary_size": 2048,
+        "task_token": True,
+    },
+    steps=200_000,
+    weights=WEIGHTS,
+    slots=8,
+    slot_tokens=1024,
+    window_tokens=512,
+    document_tokens=256,
+    window_timesteps={"*": 1, "text": None, "captions": None, "questions": None, "dialogues": None, "pages": None, "clips": None},
+    prompt_share=0.0,
+    text_targets=False,
+    optimizer="muon",
+    learning_rate=2e-3,
+    table_learning_rate=0.01,
+    muon_learning_rate=0.01,
+    final_ratio=0.05,
+    warmup=0.01,
+    weight_decay=0.01,
+    loss_by="tokens",
+    smooth_targets=6.0,
+    precision="auto",
+    discrete="sample",
+    continuous="mean",
+    keep_last=2,
+)  # fmt: skip
