@@ -177,3 +177,17 @@ def test_an_unknown_task_names_the_nearest(bundle):
     with pytest.raises(UnknownNameError, match="did you mean dummy/count"):
         bundle.codec("dummy/counts")
     assert bundle.codec("dummy/count").vocabulary == bundle.config.vocabulary
+
+
+def test_a_bundle_in_half_the_bytes(bundle, episode, tmp_path):
+    """bf16 on disk, float32 in memory: every weight is the nearest bf16, whatever is no number stays as it was."""
+    whole, half = bundle.save(tmp_path / "whole"), bundle.save(tmp_path / "half", "bf16")
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
+    assert sizes[1] < 0.55 * sizes[0]
+    loaded = Bundle.load(half)
+    for name, value in bundle.model.state_dict().items():
+        stored = loaded.model.state_dict()[name]
+        assert stored.dtype == value.dtype
+        assert torch.equal(stored, value.bfloat16().to(value.dtype) if value.is_floating_point() else value), name
+    exact, rounded = logits_of(bundle, episode), logits_of(loaded, episode)
+    assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()

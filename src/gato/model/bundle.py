@@ -15,7 +15,7 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -32,6 +32,8 @@ from gato.tokens import TimestepCodec
 from gato.tokens.text import TextTokenizer
 
 FORMAT = 1
+Stored = Literal["float32", "bf16"]
+STORED: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,24 @@ class Bundle:
             )
         return make_codec(self.config, self.tokenizer, self.tasks[task].spec, task, list(self.tasks).index(task))
 
-    def save(self, folder: Path) -> Path:
-        """Commit atomically; raises OutputExistsError where something else is, DiskFullError."""
+    def save(self, folder: Path, precision: Stored = "float32") -> Path:
+        """Commit atomically; raises OutputExistsError where something else is, DiskFullError.
+
+        `precision` is that of the weights in the file: half as many bytes as "bf16", which has float32's range and three
+        digits. The network acts in float32 whatever it was stored in.
+        """
         beside = temporary_beside(Path(folder))
         try:
-            self._write(beside)
+            self._write(beside, STORED[precision])
             facts = {"format": FORMAT, "tokenizer": self.tokenizer.fingerprint}
             return commit_folder(beside, Path(folder), facts, kind="bundle")
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
 
-    def _write(self, beside: Path) -> None:
-        save_tensors(beside / "model.safetensors", {k: v for k, v in self.model.state_dict().items()})
+    def _write(self, beside: Path, dtype: torch.dtype) -> None:
+        weights = self.model.state_dict().items()
+        save_tensors(beside / "model.safetensors", {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights})
         write_json(beside / "config.json", self.config.to_json())
         (beside / "tokenizer.model").write_bytes(self.tokenizer.to_bytes())
         write_json(beside / "tasks.json", {task: card.to_json() for task, card in self.tasks.items()})

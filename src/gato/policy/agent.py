@@ -63,8 +63,8 @@ class Agent:
         """A session of one of its tasks; `discrete=`, `continuous=`, `temperature=` override how the bundle acts."""
         return Session(self, task, seed, acting)
 
-    def policy(self, task: str, slots: int, *, watch_mass: bool = False, **acting: Any) -> AgentPolicy:
-        """A batch policy for `gato.rollouts.rollout`; `watch_mass` measures the probability put on legal ids."""
+    def policy(self, task: str | Sequence[str], slots: int, *, watch_mass: bool = False, **acting: Any) -> AgentPolicy:
+        """A batch policy for `gato.rollouts.rollout`, of one task or of several; `watch_mass` measures the probability put on legal ids."""
         return AgentPolicy(self.bundle, task, slots, acting=acting, watch_mass=watch_mass)
 
     def planner(self, task: str, slots: int, planning: Planning | None = None, **acting: Any) -> PlanningPolicy:

@@ -51,8 +51,35 @@ class Part:
     card: TaskCard
     legal: list[Legal]  # of each action token
     steps: int | None  # timesteps that it sees; None for as many as the context holds
-    longest: int  # tokens of an observation and its separator, texts estimated
+    longest: int  # tokens of a timestep, texts estimated
     window: int  # tokens that it sees
+
+    @classmethod
+    def of(cls, bundle: Bundle, task: str, acting: Mapping[str, Any]) -> Part:
+        """Raises UnknownNameError for a task that is not the bundle's."""
+        codec, card = bundle.codec(task), bundle.tasks[task]
+        # A prompt would be out of sight after a step or two: with one, the context is the whole window.
+        steps = None if card.prompt is not None else card.window_timesteps
+        texts = any(s.kind == "text" for s in card.spec.observation.values())
+        longest = codec.fixed_tokens + (TEXT_ROOM if texts else 0)
+        context = _context(bundle, acting)
+        return cls(
+            task,
+            codec,
+            card,
+            codec.legal(),
+            steps,
+            longest,
+            context if steps is None else min(context, steps * longest),
+        )
+
+
+def _context(bundle: Bundle, acting: Mapping[str, Any]) -> int:
+    """How many tokens back a slot may see."""
+    double = (
+        acting.get("memory") == "xl" and bundle.config.position != "learned"
+    )  # learned positions end with the context
+    return bundle.config.token_sequence_length * (2 if double else 1)
 
 
 class AgentPolicy:
@@ -78,10 +105,9 @@ class AgentPolicy:
         self._acting = check_acting({**bundle.acting, **(acting or {})})
         config = bundle.config
         self._parallel = config.parallel_actions
-        self._context = config.token_sequence_length
-        if self._acting["memory"] == "xl" and config.position != "learned":  # learned positions end with the context
-            self._context *= 2
-        self._parts = {name: self._describe(name) for name in ([task] if isinstance(task, str) else task)}
+        self._context = _context(bundle, self._acting)
+        names = [task] if isinstance(task, str) else task
+        self._parts = {name: Part.of(bundle, name, self._acting) for name in names}
         self._part = [next(iter(self._parts.values()))] * slots
         self._device = next(bundle.model.parameters()).device
         self._least = LEAST_ROWS if slots > 1 else 1
@@ -104,15 +130,6 @@ class AgentPolicy:
     def task(self) -> str:
         """The task of a slot for which none was named."""
         return next(iter(self._parts))
-
-    def _describe(self, task: str) -> Part:
-        codec, card = self._bundle.codec(task), self._bundle.tasks[task]
-        # A prompt would be out of sight after a step or two: with one, the context is the whole window.
-        steps = None if card.prompt is not None else card.window_timesteps
-        texts = any(s.kind == "text" for s in card.spec.observation.values())
-        longest = codec.fixed_tokens + (TEXT_ROOM if texts else 0)
-        window = self._context if steps is None else min(self._context, steps * longest)
-        return Part(task, codec, card, codec.legal(), steps, longest, window)
 
     @property
     def legal_mass(self) -> float | None:

@@ -1,6 +1,6 @@
 """Sessions: observation → action, for many callers at once.
 
-A session holds one slot of a batch. What several sessions ask while the network is at work is answered together in its
+A session holds one slot of a batch; the slots of a batch play whatever tasks they are asked to. What several sessions ask while the network is at work is answered together in its
 next pass: callers who wait for one another share a pass, and one who is alone waits for nobody. All of it runs in one
 thread, so that no two passes meet in a cache.
 """
@@ -17,17 +17,18 @@ from typing import Any, TypeVar
 
 from gato.errors import GatoError
 from gato.policy import Agent, AgentPolicy
+from gato.policy.batch import Part
 from gato.serving.limits import Limits, Refused
 
 T = TypeVar("T")
-BENCH = 8  # slots of a task's first batch; their memory is taken when the first is needed and given back when the last is free
+BENCH = 8  # slots of a first batch; their memory is taken when the first is needed and given back when the last is free
 
 
 class Bench:
-    """A batch of slots for sessions that act alike on one task."""
+    """A batch of slots for sessions that act alike, on tasks that see about as far."""
 
-    def __init__(self, agent: Agent, task: str, acting: dict[str, Any], slots: int = BENCH):
-        self.policy: AgentPolicy = agent.policy(task, slots, **acting)
+    def __init__(self, agent: Agent, tasks: list[str], acting: dict[str, Any], slots: int = BENCH):
+        self.policy: AgentPolicy = agent.policy(tasks, slots, **acting)
         self.size, self.free = slots, list(range(slots))[::-1]
 
 
@@ -54,6 +55,7 @@ class Sessions:
         self.agent, self._limits, self._clock = agent, limits, clock
         self._table: dict[str, Session] = {}
         self._benches: dict[Any, list[Bench]] = {}
+        self._lengths: dict[Any, dict[str, int]] = {}  # of what each task sees: the power of two above it
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="act")
         self._waiting: list[tuple[Session, dict[str, Any], asyncio.Future]] = []
         self._drain: asyncio.Task | None = None
@@ -85,21 +87,33 @@ class Sessions:
 
     def _seat(self, task: str, acting: dict[str, Any], seed: int) -> tuple[Bench, int]:
         """A free slot, in a new batch if need be. In the acting thread."""
-        benches = self._benches.setdefault((task, *sorted(acting.items())), [])
+        tasks = self._alike(task, acting)
+        benches = self._benches.setdefault(_key(tasks, acting), [])
         bench = next((b for b in benches if b.free), None)
         if bench is None:
             # Twice as many as before: a pass costs little more for 32 than for 8, and many batches are many passes.
             slots = max(BENCH, sum(b.size for b in benches))
-            bench = Bench(self.agent, task, acting, slots)
+            bench = Bench(self.agent, tasks, acting, slots)
             benches.append(bench)
         slot = bench.free.pop()
-        bench.policy.reset(slot, seed)
+        bench.policy.reset(slot, seed, task)
         return bench, slot
+
+    def _alike(self, task: str, acting: dict[str, Any]) -> list[str]:
+        """The tasks that share a batch with this one: what they see is of a length with it, up to a factor of two. (Every
+        slot's share of a pass is as long as the longest one's.)"""
+        known = self._lengths.setdefault(acting.get("memory"), {})
+        if not known:
+            known |= {
+                t: Part.of(self.agent.bundle, t, {**self.agent.bundle.acting, **acting}).window.bit_length()
+                for t in self.agent.tasks
+            }
+        return [t for t in self.agent.tasks if known[t] == known[task]]
 
     def _leave(self, session: Session) -> None:
         session.bench.free.append(session.slot)
         if len(session.bench.free) == session.bench.size:
-            key = (session.task, *sorted(session.acting.items()))
+            key = _key(self._alike(session.task, session.acting), session.acting)
             self._benches[key].remove(session.bench)
             if not self._benches[key]:
                 del self._benches[key]
@@ -138,7 +152,7 @@ class Sessions:
         if session.busy:
             raise _busy()
         session.seed = session.seed if seed is None else seed
-        await self.run(session.bench.policy.reset, session.slot, session.seed)
+        await self.run(session.bench.policy.reset, session.slot, session.seed, session.task)
         session.step = 0
 
     async def act(self, session: Session, observation: dict[str, Any]) -> dict[str, Any]:
@@ -213,6 +227,10 @@ class Sessions:
         self._table.clear()
         self._benches.clear()
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _key(tasks: list[str], acting: dict[str, Any]) -> tuple[Any, ...]:
+    return (tasks[0], *sorted(acting.items()))
 
 
 def _busy() -> Refused:
