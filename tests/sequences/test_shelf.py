@@ -151,6 +151,21 @@ def test_the_filter_keeps_what_did_well(data, tokenizer, tmp_path):
     assert segment_of[1] <= len(kept.tokens)
 
 
+def test_episodes_set_aside_are_never_trained_on(data, tokenizer, tmp_path):
+    """Every episode is on one side, and stays there when others join the dataset."""
+    whole = stores(data, tokenizer, tmp_path)[0]
+    sides = [ShelvedStore(whole.dataset, whole.codec, tmp_path, held_out=0.4, validation=v) for v in (False, True)]
+    assert sorted(np.concatenate([s.chosen for s in sides]).tolist()) == list(range(12))
+    assert 0 < sides[1].num_episodes < sides[0].num_episodes and sides[0].folder != sides[1].folder
+    assert sum(s.table.num_timesteps for s in sides) == whole.num_timesteps
+    first = tmp_path / "first"
+    collect([find("dummy/count")], 5, first, workers=0, progress=False)
+    few = ShelvedStore(Dataset.open(find_datasets([first])[0]), whole.codec, tmp_path, held_out=0.4, validation=True)
+    assert few.chosen.tolist() == [i for i in sides[1].chosen if i < 5]
+    with pytest.raises(EpisodeError):
+        ShelvedStore(whole.dataset, whole.codec, tmp_path, held_out=0.0, validation=True)
+
+
 @pytest.mark.parametrize("name", ("tokens.bin", "patches.bin", "starts.bin", "MANIFEST.json"))
 def test_a_flipped_bit_is_an_error_before_it_is_learned_from(data, tokenizer, tmp_path, name):
     folder = stores(data, tokenizer, tmp_path)[0].make()

@@ -62,13 +62,23 @@ class ShelvedStore:
     """The tokens of a dataset's episodes: an outline now, a table in `shelf` when first drawn from.
 
     keep: of the expert's return, the share that an episode must reach (paper section 3); None for every episode.
+    held_out: the share of episodes that are set aside, drawn by their numbers, so that an episode stays on its side when
+    others join; the store is of the rest, or, if `validation`, of them.
     Raises EpisodeError where no episode is left.
     """
 
-    def __init__(self, dataset: Dataset, codec: TimestepCodec, shelf: Path | str, keep: float | None = None):
+    def __init__(
+        self,
+        dataset: Dataset,
+        codec: TimestepCodec,
+        shelf: Path | str,
+        keep: float | None = None,
+        held_out: float = 0.0,
+        validation: bool = False,
+    ):
         self.task, self.codec, self.dataset = dataset.task, codec, dataset
-        self._shelf, self._keep = Path(shelf), keep
-        if not len(dataset):
+        self._shelf, self._keep, self._part = Path(shelf), keep, (held_out, validation)
+        if not len(self.chosen):
             raise EpisodeError("no episodes", where=self.task, fix=f"gato collect {self.task} --episodes 10 --out DIR")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,10 +92,16 @@ class ShelvedStore:
 
     @cached_property
     def chosen(self) -> np.ndarray:
-        """Indices of the episodes that pass the filter, int64 (E,)."""
-        if self._keep is None or not self.codec.acts:
-            return np.arange(len(self.dataset))
-        return good_episodes(self.dataset.returns, self._keep)
+        """Indices of the episodes that pass the filter and are on this side, int64 (E,)."""
+        chosen = np.arange(len(self.dataset))
+        if self._keep is not None and self.codec.acts and len(chosen):
+            chosen = good_episodes(self.dataset.returns, self._keep)
+        share, validation = self._part
+        if not share:
+            return chosen[:0] if validation else chosen
+        numbers = [self.dataset.index[i].number for i in chosen]
+        aside = np.array([_draw(self.task, number) < share for number in numbers], bool)
+        return chosen[aside == validation]
 
     @cached_property
     def outline(self) -> Layout:
@@ -142,7 +158,7 @@ class ShelvedStore:
     @cached_property
     def folder(self) -> Path:
         """Where the table is, or will be."""
-        facts = [FORMAT, gato.__version__, self.dataset.identity, self.codec.identity, self._keep]
+        facts = [FORMAT, gato.__version__, self.dataset.identity, self.codec.identity, self._keep, self._part]
         name = self.task.replace("/", "--").replace(":", "-")
         return self._shelf / f"{name}--{sha256_of(json.dumps(facts).encode())[:16]}"
 
@@ -176,6 +192,11 @@ class ShelvedStore:
 
     def episode_at(self, token: int) -> int:
         return self.table.episode_at(token)
+
+
+def _draw(task: str, number: int) -> float:
+    """In [0, 1), always the same for an episode."""
+    return int(sha256_of(f"{task} {number}".encode())[:8], 16) / 2**32
 
 
 def _spread(count: int, most: int) -> np.ndarray:

@@ -19,7 +19,7 @@ import torch
 from rich.progress import track
 
 from gato.episodes.store import Dataset, find_datasets
-from gato.errors import DatasetMissingError, TokenizerError
+from gato.errors import DatasetMissingError, EpisodeError, TokenizerError
 from gato.model import GatoConfig
 from gato.model.bundle import make_codec
 from gato.sequences import Batch, Mixture, ShelvedStore, Store, TokenStore
@@ -38,16 +38,24 @@ def shelve(
     recipe: Recipe,
     shelf: Path,
     known: Sequence[str] = (),
+    validation: bool = False,
 ) -> list[ShelvedStore]:
     """Every dataset below the folders, but for tasks that the recipe holds out; their tokens in files in `shelf`.
 
-    known: tasks of the bundle that the run starts from; where the network has task tokens, they keep theirs. Nothing is
-    tokenised yet. Raises DatasetMissingError, TokenizerError.
+    known: tasks of the bundle that the run starts from; where the network has task tokens, they keep theirs.
+    validation: of the episodes that the recipe sets aside (`validation_share`), in place of those it trains on; datasets
+    too small to have any are left out. Nothing is tokenised yet. Raises DatasetMissingError, TokenizerError.
     """
-    return [
-        ShelvedStore(dataset, codec, shelf, recipe.return_filter)
-        for dataset, codec in _datasets(folders, config, tokenizer, recipe, known)
-    ]
+    stores = []
+    for dataset, codec in _datasets(folders, config, tokenizer, recipe, known):
+        try:
+            stores.append(
+                ShelvedStore(dataset, codec, shelf, recipe.return_filter, recipe.validation_share, validation)
+            )
+        except EpisodeError:
+            if not validation:
+                raise
+    return stores
 
 
 def load_stores(

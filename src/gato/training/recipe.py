@@ -47,6 +47,7 @@ class Recipe:
     question_targets: bool = False  # the paper predicts the answer alone (figure 2)
     lazy: bool = False  # datasets are tokenised when first drawn from, not all of them before the first step
     data_workers: int = 0  # processes that prepare batches beside the training; 0 for none
+    validation_share: float = 0.0  # of each dataset's episodes, drawn by their numbers: set aside, never trained on
     return_filter: float | None = None  # train on episodes with at least this share of the expert's return (paper: 0.8)
     # optimiser (paper: section 2.3 and appendix D for AdamW's; Muon is ours)
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -87,6 +88,8 @@ class Recipe:
             raise RecipeError(
                 f"return_filter {self.return_filter} is not a share", where=self.name, fix="the paper's 0.8"
             )
+        if not 0 <= self.validation_share < 1:
+            raise RecipeError(f"validation_share {self.validation_share}", where=self.name, fix="a share, say 0.05")
         if self.observation_loss < 0:
             raise RecipeError(f"observation_loss {self.observation_loss}", where=self.name, fix="0 or a small weight")
         if any(w < 0 for w in self.weights.values()) or not sum(self.weights.values()) > 0:
