@@ -124,7 +124,7 @@ class AgentPolicy:
         self._mass = [0.0, 0]
         self._watch_mass = watch_mass
         self.passes, self.decisions = 0, 0  # of the network, over all calls; of slots
-        self._decided: dict[int, list[torch.Tensor]] = {}  # slot → log p of each action token
+        self._decided: dict[int, dict[int, tuple[torch.Tensor, int]]] = {}  # slot → log p of each action token
 
     @property
     def task(self) -> str:
@@ -140,7 +140,8 @@ class AgentPolicy:
     def probabilities(self, index: int) -> list[np.ndarray]:
         """How the last `act` came about: for each action token of the slot, the probabilities (legal ids,) that it was
         chosen from, at the temperature of the policy."""
-        return [self._chances(log_p).cpu().numpy() for log_p in self._decided[index]]
+        chosen_from = self._decided[index]
+        return [self._chances(log_p[row]).cpu().numpy() for log_p, row in (chosen_from[a] for a in sorted(chosen_from))]
 
     @property
     def acting(self) -> dict[str, Any]:
@@ -405,10 +406,13 @@ class _Choice:
         self.policy, self.slots = policy, slots
         self._forced = [(slots.index(i), ids) for i, ids in forced.items()]  # rows whose action is given
         self._legal = [policy._part[i].legal for i in slots]
+        self._alike = all(policy._part[i] is policy._part[slots[0]] for i in slots)
         self.num = np.array([len(legal) for legal in self._legal])  # (R,)
         self.ids = np.zeros((len(slots), self.num.max()), np.int64)
         self.values = np.zeros(self.ids.shape)
-        self.log_p: list[list[torch.Tensor]] = [[torch.zeros(0)] * len(legal) for legal in self._legal]
+        self.log_p: list[dict[int, tuple[torch.Tensor, int]]] = [
+            {} for _ in slots
+        ]  # of token a: a tensor, and which row
         # What is sampled is settled by numbers drawn before, so that it is the same however many passes it takes.
         self._draws = np.zeros(self.ids.shape)
         for r, i in enumerate(slots):
@@ -419,8 +423,8 @@ class _Choice:
         """Token a of the rows (every row, if not said, whose action has one) from the hidden states (rows, D) before it."""
         for legal, which, at in self._blocks(a, rows):
             log_p = self._log_p(legal, hidden[at])
-            for r, row in zip(which, log_p, strict=True):
-                self.log_p[r][a] = row
+            for n, r in enumerate(which):
+                self.log_p[r][a] = (log_p, n)
             self.ids[which, a], self.values[which, a] = self._pick(legal, log_p, self._draws[which, a])
             if self.policy._watch_mass:
                 logits = self.policy._bundle.model.logits(hidden[at]).float()
@@ -441,6 +445,10 @@ class _Choice:
     def _blocks(self, a: int, rows: np.ndarray | None) -> Iterator[tuple[Legal, np.ndarray, slice | np.ndarray]]:
         """Rows that choose token a among the same ids: (those ids, the rows, where they are in what was given)."""
         given = np.arange(len(self.slots)) if rows is None else rows
+        if self._alike:
+            if a < self.num[0]:
+                yield self._legal[0][a], given, slice(None)
+            return
         blocks: dict[Legal, list[int]] = {}
         for at, r in enumerate(given):
             if a < self.num[r]:
