@@ -90,9 +90,10 @@ class Told(AgentPolicy):
     def follow(self, t):
         leaves = {path: leaf[t] for path, leaf in self._episode.actions.items()}
         self.act({0: {p: leaf[t] for p, leaf in _nested(self._episode.observations).items()}}, given={0: leaves})
-        for token, block, log_p in zip(self._action_ids(leaves), self._legal, self._decided[1], strict=True):
-            self.log_p.append(float(log_p[0, token - block.low]))
-            self.likeliest.append(int(log_p[0].argmax()) == token - block.low)
+        for a, (token, block) in enumerate(zip(self._action_ids(0, leaves), self._part[0].legal, strict=True)):
+            log_p, row = self._decided[0][a]
+            self.log_p.append(float(log_p[row, token - block.low]))
+            self.likeliest.append(int(log_p[row].argmax()) == token - block.low)
 
 
 @pytest.mark.parametrize(
