@@ -156,7 +156,8 @@ def _nearest(what: int) -> Question:
         order = sorted((abs(t.column - x) + abs(t.row - y), t.kind, t.colour) for t in board.things)
         if not order or (len(order) > 1 and order[0][0] == order[1][0]):
             return None
-        return order[0][2 if what else 1]
+        _, kind, colour = order[0]
+        return colour if what else kind
 
     text = ("what is nearest to the agent?", "what colour is the thing nearest to the agent?")[what]
     return Question("nearest", text, (KINDS, COLOURS)[what], reply)

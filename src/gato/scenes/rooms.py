@@ -100,7 +100,8 @@ def _room(rng: np.random.Generator, must: Sequence[Look], count: int | None) -> 
     things = []
     for look in looks[:count]:
         kind, colour = KINDS[look % len(KINDS)], COLOURS[look // len(KINDS)]
-        things.append(Thing(*(walls if kind == "door" else inside).pop(), colour, kind))
+        column, row = (walls if kind == "door" else inside).pop()
+        things.append(Thing(column, row, colour, kind))
     return room_board(width + 2, height + 2, things, inside.pop(), int(rng.integers(4)))
 
 
