@@ -6,12 +6,13 @@ tracebacks appear with `--debug` alone.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -405,6 +406,37 @@ class DataImport:
         print(f"{done.task}: {done.episodes:,} episodes (+{done.added:,}), {done.skipped:,} skipped → {done.folder}")
         for complaint in done.complaints:
             print(f"  skipped: {complaint}", file=sys.stderr)
+
+
+@dataclass
+class DataGenerate:
+    """Corpora made from our own worlds, true by construction: captions, questions, dialogues, pages, clips, and text."""
+
+    corpora: Positional[tuple[str, ...]] = ()
+    """Names, say captions/rooms questions/rooms; all are listed if none is given."""
+    out: Path = Path("data")
+    episodes: int = 20_000
+    """Of each; one that is there is topped up. Text has as much as there is."""
+    split: Literal["train", "heldout"] = "train"
+    seed: int = 0
+    blank: bool = False
+    """Of questions/rooms: black pictures, for a network that learns the questions alone."""
+
+    def run(self) -> None:
+        _within("--episodes", self.episodes, 1)
+        _within("--seed", self.seed, 0)
+        from gato.scenes import CORPORA, generate
+
+        if not self.corpora:
+            print("\n".join(CORPORA))
+            return
+        for name in self.corpora:
+            (folder,) = generate(
+                self.out, [name], split=self.split, scenes=self.episodes, seed=self.seed, blank=self.blank
+            )
+            from gato.episodes.store import Dataset
+
+            print(f"{name}: {len(Dataset.open(folder)):,} episodes → {folder}")
 
 
 @dataclass
@@ -822,10 +854,22 @@ def _planning(continuations: int, steps: int, follow: int) -> Any:
 
 @dataclass
 class Chat:
-    """The agent's continuation of a text."""
+    """Talk to the agent: one reply to a text, or a conversation. `/image FILE`, `/new`, `/system TEXT` and `/quit` are for the latter.
+
+    A bundle that was not trained on dialogues goes on with the text instead.
+    """
 
     bundle: Positional[Path]
-    text: Positional[str]
+    text: Positional[str | None] = None
+    """What to reply to; a conversation, line by line, if left out."""
+    system: str = ""
+    """What stands before the dialogue."""
+    image: Path | None = None
+    """A picture, a film or a folder of frames to talk about."""
+    jobs: Path | None = None
+    """A JSONL file of {"text", and if you like "image", "system"}, each a dialogue of its own."""
+    out: Path | None = None
+    """With --jobs: JSONL, a line for every reply; what is there already is not done again."""
     max_tokens: int = 64
     temperature: float = 0.7
     seed: int = 0
@@ -835,44 +879,197 @@ class Chat:
         _within("--max-tokens", self.max_tokens, 1)
         _within("--temperature", self.temperature, 0)
         _within("--seed", self.seed, 0)
+        if self.jobs is not None and self.text is not None:
+            raise UsageError("a text and a file of jobs", fix="one of the two")
+        if self.out is not None and self.jobs is None:
+            raise UsageError("--out goes with --jobs", fix="--jobs FILE.jsonl")
         from gato.policy import load
 
-        print(load(self.bundle, _device(self.device)).chat(self.text, self.max_tokens, self.temperature, self.seed))
+        agent = load(self.bundle, _device(self.device))
+        if self.jobs is not None:
+            self._batch(agent)
+            return
+        talk = agent.conversation(self.system, self.image)
+        if self.text is not None:
+            self._say(talk, self.text)
+            return
+        shown = sys.stdin.isatty()
+        if shown:
+            print("/image FILE shows a picture, /new forgets, /system TEXT begins anew with it, /quit ends")
+        while True:
+            try:
+                line = input("> " if shown else "").strip()
+            except EOFError:
+                return
+            word, _, rest = line.partition(" ")
+            try:
+                if word in ("/quit", "/exit"):
+                    return
+                if word == "/image":
+                    agent.look(rest.strip()) if rest.strip() else None  # what cannot be read is said now
+                    talk.show(Path(rest.strip()) if rest.strip() else None)
+                elif word == "/new":
+                    talk = agent.conversation(self.system, talk.image)
+                elif word == "/system":
+                    self.system = rest.strip()
+                    talk = agent.conversation(self.system, talk.image)
+                elif word.startswith("/"):
+                    raise UsageError(f"no command {word}", fix=nearest(word, ("/image", "/new", "/system", "/quit")))
+                elif line:
+                    self._say(talk, line)
+            except GatoError as error:
+                if not shown:
+                    raise
+                print(f"error[{error.code}] {error.what}", file=sys.stderr)
+
+    def _say(self, talk: Any, text: str) -> None:
+        begun = False
+        for piece in talk.say(text, self.max_tokens, self.temperature, self.seed):
+            print(piece if begun else piece.lstrip(" "), end="", flush=True)
+            begun = begun or bool(piece.strip())
+        print()
+
+    def _batch(self, agent: Any) -> None:
+        assert self.jobs is not None
+        from gato.corpora.dialogues import Turn
+        from gato.policy.jobs import path_of, read_jobs
+
+        beside = self.jobs.parent
+
+        def work(part: Any) -> Any:
+            return [
+                {"reply": agent.chat(
+                    job["text"], self.max_tokens, self.temperature, self.seed,
+                    history=[Turn("system", system)] if (system := job.get("system", self.system)) else [],
+                    image=path_of(job, beside) if job.get("image") else self.image,
+                )} for job in part
+            ]  # fmt: skip
+
+        _run_jobs(read_jobs(self.jobs, ["text"]), work, self.out, 1, lambda r: f"{r['text']}\n  {r['reply']}")
 
 
 @dataclass
 class Caption:
-    """What is in these pictures."""
+    """What is in these pictures, films, folders, or the images that a .jsonl lists."""
 
     bundle: Positional[Path]
     images: Positional[tuple[Path, ...]]
+    clips: bool = False
+    """Each folder is one clip: its pictures are the frames, in the order of their names."""
+    out: Path | None = None
+    """JSONL, a line for every caption as soon as it is there; what is there already is not done again."""
+    max_tokens: int = 48
+    batch: int = 32
+    """So many at once."""
     json: bool = False
     device: str = "auto"
 
     def run(self) -> None:
         _some(self.images, "a picture", "gato caption BUNDLE PICTURES")
+        _within("--max-tokens", self.max_tokens, 1)
+        _within("--batch", self.batch, 1)
+        jobs, beside = _image_jobs(self.images, self.clips, ["image"])
         from gato.policy import load
+        from gato.policy.jobs import path_of
 
-        captions = load(self.bundle, _device(self.device)).captions(list(self.images))
-        said = [{"image": str(i), "caption": c} for i, c in zip(self.images, captions, strict=True)]
-        print(json.dumps(said, indent=1) if self.json else "\n".join(f"{s['image']}: {s['caption']}" for s in said))
+        agent = load(self.bundle, _device(self.device))
+
+        def work(part: Any) -> Any:
+            return [{"caption": c} for c in agent.captions([path_of(job, beside) for job in part], self.max_tokens)]
+
+        _run_jobs(jobs, work, self.out, self.batch, lambda r: f"{r['image']}: {r['caption']}", self.json)
 
 
 @dataclass
 class Answer:
-    """The reply to a question about a picture."""
+    """The reply to a question about a picture, or about every picture of a folder, or to those that a .jsonl lists."""
 
     bundle: Positional[Path]
     image: Positional[Path]
-    question: Positional[str]
+    """A picture, a film (its last picture), a folder, or a .jsonl of {"image", "question"}."""
+    question: Positional[str | None] = None
+    clips: bool = False
+    """A folder is one clip: the question is about its last picture."""
+    out: Path | None = None
+    """JSONL, a line for every reply as soon as it is there; what is there already is not done again."""
+    max_tokens: int = 16
+    batch: int = 32
+    """So many at once."""
     json: bool = False
     device: str = "auto"
 
     def run(self) -> None:
+        _within("--max-tokens", self.max_tokens, 1)
+        _within("--batch", self.batch, 1)
+        listed = self.image.suffix == ".jsonl"
+        if not listed and self.question is None:
+            raise UsageError("a question is needed", fix='gato answer BUNDLE IMAGE "what is red?"')
+        jobs, beside = _image_jobs((self.image,), self.clips, ["image"] if self.question else ["image", "question"])
+        jobs = [{"question": self.question, **job} for job in jobs]
         from gato.policy import load
+        from gato.policy.jobs import path_of
 
-        reply = load(self.bundle, _device(self.device)).answer(self.image, self.question)
-        print(json.dumps({"question": self.question, "reply": reply}) if self.json else reply)
+        agent = load(self.bundle, _device(self.device))
+
+        def work(part: Any) -> Any:
+            shown, asked = [path_of(job, beside) for job in part], [job["question"] for job in part]
+            return [{"reply": reply} for reply in agent.answers(shown, asked, self.max_tokens)]
+
+        alone = len(jobs) == 1 and not listed and not self.image.is_dir()
+        line: Callable[[Any], str] = (lambda r: r["reply"]) if alone else (lambda r: f"{r['image']}: {r['reply']}")
+        if alone and self.json and self.out is None:
+            print(json.dumps({"question": self.question, **work(jobs)[0]}))
+        else:
+            _run_jobs(jobs, work, self.out, self.batch, line, self.json)
+
+
+def _image_jobs(paths: tuple[Path, ...], clips: bool, needed: list[str]) -> tuple[list[dict[str, Any]], Path | None]:
+    """A job for every picture, and the folder in which relative ones may be: that of the .jsonl, where one lists them."""
+    if len(paths) == 1 and paths[0].suffix == ".jsonl":
+        from gato.policy.jobs import read_jobs
+
+        return read_jobs(paths[0], needed), paths[0].parent
+    from gato.policy.sight import shown_in
+
+    return [{"image": str(path)} for path in shown_in(list(paths), clips=clips)], None
+
+
+def _run_jobs(
+    jobs: list[dict[str, Any]], work: Any, out: Path | None, size: int, line: Callable[[Any], str], as_json: bool = False
+) -> None:  # fmt: skip
+    """Many at a time with a bar on a terminal; lines into `out`, or printed. Exit code 3 where some could not be read."""
+    from gato.policy.jobs import run_jobs
+
+    said: list[Any] = []
+
+    def say(record: Any) -> None:
+        if out is None and not as_json:
+            print(line(record), flush=True)
+        said.append(record)
+
+    with _bar(len(jobs), out is not None) as advance:
+        outcome = run_jobs(jobs, work, out, size=size, tell=advance, say=say)
+    if as_json:
+        print(json.dumps(said, indent=1, ensure_ascii=False))
+    elif out is not None:
+        print(f"{outcome.done:,} done, {outcome.before:,} were there → {out}")
+    for problem in outcome.problems:
+        print(problem, file=sys.stderr)
+    if outcome.problems:
+        raise SystemExit(3)
+
+
+@contextlib.contextmanager
+def _bar(total: int, on: bool) -> Iterator[Callable[[int], None]]:
+    """A bar with time left on a terminal; elsewhere, or for what prints its lines, nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not (on and console.is_terminal)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 @dataclass
@@ -925,7 +1122,7 @@ class ReportAgain:
 
 VERBS: dict[str, Any] = {
     "demo": Demo, "doctor": Doctor, "tasks": Tasks, "collect": Collect,
-    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify, "import": DataImport}, "tokenizer": {"train": TokenizerTrain},
+    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify, "import": DataImport, "generate": DataGenerate}, "tokenizer": {"train": TokenizerTrain},
     "train": Train, "finetune": Finetune, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "answer": Answer,
     "serve": Serve, "report": ReportAgain,
 }  # fmt: skip

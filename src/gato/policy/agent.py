@@ -150,6 +150,16 @@ class Agent:
         height, width, _ = self.bundle.tasks[task].spec.observation["image"].shape
         return np.stack([picture(each, height, width) for each in shown])
 
+    def look(self, shown: Any) -> np.ndarray:
+        """What the agent would see of a picture or clip, uint8 (height, width, 3). Raises DataError for what cannot be read."""
+        known = [
+            task
+            for task, card in self.bundle.tasks.items()
+            if "image" in card.spec.observation and not card.spec.action
+        ]
+        height, width = self.bundle.tasks[known[0]].spec.observation["image"].shape[:2] if known else (80, 80)
+        return picture(shown, height, width)
+
     def complete(self, text: str, max_tokens: int = 64, temperature: float = 0.7, seed: int = 0) -> str:
         """The continuation of a text, as of a document."""
         codec = self.bundle.codec(self._task_with("text", {"text"}))
