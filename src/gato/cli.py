@@ -590,7 +590,7 @@ class Evaluate:
     """In place of a bundle, a baseline: retrieve replays the action of the most similar observation in --data."""
     data: tuple[Path, ...] = ()
     """Folders of demonstrations: those to retrieve from, or, with --teacher-forced, held-out ones; of each of these the
-    first --episodes."""
+    first --episodes. With --language alone: corpora to be scored on, of each the first 1,000 episodes."""
     tasks: str = ""
     """Globs, comma-separated; all control tasks the bundle (or the data) knows if not given."""
     out: Path = Path("runs/evaluation")
@@ -605,7 +605,10 @@ class Evaluate:
     plan_steps: int = 20
     plan_follow: int = 4
     language: bool = False
-    """Captions of held-out scenes and bits per byte of held-out documentation too, where the bundle was trained on them."""
+    """Language too: captions, replies and text of the generated corpora, held out, that the bundle was trained on, and of your
+    own in --data (imported, or written by yourself); also in language.json."""
+    scenes: int = 300
+    """With --language: how many held-out scenes, questions, dialogues and clips."""
     teacher_forced: bool = False
     """The errors of its actions on the demonstrations in --data too, beside the scores of its own play."""
     overwrite: bool = False
@@ -626,9 +629,11 @@ class Evaluate:
             )
         if self.teacher_forced and self.policy:
             raise UsageError("--teacher-forced is about a bundle", where="--policy", fix="leave one of the two out")
-        if bool(self.teacher_forced or self.policy) != bool(self.data):
+        _within("--scenes", self.scenes, 1)
+        wants, takes = self.teacher_forced or self.policy, self.teacher_forced or self.policy or self.language
+        if (wants and not self.data) or (self.data and not takes):
             raise UsageError(
-                "--data goes with --teacher-forced or with --policy retrieve",
+                "--data goes with --teacher-forced, with --language or with --policy retrieve",
                 fix="gato collect TASK --out DIR makes demonstrations; then --teacher-forced --data DIR",
             )
         from gato.evaluation.evaluate import evaluate
@@ -653,7 +658,11 @@ class Evaluate:
         else:
             known = [find(t) for t in installed(agent)]
         demonstrations = _demonstrations(agent, known, self.data, self.episodes) if self.teacher_forced else None
-        language = _language(agent, self.out / "media", str(self.bundle)) if self.language else None
+        language = None
+        if self.language:
+            language = _language(
+                agent, self.out, str(self.bundle), () if self.teacher_forced else self.data, self.scenes
+            )
         record = evaluate(
             agent,
             known,
@@ -746,26 +755,33 @@ def _print_open_loop(tasks: list[dict[str, Any]]) -> None:
     Console().print(shown)
 
 
-def _language(agent: Any, media: Path, where: str, scenes: int = 300) -> dict[str, Any]:
-    """Scores on the held-out part of the corpora that the package makes itself."""
-    from gato.corpora.text import PYTHON_DOCS, python_docs
-    from gato.evaluation.evaluate import evaluate_language
-    from gato.evaluation.language import trigram_bits_per_byte
-    from gato.scenes.grid import SCENES, captions
+def _language(agent: Any, out: Path, where: str, data: tuple[Path, ...], count: int) -> dict[str, Any]:
+    """Scores on the held-out part of the corpora that the package makes itself, and on the corpora in `data`; also written to
+    `out`/language.json."""
+    from gato.episodes.manifest import write_file_atomically
+    from gato.evaluation.telling import headline, held_out, of_data, score_all
 
-    knows = agent.bundle.tasks.keys() & {SCENES, PYTHON_DOCS}
-    if not knows:
+    own = held_out(agent, count)
+    if not own and not data:
         raise UsageError(
-            "this bundle was not trained on our texts or captions", where=where, fix="leave out --language"
-        )
-    held_out = list(python_docs("heldout")) if PYTHON_DOCS in knows else []
-    train, test = ([e.observations["text"][0] for e in part] for part in (python_docs("train"), held_out))
-    recipe = agent.bundle.card["recipe"]
-    return evaluate_language(
-        agent, list(captions("heldout", count=scenes)) if SCENES in knows else [], held_out, media,
-        window=recipe["document_tokens"] or recipe["window_tokens"],
-        baseline=trigram_bits_per_byte(train, test, agent.bundle.tokenizer) if held_out else None,
-    )  # fmt: skip
+            "this bundle was not trained on corpora that the package makes", where=where,
+            fix="leave out --language, or name corpora of yours with --data",
+        )  # fmt: skip
+    recipe = agent.bundle.card.get("recipe") or {}
+    window = recipe.get("document_tokens") or recipe.get("window_tokens") or agent.bundle.config.token_sequence_length
+    media = out / "media"
+    scores, samples = score_all(agent, own, media, window)
+    found: dict[str, Any] = {**headline(scores), "corpora": scores}
+    if data:
+        found["data"], more = score_all(agent, of_data(data), media, window)
+        samples += more
+    if agent._knows({"text"}):
+        prompt = "Return a list of the "
+        samples.append({"prompt": prompt, "continuation": agent.complete(prompt, max_tokens=80)})
+    found["samples"] = samples
+    out.mkdir(parents=True, exist_ok=True)
+    write_file_atomically(out / "language.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+    return found
 
 
 @dataclass
