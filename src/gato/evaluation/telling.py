@@ -9,6 +9,7 @@ and of texts the bits per byte are counted. Generated corpora have more to say, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,13 +32,14 @@ from gato.evaluation.language import (
     vqa_scores,
 )
 from gato.policy import Agent
+from gato.policy.sight import clip
 from gato.scenes import CORPORA, episodes
 from gato.scenes.grid import SCENES
 from gato.scenes.questions import ROOM_QUESTIONS, ask
 from gato.scenes.rooms import board
 from gato.scenes.wording import ROOM_CAPTIONS, All, Place, Relation, is_true, read
 
-PRIOR_QUESTIONS = 4_000  # of the training split, which the baselines learn from
+PRIOR_QUESTIONS = 2_000  # of the training split, which the baselines learn from
 BATCH = 50
 SAMPLES = 8  # of each corpus, for the report
 
@@ -136,7 +138,7 @@ def _shown(found: Sequence[Episode], kind: str) -> list[Shown]:
             right = str(leaves["text" if kind == "caption" else "reply"][t]).strip()
             picture = own.get("image", own.get("clip"))
             key = f"{number} {t}"
-            if kind == "caption" and picture is not None and "source" not in info:
+            if kind == "caption" and picture is not None and not info.get("source"):
                 key = hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()
             out.setdefault(key, Shown(own, [], info)).right.append(right)
     return list(out.values())
@@ -155,7 +157,10 @@ def _say(agent: Agent, task: str, shown: Sequence[Shown], kind: str) -> list[str
             values: Any = [each.leaves[path] for each in part]
             if path == "image":
                 values = agent._pictures(known, values)
-            batch[path] = np.stack(values) if path == "clip" else values
+            elif path == "clip":
+                frames, height, width, _ = agent.bundle.tasks[known].spec.observation["clip"].shape
+                values = np.stack([clip(value, frames, height, width) for value in values])
+            batch[path] = values
         batch["text" if kind == "caption" else "reply"] = [""] * len(part)
         tokens = codec.encode_observations(batch, len(part))
         out += [text.strip() for text in agent._generate(codec, tokens, 48, 0.0)]
@@ -225,8 +230,7 @@ def reply_figures(task: str, shown: Sequence[Shown], said: Sequence[str]) -> dic
     out = vqa_scores(said, answers, known)
     texts = [str(each.leaves["question"]) for each in shown]
     if task == ROOM_QUESTIONS:
-        made = [ask("train", index) for index in range(PRIOR_QUESTIONS)]
-        train = [(a.question.type, f"Q: {a.question.text} A:", a.reply) for a in made]
+        train = _training_questions()
         out["chance"] = float(np.mean([1 / each.info["options"] for each in shown]))
     else:
         train = [(kind, text, each.right[0]) for kind, text, each in zip(types, texts, shown, strict=True)]
@@ -237,6 +241,13 @@ def reply_figures(task: str, shown: Sequence[Shown], said: Sequence[str]) -> dic
         if known:
             out[f"{name}_by_type"] = found["by_type"]
     return out
+
+
+@functools.cache
+def _training_questions() -> list[tuple[str, str, str]]:
+    """(type, question, reply)"""
+    made = (ask("train", index) for index in range(PRIOR_QUESTIONS))
+    return [(a.question.type, f"Q: {a.question.text} A:", a.reply) for a in made]
 
 
 def text_scores(agent: Agent, task: str, documents: Sequence[Episode], window: int) -> dict[str, Any]:
