@@ -59,7 +59,7 @@ def done(file: Path, record: dict[str, Any]) -> None:
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def make_data(state: Path, workers: int) -> None:
+def make_data(state: Path, workers: int, scale: float) -> None:
     from gato.corpora.text import python_docs
     from gato.rollouts.collect import collect
     from gato.scenes import episodes, generate
@@ -69,13 +69,13 @@ def make_data(state: Path, workers: int) -> None:
     for plan in (p for p in PLANS if p.task in TASKS):
         say("demonstrations", plan.task)
         collect(
-            [find(plan.task)], plan.episodes, state / "control", workers, noise=plan.noise, wide_share=plan.wide_share,
+            [find(plan.task)], sized(plan.episodes, scale), state / "control", workers, noise=plan.noise, wide_share=plan.wide_share,
             max_steps=plan.max_steps, policy=plan.policy,
         )  # fmt: skip
     for name, count in CORPORA.items():
         say("corpus", name)
-        generate(state / "language", [name], scenes=count)
-    generate(state / "blank", ["questions/rooms"], scenes=CORPORA["questions/rooms"], blank=True)
+        generate(state / "language", [name], scenes=sized(count, scale))
+    generate(state / "blank", ["questions/rooms"], scenes=sized(CORPORA["questions/rooms"], scale), blank=True)
     if not (state / "tokenizer.model").exists():
 
         def texts() -> Iterable[str]:
@@ -85,6 +85,10 @@ def make_data(state: Path, workers: int) -> None:
                     yield from (text for leaf in ("text", "question", "reply") for text in e.observations.get(leaf, ()))
 
         TextTokenizer.train(texts(), recipe.config().vocabulary_size).save(state / "tokenizer.model")
+
+
+def sized(count: int, scale: float) -> int:
+    return max(4, round(count * scale))
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -282,6 +286,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the data: a small part shows that all of it runs")
     parser.add_argument("--only", choices=("data", "train", "play", "tell"))
     parser.add_argument("--out", type=Path, default=Path("results/language.json"))
     arguments = parser.parse_args()
@@ -290,7 +295,7 @@ def main() -> None:
     parts = [arguments.only] if arguments.only else ["data", "train", "tell", "play"]
     for part in parts:
         if part == "data":
-            make_data(state, arguments.processes)
+            make_data(state, arguments.processes, arguments.scale)
         for name in runs(arguments.seeds) if part != "data" else ():
             if part == "train":
                 train(state, name, arguments.minutes, arguments.processes)
