@@ -70,7 +70,9 @@ def test_a_bad_picture_is_told_with_exit_code_3(folder, capsys, tmp_path):
 
 
 def test_a_folder_can_be_one_clip(folder, capsys):
-    code, said, _ = gato(capsys, "caption", folder / "bundle", folder / "pictures", "--clips", "--json", "--max-tokens", 4)
+    code, said, _ = gato(
+        capsys, "caption", folder / "bundle", folder / "pictures", "--clips", "--json", "--max-tokens", 4
+    )
     assert code == 0 and [r["image"] for r in json.loads(said)] == [str(folder / "pictures")]
 
 
@@ -80,7 +82,9 @@ def test_answers(folder, capsys, tmp_path):
     assert code == 0 and set(json.loads(said)) == {"question", "reply"}
     code, said, _ = gato(capsys, "answer", bundle, pictures, "what is red?", "--max-tokens", 3)
     assert code == 0 and len(said.splitlines()) >= 5
-    (tmp_path / "q.jsonl").write_text('{"image": "1.png", "question": "what?"}\n{"image": "2.png", "question": "who?"}\n')
+    (tmp_path / "q.jsonl").write_text(
+        '{"image": "1.png", "question": "what?"}\n{"image": "2.png", "question": "who?"}\n'
+    )
     for name in ("1.png", "2.png"):
         (tmp_path / name).write_bytes((pictures / name).read_bytes())
     code, said, _ = gato(capsys, "answer", bundle, tmp_path / "q.jsonl", "--out", tmp_path / "a.jsonl")
@@ -92,7 +96,10 @@ def test_answers(folder, capsys, tmp_path):
 def test_a_conversation_line_by_line(folder, capsys, monkeypatch):
     from gato.policy import load
 
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"hello\n/image {folder / 'pictures' / '1.png'}\nwhat is red?\n/new\nhello\n/quit\nx\n"))
+    monkeypatch.setattr(
+        "sys.stdin",
+        io.StringIO(f"hello\n/image {folder / 'pictures' / '1.png'}\nwhat is red?\n/new\nhello\n/quit\nx\n"),
+    )
     code, said, _ = gato(capsys, "chat", folder / "bundle", "--max-tokens", 6, "--seed", 2, "--system", "Be brief.")
     talk = load(folder / "bundle").conversation("Be brief.")
     first = "".join(talk.say("hello", 6, seed=2)).strip()
@@ -105,8 +112,19 @@ def test_a_conversation_line_by_line(folder, capsys, monkeypatch):
 
 
 def test_chat_jobs(folder, capsys, tmp_path):
-    (tmp_path / "jobs.jsonl").write_text('{"text": "has gato play a flag --fps?"}\n{"text": "hi", "system": "Be brief."}\n')
-    words = ["chat", folder / "bundle", "--jobs", tmp_path / "jobs.jsonl", "--out", tmp_path / "out.jsonl", "--max-tokens", 5]
+    (tmp_path / "jobs.jsonl").write_text(
+        '{"text": "has gato play a flag --fps?"}\n{"text": "hi", "system": "Be brief."}\n'
+    )
+    words = [
+        "chat",
+        folder / "bundle",
+        "--jobs",
+        tmp_path / "jobs.jsonl",
+        "--out",
+        tmp_path / "out.jsonl",
+        "--max-tokens",
+        5,
+    ]
     assert gato(capsys, *words)[0] == 0
     found = records(tmp_path / "out.jsonl")
     assert [set(r) for r in found] == [{"text", "reply"}, {"text", "system", "reply"}]
@@ -116,11 +134,27 @@ def test_chat_jobs(folder, capsys, tmp_path):
 def test_language_is_scored_on_ones_own_data(folder, capsys, tmp_path):
     pytest.importorskip("minigrid")
     assert gato(capsys, "data", "generate", "captions/rooms", "--episodes", 4, "--out", tmp_path / "data")[0] == 0
-    words = ["evaluate", folder / "bundle", "--language", "--scenes", 6, "--out", tmp_path / "eval", "--data", tmp_path / "data"]
-    code, said, err = gato(capsys, *words)
+    words = [
+        "evaluate",
+        folder / "bundle",
+        "--language",
+        "--scenes",
+        6,
+        "--out",
+        tmp_path / "eval",
+        "--data",
+        tmp_path / "data",
+    ]
+    code, _, err = gato(capsys, *words)
     assert code == 0, err
     found = json.loads((tmp_path / "eval" / "language.json").read_text())
-    assert set(found["corpora"]) == {"captions/rooms", "questions/rooms", "clips/experts", "dialogues/scenes", "dialogues/program"}
+    assert set(found["corpora"]) == {
+        "captions/rooms",
+        "questions/rooms",
+        "clips/experts",
+        "dialogues/scenes",
+        "dialogues/program",
+    }
     assert found["data"]["captions/rooms"]["captions"] == 4 and 0 <= found["vqa_accuracy"] <= 1
     assert json.loads((tmp_path / "eval" / "results.json").read_text())["language"]["corpora"] == found["corpora"]
     assert (tmp_path / "eval" / "report.html").is_file()

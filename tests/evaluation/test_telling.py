@@ -7,8 +7,8 @@ import torch
 from gato.corpora import asked, caption_spec, captioned, clip_spec, joined, question_spec
 from gato.corpora.dialogues import TALK_SPEC
 from gato.errors import DataError, UsageError
-from gato.evaluation.language import consensus_scores, normal_answer, prior, vqa_accuracy, vqa_scores
 from gato.evaluation import telling
+from gato.evaluation.language import consensus_scores, normal_answer, prior, vqa_accuracy, vqa_scores
 from gato.evaluation.telling import headline, held_out, of_data, score_all, things_in
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
@@ -62,7 +62,11 @@ def test_scores_by_type_and_the_priors():
 def test_bleu_and_cider():
     pytest.importorskip("pycocoevalcap")
     sacrebleu = pytest.importorskip("sacrebleu")
-    references = [["a red ball at the top left", "a red ball there"], ["two keys and a box"], ["a grey door in the middle"]]
+    references = [
+        ["a red ball at the top left", "a red ball there"],
+        ["two keys and a box"],
+        ["a grey door in the middle"],
+    ]
     right = consensus_scores([found[0] for found in references], references)
     assert right["bleu"] == pytest.approx(100) and right["cider"] > 5
     said = ["a red ball at the bottom left", "two keys and a ball", "a grey door at the top"]
@@ -126,7 +130,9 @@ def test_data_of_ones_own(agent, tmp_path):
 
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
-    captions = [captioned("captions/own", pictures[i // 2], f"caption {i}", {"document": str(i // 2)}) for i in range(6)]
+    captions = [
+        captioned("captions/own", pictures[i // 2], f"caption {i}", {"document": str(i // 2)}) for i in range(6)
+    ]
     humans = [["red"] * 10, ["2"] * 2 + ["3"] * 8]
     questions = joined([asked("questions/own", pictures[i], f"what {i}?", humans[i][0], {"answers": humans[i], "question_type": "what"}) for i in range(2)])  # fmt: skip
     for task, spec, episodes in (("captions/own", caption_spec(32, 32), captions), ("questions/own", question_spec(32, 32), [questions])):  # fmt: skip

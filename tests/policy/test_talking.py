@@ -13,8 +13,8 @@ from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent
 from gato.policy.conversation import encode, forget, until_turn
-from gato.policy.sight import frames_in, is_clip, picture, shown_in
 from gato.policy.sight import clip as clip_of
+from gato.policy.sight import frames_in, is_clip, picture, shown_in
 
 TALKS = {"dialogues/scenes": question_spec(32, 32), "dialogues/program": TALK_SPEC}
 OTHERS = {
@@ -77,10 +77,12 @@ def test_the_oldest_turns_are_forgotten_and_the_system_prompt_is_not(tokenizer):
     for i in range(12):
         turns += [Turn("user", f"question number {i}?"), Turn("gato", f"reply {i}")]
     turns.append(Turn("user", "the last?"))
-    codec, tokens = encode(agent, turns, GREY, 16)
+    _, tokens = encode(agent, turns, GREY, 16)
     assert len(tokens) <= 96 - 16 and (tokens.patches >= 0).sum() == 4  # the picture stays too
     text = agent.bundle.tokenizer.decode(tokens.ids[tokens.patches < 0])
-    assert text.startswith("System: Be brief.\nUser: question number ") and "number 11" in text and "number 0?" not in text
+    assert (
+        text.startswith("System: Be brief.\nUser: question number ") and "number 11" in text and "number 0?" not in text
+    )
     assert text.endswith("User: the last?\nGato:")
     with pytest.raises(ObservationError, match="say less"):
         encode(agent, [Turn("user", "word " * 300)], None, 16)

@@ -89,7 +89,9 @@ def test_walks_are_solved_and_told_as_they_went():
         here = made.boards[0]
         for deed, after in zip(made.deeds, made.boards[1:], strict=True):
             if deed.startswith("turns"):
-                assert after.agent == here.agent and (after.direction - here.direction) % 4 == (1 if "right" in deed else 3)
+                assert after.agent == here.agent and (after.direction - here.direction) % 4 == (
+                    1 if "right" in deed else 3
+                )
             else:
                 assert sum(abs(a - b) for a, b in zip(after.agent, here.agent, strict=True)) == 1
             assert after.things == here.things or "pushes" in deed
