@@ -8,7 +8,7 @@ from gato.corpora import asked, caption_spec, captioned, clip_spec, joined, ques
 from gato.corpora.dialogues import TALK_SPEC
 from gato.errors import DataError, UsageError
 from gato.evaluation import telling
-from gato.evaluation.language import consensus_scores, normal_answer, prior, vqa_accuracy, vqa_scores
+from gato.evaluation.language import consensus_scores, normal_answer, prior, prior_of_others, vqa_accuracy, vqa_scores
 from gato.evaluation.telling import headline, held_out, of_data, score_all, things_in
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
@@ -57,6 +57,8 @@ def test_scores_by_type_and_the_priors():
     assert (guess("is"), guess("colour"), guess("unheard")) == ("yes", "red", "yes")
     with pytest.raises(DataError):
         prior([])
+    others = prior_of_others([("is", "yes"), ("is", "yes"), ("is", "no"), ("alone", "red"), ("alone too", "yes")])
+    assert others == ["no", "no", "yes", "yes", "yes"]  # ties by name; a key of its own gets what is frequent of all
 
 
 def test_bleu_and_cider():

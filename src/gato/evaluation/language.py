@@ -260,5 +260,22 @@ def prior(train: Iterable[tuple[str, str]]) -> Callable[[str], str]:
     return lambda key: most.get(key, _most(together))
 
 
+def prior_of_others(asked: Sequence[tuple[str, str]]) -> list[str]:
+    """For each (key, reply) what `prior` would guess that had learned from all the others: for questions without a training split."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for key, reply in asked:
+        counts[key][reply] += 1
+    together: Counter[str] = sum(counts.values(), Counter())
+    out = []
+    for key, reply in asked:
+        for found in (counts[key], together):
+            found[reply] -= 1
+        known = counts[key] if counts[key].total() else together
+        out.append(_most(known) if known.total() else "")
+        for found in (counts[key], together):
+            found[reply] += 1
+    return out
+
+
 def _most(counts: Mapping[str, int]) -> str:
     return min(counts, key=lambda answer: (-counts[answer], answer))

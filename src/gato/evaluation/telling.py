@@ -28,6 +28,7 @@ from gato.evaluation.language import (
     caption_scores,
     consensus_scores,
     prior,
+    prior_of_others,
     trigram_bits_per_byte,
     vqa_scores,
 )
@@ -223,20 +224,21 @@ def things_in(caption: str) -> int | None:
 
 def reply_figures(task: str, shown: Sequence[Shown], said: Sequence[str]) -> dict[str, Any]:
     """The VQA rule, by type, beside the two baselines that see no picture. Of our questions the baselines learn from the training
-    split; of others from the very questions that are asked, which flatters the baselines."""
+    split; of others, for each question, from all the others that are asked."""
     answers = [each.info.get("answers") or each.right for each in shown]
     types = [str(each.info["question_type"]) if each.info.get("question_type") else "" for each in shown]
     known = types if all(types) else None
     out = vqa_scores(said, answers, known)
     texts = [str(each.leaves["question"]) for each in shown]
     if task == ROOM_QUESTIONS:
-        train = _training_questions()
         out["chance"] = float(np.mean([1 / each.info["options"] for each in shown]))
-    else:
-        train = [(kind, text, each.right[0]) for kind, text, each in zip(types, texts, shown, strict=True)]
     for name, at, keys in (("answer_prior", 0, types), ("question_prior", 1, texts)):
-        guess = prior((record[at], record[2]) for record in train)
-        found = vqa_scores([guess(key) for key in keys], answers, known)
+        if task == ROOM_QUESTIONS:
+            guess = prior((record[at], record[2]) for record in _training_questions())
+            guesses = [guess(key) for key in keys]
+        else:
+            guesses = prior_of_others([(key, each.right[0]) for key, each in zip(keys, shown, strict=True)])
+        found = vqa_scores(guesses, answers, known)
         out[name] = found["accuracy"]
         if known:
             out[f"{name}_by_type"] = found["by_type"]
