@@ -6,12 +6,13 @@ tracebacks appear with `--debug` alone.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -408,6 +409,37 @@ class DataImport:
 
 
 @dataclass
+class DataGenerate:
+    """Corpora made from our own worlds, true by construction: captions, questions, dialogues, pages, clips, and text."""
+
+    corpora: Positional[tuple[str, ...]] = ()
+    """Names, say captions/rooms questions/rooms; all are listed if none is given."""
+    out: Path = Path("data")
+    episodes: int = 20_000
+    """Of each; one that is there is topped up. Text has as much as there is."""
+    split: Literal["train", "heldout"] = "train"
+    seed: int = 0
+    blank: bool = False
+    """Of questions/rooms: black pictures, for a network that learns the questions alone."""
+
+    def run(self) -> None:
+        _within("--episodes", self.episodes, 1)
+        _within("--seed", self.seed, 0)
+        from gato.scenes import CORPORA, generate
+
+        if not self.corpora:
+            print("\n".join(CORPORA))
+            return
+        for name in self.corpora:
+            (folder,) = generate(
+                self.out, [name], split=self.split, scenes=self.episodes, seed=self.seed, blank=self.blank
+            )
+            from gato.episodes.store import Dataset
+
+            print(f"{name}: {len(Dataset.open(folder)):,} episodes → {folder}")
+
+
+@dataclass
 class TokenizerTrain:
     """A SentencePiece model of your own, lossless on any text."""
 
@@ -558,7 +590,7 @@ class Evaluate:
     """In place of a bundle, a baseline: retrieve replays the action of the most similar observation in --data."""
     data: tuple[Path, ...] = ()
     """Folders of demonstrations: those to retrieve from, or, with --teacher-forced, held-out ones; of each of these the
-    first --episodes."""
+    first --episodes. With --language alone: corpora to be scored on, of each the first 1,000 episodes."""
     tasks: str = ""
     """Globs, comma-separated; all control tasks the bundle (or the data) knows if not given."""
     out: Path = Path("runs/evaluation")
@@ -573,7 +605,10 @@ class Evaluate:
     plan_steps: int = 20
     plan_follow: int = 4
     language: bool = False
-    """Captions of held-out scenes and bits per byte of held-out documentation too, where the bundle was trained on them."""
+    """Language too: captions, replies and text of the generated corpora, held out, that the bundle was trained on, and of your
+    own in --data (imported, or written by yourself); also in language.json."""
+    scenes: int = 300
+    """With --language: how many held-out scenes, questions, dialogues and clips."""
     teacher_forced: bool = False
     """The errors of its actions on the demonstrations in --data too, beside the scores of its own play."""
     overwrite: bool = False
@@ -594,9 +629,11 @@ class Evaluate:
             )
         if self.teacher_forced and self.policy:
             raise UsageError("--teacher-forced is about a bundle", where="--policy", fix="leave one of the two out")
-        if bool(self.teacher_forced or self.policy) != bool(self.data):
+        _within("--scenes", self.scenes, 1)
+        wants, takes = self.teacher_forced or self.policy, self.teacher_forced or self.policy or self.language
+        if (wants and not self.data) or (self.data and not takes):
             raise UsageError(
-                "--data goes with --teacher-forced or with --policy retrieve",
+                "--data goes with --teacher-forced, with --language or with --policy retrieve",
                 fix="gato collect TASK --out DIR makes demonstrations; then --teacher-forced --data DIR",
             )
         from gato.evaluation.evaluate import evaluate
@@ -621,7 +658,11 @@ class Evaluate:
         else:
             known = [find(t) for t in installed(agent)]
         demonstrations = _demonstrations(agent, known, self.data, self.episodes) if self.teacher_forced else None
-        language = _language(agent, self.out / "media", str(self.bundle)) if self.language else None
+        language = None
+        if self.language:
+            language = _language(
+                agent, self.out, str(self.bundle), () if self.teacher_forced else self.data, self.scenes
+            )
         record = evaluate(
             agent,
             known,
@@ -714,26 +755,33 @@ def _print_open_loop(tasks: list[dict[str, Any]]) -> None:
     Console().print(shown)
 
 
-def _language(agent: Any, media: Path, where: str, scenes: int = 300) -> dict[str, Any]:
-    """Scores on the held-out part of the corpora that the package makes itself."""
-    from gato.corpora.text import PYTHON_DOCS, python_docs
-    from gato.evaluation.evaluate import evaluate_language
-    from gato.evaluation.language import trigram_bits_per_byte
-    from gato.scenes.grid import SCENES, captions
+def _language(agent: Any, out: Path, where: str, data: tuple[Path, ...], count: int) -> dict[str, Any]:
+    """Scores on the held-out part of the corpora that the package makes itself, and on the corpora in `data`; also written to
+    `out`/language.json."""
+    from gato.episodes.manifest import write_file_atomically
+    from gato.evaluation.telling import headline, held_out, of_data, score_all
 
-    knows = agent.bundle.tasks.keys() & {SCENES, PYTHON_DOCS}
-    if not knows:
+    own = held_out(agent, count)
+    if not own and not data:
         raise UsageError(
-            "this bundle was not trained on our texts or captions", where=where, fix="leave out --language"
-        )
-    held_out = list(python_docs("heldout")) if PYTHON_DOCS in knows else []
-    train, test = ([e.observations["text"][0] for e in part] for part in (python_docs("train"), held_out))
-    recipe = agent.bundle.card["recipe"]
-    return evaluate_language(
-        agent, list(captions("heldout", count=scenes)) if SCENES in knows else [], held_out, media,
-        window=recipe["document_tokens"] or recipe["window_tokens"],
-        baseline=trigram_bits_per_byte(train, test, agent.bundle.tokenizer) if held_out else None,
-    )  # fmt: skip
+            "this bundle was not trained on corpora that the package makes", where=where,
+            fix="leave out --language, or name corpora of yours with --data",
+        )  # fmt: skip
+    recipe = agent.bundle.card.get("recipe") or {}
+    window = recipe.get("document_tokens") or recipe.get("window_tokens") or agent.bundle.config.token_sequence_length
+    media = out / "media"
+    scores, samples = score_all(agent, own, media, window)
+    found: dict[str, Any] = {**headline(scores), "corpora": scores}
+    if data:
+        found["data"], more = score_all(agent, of_data(data), media, window)
+        samples += more
+    if agent._knows({"text"}):
+        prompt = "Return a list of the "
+        samples.append({"prompt": prompt, "continuation": agent.complete(prompt, max_tokens=80)})
+    found["samples"] = samples
+    out.mkdir(parents=True, exist_ok=True)
+    write_file_atomically(out / "language.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+    return found
 
 
 @dataclass
@@ -822,10 +870,22 @@ def _planning(continuations: int, steps: int, follow: int) -> Any:
 
 @dataclass
 class Chat:
-    """The agent's continuation of a text."""
+    """Talk to the agent: one reply to a text, or a conversation. `/image FILE`, `/new`, `/system TEXT` and `/quit` are for the latter.
+
+    A bundle that was not trained on dialogues goes on with the text instead.
+    """
 
     bundle: Positional[Path]
-    text: Positional[str]
+    text: Positional[str | None] = None
+    """What to reply to; a conversation, line by line, if left out."""
+    system: str = ""
+    """What stands before the dialogue."""
+    image: Path | None = None
+    """A picture, a film or a folder of frames to talk about."""
+    jobs: Path | None = None
+    """A JSONL file of {"text", and if you like "image", "system"}, each a dialogue of its own."""
+    out: Path | None = None
+    """With --jobs: JSONL, a line for every reply; what is there already is not done again."""
     max_tokens: int = 64
     temperature: float = 0.7
     seed: int = 0
@@ -835,44 +895,197 @@ class Chat:
         _within("--max-tokens", self.max_tokens, 1)
         _within("--temperature", self.temperature, 0)
         _within("--seed", self.seed, 0)
+        if self.jobs is not None and self.text is not None:
+            raise UsageError("a text and a file of jobs", fix="one of the two")
+        if self.out is not None and self.jobs is None:
+            raise UsageError("--out goes with --jobs", fix="--jobs FILE.jsonl")
         from gato.policy import load
 
-        print(load(self.bundle, _device(self.device)).chat(self.text, self.max_tokens, self.temperature, self.seed))
+        agent = load(self.bundle, _device(self.device))
+        if self.jobs is not None:
+            self._batch(agent)
+            return
+        talk = agent.conversation(self.system, self.image)
+        if self.text is not None:
+            self._say(talk, self.text)
+            return
+        shown = sys.stdin.isatty()
+        if shown:
+            print("/image FILE shows a picture, /new forgets, /system TEXT begins anew with it, /quit ends")
+        while True:
+            try:
+                line = input("> " if shown else "").strip()
+            except EOFError:
+                return
+            word, _, rest = line.partition(" ")
+            try:
+                if word in ("/quit", "/exit"):
+                    return
+                if word == "/image":
+                    agent.look(rest.strip()) if rest.strip() else None  # what cannot be read is said now
+                    talk.show(Path(rest.strip()) if rest.strip() else None)
+                elif word == "/new":
+                    talk = agent.conversation(self.system, talk.image)
+                elif word == "/system":
+                    self.system = rest.strip()
+                    talk = agent.conversation(self.system, talk.image)
+                elif word.startswith("/"):
+                    raise UsageError(f"no command {word}", fix=nearest(word, ("/image", "/new", "/system", "/quit")))
+                elif line:
+                    self._say(talk, line)
+            except GatoError as error:
+                if not shown:
+                    raise
+                print(f"error[{error.code}] {error.what}", file=sys.stderr)
+
+    def _say(self, talk: Any, text: str) -> None:
+        begun = False
+        for piece in talk.say(text, self.max_tokens, self.temperature, self.seed):
+            print(piece if begun else piece.lstrip(" "), end="", flush=True)
+            begun = begun or bool(piece.strip())
+        print()
+
+    def _batch(self, agent: Any) -> None:
+        assert self.jobs is not None
+        from gato.corpora.dialogues import Turn
+        from gato.policy.jobs import path_of, read_jobs
+
+        beside = self.jobs.parent
+
+        def work(part: Any) -> Any:
+            return [
+                {"reply": agent.chat(
+                    job["text"], self.max_tokens, self.temperature, self.seed,
+                    history=[Turn("system", system)] if (system := job.get("system", self.system)) else [],
+                    image=path_of(job, beside) if job.get("image") else self.image,
+                )} for job in part
+            ]  # fmt: skip
+
+        _run_jobs(read_jobs(self.jobs, ["text"]), work, self.out, 1, lambda r: f"{r['text']}\n  {r['reply']}")
 
 
 @dataclass
 class Caption:
-    """What is in these pictures."""
+    """What is in these pictures, films, folders, or the images that a .jsonl lists."""
 
     bundle: Positional[Path]
     images: Positional[tuple[Path, ...]]
+    clips: bool = False
+    """Each folder is one clip: its pictures are the frames, in the order of their names."""
+    out: Path | None = None
+    """JSONL, a line for every caption as soon as it is there; what is there already is not done again."""
+    max_tokens: int = 48
+    batch: int = 32
+    """So many at once."""
     json: bool = False
     device: str = "auto"
 
     def run(self) -> None:
         _some(self.images, "a picture", "gato caption BUNDLE PICTURES")
+        _within("--max-tokens", self.max_tokens, 1)
+        _within("--batch", self.batch, 1)
+        jobs, beside = _image_jobs(self.images, self.clips, ["image"])
         from gato.policy import load
+        from gato.policy.jobs import path_of
 
-        captions = load(self.bundle, _device(self.device)).captions(list(self.images))
-        said = [{"image": str(i), "caption": c} for i, c in zip(self.images, captions, strict=True)]
-        print(json.dumps(said, indent=1) if self.json else "\n".join(f"{s['image']}: {s['caption']}" for s in said))
+        agent = load(self.bundle, _device(self.device))
+
+        def work(part: Any) -> Any:
+            return [{"caption": c} for c in agent.captions([path_of(job, beside) for job in part], self.max_tokens)]
+
+        _run_jobs(jobs, work, self.out, self.batch, lambda r: f"{r['image']}: {r['caption']}", self.json)
 
 
 @dataclass
 class Answer:
-    """The reply to a question about a picture."""
+    """The reply to a question about a picture, or about every picture of a folder, or to those that a .jsonl lists."""
 
     bundle: Positional[Path]
     image: Positional[Path]
-    question: Positional[str]
+    """A picture, a film (its last picture), a folder, or a .jsonl of {"image", "question"}."""
+    question: Positional[str | None] = None
+    clips: bool = False
+    """A folder is one clip: the question is about its last picture."""
+    out: Path | None = None
+    """JSONL, a line for every reply as soon as it is there; what is there already is not done again."""
+    max_tokens: int = 16
+    batch: int = 32
+    """So many at once."""
     json: bool = False
     device: str = "auto"
 
     def run(self) -> None:
+        _within("--max-tokens", self.max_tokens, 1)
+        _within("--batch", self.batch, 1)
+        listed = self.image.suffix == ".jsonl"
+        if not listed and self.question is None:
+            raise UsageError("a question is needed", fix='gato answer BUNDLE IMAGE "what is red?"')
+        jobs, beside = _image_jobs((self.image,), self.clips, ["image"] if self.question else ["image", "question"])
+        jobs = [{"question": self.question, **job} for job in jobs]
         from gato.policy import load
+        from gato.policy.jobs import path_of
 
-        reply = load(self.bundle, _device(self.device)).answer(self.image, self.question)
-        print(json.dumps({"question": self.question, "reply": reply}) if self.json else reply)
+        agent = load(self.bundle, _device(self.device))
+
+        def work(part: Any) -> Any:
+            shown, asked = [path_of(job, beside) for job in part], [job["question"] for job in part]
+            return [{"reply": reply} for reply in agent.answers(shown, asked, self.max_tokens)]
+
+        alone = len(jobs) == 1 and not listed and not self.image.is_dir()
+        line: Callable[[Any], str] = (lambda r: r["reply"]) if alone else (lambda r: f"{r['image']}: {r['reply']}")
+        if alone and self.json and self.out is None:
+            print(json.dumps({"question": self.question, **work(jobs)[0]}))
+        else:
+            _run_jobs(jobs, work, self.out, self.batch, line, self.json)
+
+
+def _image_jobs(paths: tuple[Path, ...], clips: bool, needed: list[str]) -> tuple[list[dict[str, Any]], Path | None]:
+    """A job for every picture, and the folder in which relative ones may be: that of the .jsonl, where one lists them."""
+    if len(paths) == 1 and paths[0].suffix == ".jsonl":
+        from gato.policy.jobs import read_jobs
+
+        return read_jobs(paths[0], needed), paths[0].parent
+    from gato.policy.sight import shown_in
+
+    return [{"image": str(path)} for path in shown_in(list(paths), clips=clips)], None
+
+
+def _run_jobs(
+    jobs: list[dict[str, Any]], work: Any, out: Path | None, size: int, line: Callable[[Any], str], as_json: bool = False
+) -> None:  # fmt: skip
+    """Many at a time with a bar on a terminal; lines into `out`, or printed. Exit code 3 where some could not be read."""
+    from gato.policy.jobs import run_jobs
+
+    said: list[Any] = []
+
+    def say(record: Any) -> None:
+        if out is None and not as_json:
+            print(line(record), flush=True)
+        said.append(record)
+
+    with _bar(len(jobs), out is not None) as advance:
+        outcome = run_jobs(jobs, work, out, size=size, tell=advance, say=say)
+    if as_json:
+        print(json.dumps(said, indent=1, ensure_ascii=False))
+    elif out is not None:
+        print(f"{outcome.done:,} done, {outcome.before:,} were there → {out}")
+    for problem in outcome.problems:
+        print(problem, file=sys.stderr)
+    if outcome.problems:
+        raise SystemExit(3)
+
+
+@contextlib.contextmanager
+def _bar(total: int, on: bool) -> Iterator[Callable[[int], None]]:
+    """A bar with time left on a terminal; elsewhere, or for what prints its lines, nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not (on and console.is_terminal)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 @dataclass
@@ -925,7 +1138,7 @@ class ReportAgain:
 
 VERBS: dict[str, Any] = {
     "demo": Demo, "doctor": Doctor, "tasks": Tasks, "collect": Collect,
-    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify, "import": DataImport}, "tokenizer": {"train": TokenizerTrain},
+    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify, "import": DataImport, "generate": DataGenerate}, "tokenizer": {"train": TokenizerTrain},
     "train": Train, "finetune": Finetune, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "answer": Answer,
     "serve": Serve, "report": ReportAgain,
 }  # fmt: skip

@@ -8,6 +8,7 @@ rest. It is an observation like any other: frames × patches tokens, in the orde
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from gato.episodes import Episode
 from gato.errors import DataError, UsageError
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+MOST_FRAMES = 4096
 
 
 class Clips(Reader):
@@ -72,14 +74,32 @@ def read_film(file: Path, frames: int, stride: int, size: tuple[int, int]) -> np
 
     Raises UsageError without PyAV, DataError for what is no film, is cut short, or claims more than 50 million pixels.
     """
+    out = list(itertools.islice(_pictures(file, size, stride), frames))
+    return np.stack(out + out[-1:] * (frames - len(out)))
+
+
+def sample_film(file: Path, frames: int, size: tuple[int, int]) -> np.ndarray:
+    """The same number of pictures from all over a film, its first and last among them; of a very long one, of its first
+    MOST_FRAMES."""
+    shown = list(itertools.islice(_pictures(file, size, 1), MOST_FRAMES))
+    return evenly(np.stack(shown), frames)
+
+
+def evenly(pictures: np.ndarray, count: int) -> np.ndarray:
+    """`count` of (pictures, …) from the first to the last; some twice where there are fewer."""
+    return pictures[np.linspace(0, len(pictures) - 1, count).round().astype(int)]
+
+
+def _pictures(file: Path, size: tuple[int, int], stride: int) -> Iterator[np.ndarray]:
+    """Every `stride`-th picture of a film, uint8 (height, width, 3); at least one. Raises as `read_film` does."""
     try:
         import av
     except ImportError as error:
         raise UsageError(
             "films are read with PyAV, not installed", fix='pip install "gato-agent[video]" -c constraints.txt'
         ) from error
-    out: list[np.ndarray] = []
     fix = f"copy the film again; {SKIP_FIX}"
+    found = False
     try:
         with av.open(str(file)) as container:
             if not container.streams.video:
@@ -90,14 +110,12 @@ def read_film(file: Path, frames: int, stride: int, size: tuple[int, int]) -> np
                 raise DataError(what, where=str(file), fix="make it smaller first")
             for number, frame in enumerate(container.decode(stream)):
                 if number % stride == 0:
-                    out.append(resized(frame.to_ndarray(format="rgb24"), size))
-                if len(out) == frames:
-                    break
+                    found = True
+                    yield resized(frame.to_ndarray(format="rgb24"), size)
     except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"not a readable film: {error}", where=str(file), fix=fix) from error
-    if not out:
+    if not found:
         raise DataError("a film without a picture", where=str(file), fix=fix)
-    return np.stack(out + out[-1:] * (frames - len(out)))
 
 
 def resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

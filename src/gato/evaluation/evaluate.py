@@ -289,7 +289,7 @@ def evaluate_language(
         if baseline is not None:
             out["trigram_bits_per_byte"] = baseline
         prompt = prompt or texts[0][:120]
-        samples.append({"prompt": prompt, "continuation": agent.chat(prompt, max_tokens=80)})
+        samples.append({"prompt": prompt, "continuation": agent.complete(prompt, max_tokens=80)})
     return {**out, "samples": samples}
 
 

@@ -1,4 +1,5 @@
-"""Language: how well text is predicted, in bits per byte beside a trigram, and how many captions are exactly right.
+"""Language: how well text is predicted, in bits per byte beside a trigram; how good captions are (exact, BLEU, CIDEr), and
+replies to questions (the VQA rule, beside what the questions alone give away).
 
     bits per byte = Σ −log₂ p(token | tokens before it) / UTF-8 bytes of the text
 
@@ -12,12 +13,14 @@ distribution over the vocabulary. Unlike the network it never sees further back 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from gato.errors import DataError
+from gato.errors import DataError, UsageError
 
 UNKNOWN_DISCOUNTS = (0.5, 1.0, 1.5)  # for counts of 1, 2, 3 and more, where a corpus is too small to estimate them
 
@@ -147,3 +150,132 @@ def caption_scores(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     if not hits:
         raise DataError("no captions to score", fix="name captioned images")
     return {"exact_match": sum(hits) / len(hits), "captions": len(hits)}
+
+
+LANGUAGE_LINE = 'pip install "gato-agent[language]" -c constraints.txt'
+
+
+def consensus_scores(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """{"bleu": …, "cider": …} of captions against one or more human ones each.
+
+    BLEU-4 of the corpus by sacrebleu with its own tokens, 0 … 100. CIDEr by pycocoevalcap's scorer, 0 … 10; its Java tokenizer
+    is replaced by `caption_words`, so that figures compare among each other, and with published ones nearly. Its weights of words
+    come from the references given here, so it says little of a handful of images. Raises UsageError without the two packages.
+    """
+    try:
+        import sacrebleu
+        from pycocoevalcap.cider.cider import Cider
+    except ImportError as error:
+        raise UsageError("BLEU and CIDEr need sacrebleu and pycocoevalcap, not installed", fix=LANGUAGE_LINE) from error
+    if not predicted or any(not found for found in references):
+        raise DataError("no captions to score", fix="name captioned images")
+    most = max(map(len, references))
+    streams = [[found[i] if i < len(found) else None for found in references] for i in range(most)]
+    bleu = sacrebleu.corpus_bleu(list(predicted), streams).score  # type: ignore[arg-type]
+    humans = {i: [caption_words(text) for text in found] for i, found in enumerate(references)}
+    cider, _ = Cider().compute_score(humans, {i: [caption_words(text)] for i, text in enumerate(predicted)})
+    return {"bleu": float(bleu), "cider": float(cider)}
+
+
+def caption_words(text: str) -> str:
+    """Lower case, punctuation dropped, one space between words: what n-grams are counted of."""
+    return " ".join(re.findall(r"[^\W_]+(?:['’][^\W_]+)*", text.lower()))
+
+
+# -- replies ----------------------------------------------------------------------------------------------------------
+
+# The rules are those of the VQA evaluation (visualqa.org/evaluation.html), in this order: punctuation, case, numbers,
+# articles, contractions. Apostrophes and colons stay.
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+DIGITS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)} | {"none": "0"}
+ARTICLES = ("a", "an", "the")
+NOT = ("ai", "are", "ca", "could", "did", "does", "do", "had", "has", "have", "is", "might", "must", "need", "ought",
+       "sha", "should", "was", "were", "wo", "would")  # fmt: skip
+JOINED = {  # pronoun or the like → endings that are written on without an apostrophe by mistake, and mean no other word
+    "i": ("m", "ve"), "you": ("d", "ll", "re", "ve"), "he": ("s",), "they": ("d", "ll", "re", "ve"), "we": ("ve",),
+    "it": ("d", "ll"), "that": ("s",), "there": ("d", "re", "s"), "what": ("ll", "re", "s", "ve"), "where": ("d", "s", "ve"),
+    "who": ("d", "ll", "s", "ve"), "how": ("d", "ll", "s"), "why": ("ll", "re", "s"), "when": ("s",), "could": ("ve",),
+    "should": ("ve",), "would": ("ve",), "might": ("ve",), "must": ("ve",), "someone": ("d", "ll", "s"),
+    "somebody": ("d", "ll", "s"), "something": ("d", "ll"), "y": ("all",), "o": ("clock",), "ma": ("am",),
+}  # fmt: skip
+CONTRACTIONS = {f"{head}nt": f"{head}n't" for head in NOT} | {
+    head + end: f"{head}'{end}" for head, ends in JOINED.items() for end in ends
+}
+HUMANS = 10  # who answer each question of VQA
+
+
+def normal_answer(text: str) -> str:
+    """An answer as the VQA evaluation compares it: "Two, I think." → "2 i think"."""
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    between_digits = re.search(r"\d,\d", text) is not None
+    out = text
+    for mark in PUNCTUATION:
+        apart = f"{mark} " in text or f" {mark}" in text
+        out = out.replace(mark, "" if apart or between_digits else " ")
+    out = re.sub(r"\.(?!\d)", "", out)
+    words = [DIGITS.get(word, word) for word in out.lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def vqa_accuracy(predicted: str, answers: Sequence[str]) -> float:
+    """min(humans who said so / 3, 1), averaged over the subsets that leave one human out (Antol et al. 2015, and VQA's code).
+
+    Both sides are normalised. A single answer, of a generated question, stands for ten that agree.
+    """
+    if not answers:
+        raise DataError("a question without answers", fix="answers in info['answers'], or a reply")
+    humans = [normal_answer(answer) for answer in answers] * (HUMANS if len(answers) == 1 else 1)
+    said = normal_answer(predicted)
+    right = [said == answer for answer in humans]
+    return sum(min((sum(right) - own) / 3, 1.0) for own in right) / len(humans)
+
+
+def vqa_scores(
+    predicted: Sequence[str], answers: Sequence[Sequence[str]], types: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """{"accuracy": fraction, "questions": number, "by_type": {type: accuracy}}."""
+    if not predicted:
+        raise DataError("no questions to score", fix="name questions about images")
+    values = [vqa_accuracy(said, humans) for said, humans in zip(predicted, answers, strict=True)]
+    by_type: dict[str, list[float]] = defaultdict(list)
+    for kind, value in zip(types or (), values, strict=types is not None):
+        by_type[kind].append(value)
+    found: dict[str, Any] = {"accuracy": float(np.mean(values)), "questions": len(values)}
+    if by_type:
+        found["by_type"] = {kind: float(np.mean(by_type[kind])) for kind in sorted(by_type)}
+    return found
+
+
+def prior(train: Iterable[tuple[str, str]]) -> Callable[[str], str]:
+    """The answer that is most frequent for a key: with question types for keys the answer prior, with the questions' own words
+    the best that the question alone can do. What was never met gets the most frequent answer of all."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for key, reply in train:
+        counts[key][reply] += 1
+    together: Counter[str] = sum(counts.values(), Counter())
+    if not together:
+        raise DataError("no questions to learn a prior from", fix="name training questions")
+    most = {key: _most(found) for key, found in counts.items()}
+    return lambda key: most.get(key, _most(together))
+
+
+def prior_of_others(asked: Sequence[tuple[str, str]]) -> list[str]:
+    """For each (key, reply) what `prior` would guess that had learned from all the others: for questions without a training split."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for key, reply in asked:
+        counts[key][reply] += 1
+    together: Counter[str] = sum(counts.values(), Counter())
+    out = []
+    for key, reply in asked:
+        for found in (counts[key], together):
+            found[reply] -= 1
+        known = counts[key] if counts[key].total() else together
+        out.append(_most(known) if known.total() else "")
+        for found in (counts[key], together):
+            found[reply] += 1
+    return out
+
+
+def _most(counts: Mapping[str, int]) -> str:
+    return min(counts, key=lambda answer: (-counts[answer], answer))

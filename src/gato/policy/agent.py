@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from gato.corpora.dialogues import DOMAIN as DIALOGUES
+from gato.corpora.dialogues import Turn
 from gato.errors import ObservationError, UnknownNameError
 from gato.model.bundle import Bundle
 from gato.model.cache import RingCache
 from gato.policy.batch import AgentPolicy, _rows, feed
 from gato.policy.planning import Planning, PlanningPolicy
+from gato.policy.sight import clip, is_clip, picture
 from gato.tokens import TimestepCodec, Tokens
 from gato.worlds import find
+
+if TYPE_CHECKING:
+    from gato.policy.conversation import Conversation
 
 
 def load(path: Path | str, device: str = "cpu") -> Agent:
@@ -79,51 +84,138 @@ class Agent:
 
     # -- language and vision --------------------------------------------------------------------------------------------
 
-    def caption(self, image: Any, max_tokens: int = 48, temperature: float = 0.0) -> str:
-        """What is in a picture: a path, a PIL image, or uint8 (height, width, 3)."""
-        return self.captions([image], max_tokens, temperature)[0]
+    def caption(self, shown: Any, max_tokens: int = 48, temperature: float = 0.0, *, task: str = "") -> str:
+        """What is in a picture (a path, a PIL image, or uint8 (height, width, 3)) or a clip (a film, a folder of frames, a
+        list of pictures, or uint8 (frames, height, width, 3))."""
+        return self.captions([shown], max_tokens, temperature, task=task)[0]
 
-    def captions(self, images: Sequence[Any], max_tokens: int = 48, temperature: float = 0.0) -> list[str]:
-        """Captions of many pictures at once; each is resized to the size the bundle was trained on."""
-        task = self._task_with("captions", {"image", "text"})
-        codec, frames = self.bundle.codec(task), self._frames(task, images)
-        tokens = codec.encode_observations({"image": frames, "text": [""] * len(frames)}, len(frames))
+    def captions(
+        self, shown: Sequence[Any], max_tokens: int = 48, temperature: float = 0.0, *, task: str = ""
+    ) -> list[str]:
+        """Captions of many pictures and clips at once; each is resized to the size the bundle was trained on.
+
+        `task` is the corpus to caption as, where the bundle knows several. A clip is captioned by its last picture where
+        the bundle knows no clips.
+        """
+        out = [""] * len(shown)
+        clips = [i for i, each in enumerate(shown) if is_clip(each)] if self._knows({"clip", "text"}) else []
+        if clips:
+            own = self._task_with("clips", {"clip", "text"})
+            frames, height, width, _ = self.bundle.tasks[own].spec.observation["clip"].shape
+            stack = np.stack([clip(shown[i], frames, height, width) for i in clips])
+            for i, said in zip(clips, self._tell(own, {"clip": stack}, max_tokens, temperature), strict=True):
+                out[i] = said
+        if stills := [i for i in range(len(shown)) if i not in set(clips)]:
+            own = task or self._task_with("captions", {"image", "text"})
+            pictures = self._pictures(own, [shown[i] for i in stills])
+            for i, said in zip(stills, self._tell(own, {"image": pictures}, max_tokens, temperature), strict=True):
+                out[i] = said
+        return out
+
+    def _tell(self, task: str, leaves: Mapping[str, np.ndarray], max_tokens: int, temperature: float) -> list[str]:
+        (seen,) = leaves.values()
+        codec = self.bundle.codec(task)
+        tokens = codec.encode_observations({**leaves, "text": [""] * len(seen)}, len(seen))
         return self._generate(codec, tokens, max_tokens, temperature)
 
-    def answer(self, image: Any, question: str, max_tokens: int = 16, temperature: float = 0.0) -> str:
-        """The reply to a question about a picture."""
-        return self.answers([image], [question], max_tokens, temperature)[0]
+    def answer(self, shown: Any, question: str, max_tokens: int = 16, temperature: float = 0.0) -> str:
+        """The reply to a question about a picture, or about the last picture of a clip."""
+        return self.answers([shown], [question], max_tokens, temperature)[0]
 
     def answers(
-        self, images: Sequence[Any], questions: Sequence[str], max_tokens: int = 16, temperature: float = 0.0
+        self, shown: Sequence[Any], questions: Sequence[str], max_tokens: int = 16, temperature: float = 0.0
     ) -> list[str]:
         """Replies to many questions, each about its own picture."""
         task = self._task_with("questions", {"image", "question", "reply"})
-        codec, frames = self.bundle.codec(task), self._frames(task, images)
+        codec, frames = self.bundle.codec(task), self._pictures(task, shown)
         asked = {"image": frames, "question": [f"Q: {q} A:" for q in questions], "reply": [""] * len(frames)}
         tokens = codec.encode_observations(asked, len(frames))
         return [text.strip() for text in self._generate(codec, tokens, max_tokens, temperature)]
 
+    def _knows(self, leaves: set[str]) -> list[str]:
+        """The corpora that have just these leaves."""
+        return [
+            task for task, card in self.bundle.tasks.items()
+            if not card.spec.action and set(card.spec.observation) == leaves
+        ]  # fmt: skip
+
     def _task_with(self, name: str, leaves: set[str]) -> str:
-        """The corpus that has just these leaves. Raises UnknownNameError."""
-        for task, card in self.bundle.tasks.items():
-            if not card.spec.action and set(card.spec.observation) == leaves:
-                return task
-        raise UnknownNameError(f"this bundle was not trained on {name}", fix=f"a recipe with a {name} dataset")
+        """The corpus that has just these leaves, one of the domain `name` before others. Raises UnknownNameError."""
+        found = sorted(self._knows(leaves), key=lambda task: task.split("/")[0] != name)
+        if not found:
+            raise UnknownNameError(f"this bundle was not trained on {name}", fix=f"a recipe with a {name} dataset")
+        return found[0]
 
-    def _frames(self, task: str, images: Sequence[Any]) -> np.ndarray:
+    def _pictures(self, task: str, shown: Sequence[Any]) -> np.ndarray:
         height, width, _ = self.bundle.tasks[task].spec.observation["image"].shape
-        return np.stack([_picture(image, height, width) for image in images])
+        return np.stack([picture(each, height, width) for each in shown])
 
-    def chat(self, text: str, max_tokens: int = 64, temperature: float = 0.7, seed: int = 0) -> str:
-        """The agent's continuation of a text."""
+    def look(self, shown: Any) -> np.ndarray:
+        """What the agent would see of a picture or clip, uint8 (height, width, 3). Raises DataError for what cannot be read."""
+        known = [
+            task
+            for task, card in self.bundle.tasks.items()
+            if "image" in card.spec.observation and not card.spec.action
+        ]
+        height, width = self.bundle.tasks[known[0]].spec.observation["image"].shape[:2] if known else (80, 80)
+        return picture(shown, height, width)
+
+    def complete(self, text: str, max_tokens: int = 64, temperature: float = 0.7, seed: int = 0) -> str:
+        """The continuation of a text, as of a document."""
         codec = self.bundle.codec(self._task_with("text", {"text"}))
         return self._generate(codec, codec.encode_observations({"text": [text]}, 1), max_tokens, temperature, seed)[0]
 
-    def chat_pieces(self, text: str, max_tokens: int = 64, temperature: float = 0.7, seed: int = 0) -> Iterator[str]:
+    def conversation(self, system: str = "", image: Any = None) -> Conversation:
+        """A dialogue that remembers what was said."""
+        from gato.policy.conversation import Conversation
+
+        return Conversation(self, system, image)
+
+    def chat(
+        self,
+        text: str,
+        max_tokens: int = 64,
+        temperature: float = 0.7,
+        seed: int = 0,
+        *,
+        history: Sequence[Turn] = (),
+        image: Any = None,
+    ) -> str:
+        """The reply to a text after what was said before it (`history`, a system prompt first), about a picture if one is
+        shown. A bundle that knows no dialogues goes on with the text instead (and answers questions about a picture)."""
+        said = "".join(self.chat_pieces(text, max_tokens, temperature, seed, history=history, image=image))
+        return said.strip() if self._talks(image is not None) else said
+
+    def chat_pieces(
+        self,
+        text: str,
+        max_tokens: int = 64,
+        temperature: float = 0.7,
+        seed: int = 0,
+        *,
+        history: Sequence[Turn] = (),
+        image: Any = None,
+    ) -> Iterator[str]:
         """What `chat` says, piece by piece as the network finds it. A character of several tokens comes whole."""
-        codec = self.bundle.codec(self._task_with("text", {"text"}))
-        tokens = codec.encode_observations({"text": [text]}, 1)
+        from gato.policy.conversation import encode, until_turn
+
+        codec, tokens = encode(self, [*history, Turn("user", text)], image, max_tokens)
+        pieces = self._pieces(codec, tokens, max_tokens, temperature, seed)
+        yield from until_turn(pieces) if self._talks(image is not None) else pieces
+
+    @property
+    def talks_about_pictures(self) -> bool:
+        """Whether it was trained on dialogues about pictures."""
+        return bool(self._talks(True))
+
+    def _talks(self, shown: bool) -> list[str]:
+        """The corpora of dialogues, about pictures or not."""
+        leaves = {"image", "question", "reply"} if shown else {"question", "reply"}
+        return [task for task in self._knows(leaves) if task.split("/")[0] == DIALOGUES]
+
+    def _pieces(
+        self, codec: TimestepCodec, tokens: Tokens, max_tokens: int, temperature: float, seed: int
+    ) -> Iterator[str]:
         said, ids = "", list[int]()
         for new in self._continue(codec, tokens, max_tokens, temperature, seed):
             ids.append(new[0])
@@ -193,18 +285,6 @@ def _text_row(token: int) -> dict[str, np.ndarray]:
         "ids": np.array([token]), "kinds": np.array([0]), "positions": np.array([-1]), "patches": np.array([-1]),
         "boxes": np.zeros((1, 4), np.uint8), "times": np.array([0]), "blank": np.array([False]),
     }  # fmt: skip
-
-
-def _picture(image: Any, height: int, width: int) -> np.ndarray:
-    if isinstance(image, str | Path):
-        from gato.corpora.images import read_image
-
-        return read_image(Path(image), (height, width))
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-    picture = picture.convert("RGB")
-    return np.asarray(
-        picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BILINEAR)
-    )
 
 
 def nest(flat: Mapping[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from gato.corpora.dialogues import Role, Turn
 from gato.policy import Agent
 from gato.serving import checks, schema
 from gato.serving.limits import Limits, Refused
@@ -56,7 +57,10 @@ class Language:
         """The continuation of the messages' text, or, where the last message shows a picture, what is said of it."""
         prompt, url, most, temperature = self._read(asked)
         if url is None:
-            said = await self._run(lambda: self._agent.chat(prompt, most, temperature, asked.seed or 0))
+            *history, last = _turns(asked.messages)
+            said = await self._run(
+                lambda: self._agent.chat(last.text, most, temperature, asked.seed or 0, history=history)
+            )
         else:
             said = await self._of_a_picture(asked, prompt, url, most)
         count = self._agent.bundle.tokenizer.encode
@@ -75,7 +79,7 @@ class Language:
         """
         prompt, url, most, temperature = self._read(asked)
         if url is None:
-            pieces = self._pieces(prompt, most, temperature, asked.seed or 0)
+            pieces = self._pieces(_turns(asked.messages), most, temperature, asked.seed or 0)
         else:
             pieces = _alone(await self._of_a_picture(asked, prompt, url, most))
         first = await anext(pieces, None)
@@ -101,13 +105,13 @@ class Language:
         finally:
             await pieces.aclose()  # whoever left wants no more
 
-    async def _pieces(self, prompt: str, most: int, temperature: float, seed: int) -> AsyncGenerator[str, None]:
+    async def _pieces(self, turns: list[Turn], most: int, temperature: float, seed: int) -> AsyncGenerator[str, None]:
         """What the language thread writes, here as it comes. Closing this ends the writing."""
         loop, found, left = asyncio.get_running_loop(), asyncio.Queue[str | None](), threading.Event()
 
         def write() -> None:
             try:
-                for piece in self._agent.chat_pieces(prompt, most, temperature, seed):
+                for piece in self._agent.chat_pieces(turns[-1].text, most, temperature, seed, history=turns[:-1]):
                     if left.is_set():
                         break
                     loop.call_soon_threadsafe(found.put_nowait, piece)
@@ -138,8 +142,15 @@ class Language:
         return prompt, url, asked.max_completion_tokens or asked.max_tokens or 64, temperature
 
     async def _of_a_picture(self, asked: schema.ChatRequest, prompt: str, url: str, most: int) -> str:
-        """The answer to the text as a question, or a caption."""
+        """The reply to what was said about it, where the agent knows dialogues about pictures; else the answer to the text as a
+        question; without a text a caption."""
         image, temperature = url.partition(",")[2], asked.temperature or 0
+        if prompt and self._agent.talks_about_pictures:
+            shown = checks.pixels(checks.image(image, self._limits.pixels))
+            *history, last = _turns(asked.messages)
+            return await self._run(
+                lambda: self._agent.chat(last.text, most, temperature, asked.seed or 0, history=history, image=shown)
+            )
         if prompt:
             return await self.answer(
                 schema.AnswerRequest(image=image, question=prompt, max_tokens=most, temperature=temperature)
@@ -169,6 +180,20 @@ def _read(messages: list[schema.Message]) -> tuple[str, str | None]:
         url = pictures[-1] if pictures else None
         texts = own if pictures else [*texts, *own]
     return "\n\n".join(text for text in texts if text), url
+
+
+ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "gato"}
+
+
+def _turns(messages: list[schema.Message]) -> list[Turn]:
+    """Who said what; messages without a text are left out."""
+    out = []
+    for message in messages:
+        parts = message.content
+        said = parts if isinstance(parts, str) else "\n\n".join(p.text for p in parts if isinstance(p, schema.Text))
+        if said:
+            out.append(Turn(ROLES[message.role], said))
+    return out
 
 
 def _name() -> str:

@@ -1,0 +1,127 @@
+"""Jobs: many pictures, questions or messages, a few at a time, into a JSONL file that knows what is done.
+
+    {"image": "a.png"}                           → {"image": "a.png", "caption": "a red ball at the top left"}
+    {"image": "a.png", "question": "what …?"}    → the same and "reply"
+    {"text": "has gato play a flag --fps?"}      → the same and "reply"
+
+A line of the output is a line of the input with what the agent said added, in the same order, written as soon as it is said.
+The same call again leaves out what is there; a line that was cut short is done anew. What cannot be read is reported, left out,
+and tried again by the next call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gato.corpora.reading import json_lines
+from gato.errors import DataError, GatoError, OutputExistsError
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Outcome:
+    """What a run of jobs came to."""
+
+    done: int = 0  # by this call
+    before: int = 0  # found in the output
+    problems: list[str] = field(default_factory=list)
+
+
+def read_jobs(file: Path, needed: Sequence[str]) -> list[Record]:
+    """The records of a JSONL file, each with the fields that are needed. A relative `image` is beside the file.
+
+    Raises DataError with the line of one that lacks a field, and UnknownNameError for no such file.
+    """
+    out = []
+    for place, record in json_lines(file):
+        if isinstance(record, DataError):
+            raise record
+        for name in needed:
+            if not isinstance(record.get(name), str):
+                fix = json.dumps(dict.fromkeys(needed, "…"), ensure_ascii=False)
+                raise DataError(f"a record without {name!r}", where=f"{file} line {place.row}", fix=fix)
+        out.append(record)
+    return out
+
+
+def path_of(record: Record, beside: Path | None) -> Path:
+    """Where a record's image is: as written, or, if that is not there, beside the file of jobs."""
+    path = Path(record["image"])
+    return beside / path if beside is not None and not path.is_absolute() and not path.exists() else path
+
+
+def run_jobs(
+    jobs: Sequence[Record],
+    work: Callable[[Sequence[Record]], Sequence[Record]],
+    out: Path | None,
+    *,
+    size: int = 32,
+    tell: Callable[[int], None] = lambda count: None,
+    say: Callable[[Record], None] = lambda record: None,
+) -> Outcome:
+    """Do what is not done yet, `size` at a time. `work` returns what is to be added to each record; `tell` hears how many jobs are
+    behind us, `say` each finished record. Where a batch cannot be read its records are tried one by one."""
+    done: set[str] = set()
+    if out is not None:
+        kept = list(finished(out))
+        done = _done(jobs, kept)
+        if kept and not done:
+            raise OutputExistsError("this file holds other results", where=str(out), fix="another --out")
+    waiting = [job for job in jobs if _key(job) not in done]
+    outcome = Outcome(before=len(jobs) - len(waiting))
+    tell(outcome.before)
+    for at in range(0, len(waiting), size):
+        part = waiting[at : at + size]
+        for job, said in _attempt(part, work, outcome):
+            record = {**job, **said}
+            if out is not None:
+                with out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            say(record)
+            outcome.done += 1
+        tell(len(part))
+    return outcome
+
+
+def _attempt(part: Sequence[Record], work, outcome: Outcome) -> Iterator[tuple[Record, Record]]:
+    try:
+        yield from zip(part, work(part), strict=True)
+    except GatoError as error:
+        if len(part) == 1:
+            outcome.problems.append(str(error))
+            return
+        for job in part:
+            yield from _attempt([job], work, outcome)
+
+
+def finished(out: Path) -> Iterator[Record]:
+    """The whole lines of an output; what a killed run left of its last one is cut off the file."""
+    if not out.exists():
+        return
+    content = out.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with out.open("r+b") as file:
+            file.truncate(whole)
+    for place, record in json_lines(out):
+        if isinstance(record, DataError):
+            raise OutputExistsError(
+                "this file is no output of ours", where=f"{out} line {place.row}", fix="another --out"
+            )
+        yield record
+
+
+def _done(jobs: Sequence[Record], kept: Sequence[Record]) -> set[str]:
+    """Keys of the jobs that the output holds."""
+    names = {name for job in jobs for name in job}
+    held = {_key({name: record[name] for name in names & record.keys()}) for record in kept}
+    return held & {_key(job) for job in jobs}
+
+
+def _key(job: Record) -> str:
+    return json.dumps(job, sort_keys=True)
