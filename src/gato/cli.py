@@ -939,7 +939,7 @@ class Chat:
                 print(f"error[{error.code}] {error.what}", file=sys.stderr)
 
     def _say(self, talk: Any, text: str) -> None:
-        begun = False
+        begun = not talk.is_dialogue  # what goes on with a text is shown as it is
         for piece in talk.say(text, self.max_tokens, self.temperature, self.seed):
             print(piece if begun else piece.lstrip(" "), end="", flush=True)
             begun = begun or bool(piece.strip())

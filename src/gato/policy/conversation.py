@@ -30,6 +30,11 @@ class Conversation:
         self._agent, self.image = agent, image
         self.turns: list[Turn] = [Turn("system", system)] if system else []
 
+    @property
+    def is_dialogue(self) -> bool:
+        """Whether the agent was trained on dialogues such as this; else it goes on with the text."""
+        return bool(self._agent._talks(self.image is not None))
+
     def show(self, image: Any) -> None:
         """Another picture (or clip) to talk about; None takes it away."""
         self.image = image
