@@ -198,7 +198,7 @@ CARDS: dict[str, DomainCard] = {
         "cheetah, finger, lqr and walker.",
         differs="There 30 tasks, D4PG agents, and data from the whole of their training; `cartpole-swingup` was held out for "
         "fine-tuning.",
-        pictures=("dm-control-suite/cartpole-swingup", "dm-control-suite/walker-walk", "dm-control-suite/quadruped-walk",
+        pictures=("dm-control-suite/cartpole-swingup", "dm-control-suite/walker-walk", "dm-control-suite/ball-in-cup-catch",
                   "dm-control-suite/dog-walk"),
     ),
     "dm-control-suite-pixels": DomainCard(
