@@ -462,7 +462,9 @@ def shortly(measured: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="*", help="globs over the domains, `pictures` and `collection`, comma-separated")
+    parser.add_argument(
+        "--only", default="*", help="globs over the domains, `pictures` and `collection`, comma-separated"
+    )
     parser.add_argument("--seconds", type=float, default=0.5, help="of one turn")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--episodes", type=int, default=20, help="collected per task and round")

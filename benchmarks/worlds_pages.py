@@ -121,7 +121,9 @@ def listed(names: Iterable[str]) -> str:
 
 def bound(low: Sequence[float | None], high: Sequence[float | None]) -> str:
     """`[−1, 1]`; `in [−40, 100]` where tasks or elements differ."""
-    ends = [("−∞" if v is None and i == 0 else "∞" if v is None else number(v)) for i, v in enumerate((low[0], high[1]))]
+    ends = [
+        ("−∞" if v is None and i == 0 else "∞" if v is None else number(v)) for i, v in enumerate((low[0], high[1]))
+    ]
     if low == high == [None, None]:
         return "unbounded"
     return ("" if low[0] == low[1] and high[0] == high[1] else "within ") + f"[{', '.join(ends)}]"
@@ -211,14 +213,21 @@ def counted(number_: int, noun: str) -> str:
 def page(domain: str) -> str:
     """The page of one domain."""
     card, tasks = CARDS[domain], by_domain().get(domain, [])
-    parts = [f"# {domain}", "<!-- made by benchmarks/worlds_pages.py: change it there, or in gato.worlds.cards -->", card.what]
+    parts = [
+        f"# {domain}",
+        "<!-- made by benchmarks/worlds_pages.py: change it there, or in gato.worlds.cards -->",
+        card.what,
+    ]
     if card.pictures:
-        parts.append(f"![{listed(card.pictures).replace('`', '')}](../images/worlds/{domain}.png)")
-        parts.append(f"*{'From left to right: ' * (len(card.pictures) > 1)}{listed(card.pictures)}.*")
+        names = [name.partition("/")[2] for name in card.pictures]
+        parts.append(f"![{', '.join(names)}](../images/worlds/{domain}.png)")
+        parts.append(f"*{'From left to right: ' * (len(names) > 1)}{listed(names)}.*")
     if card.more:
         parts.append(card.more)
     parts += [install(card, tasks), "## What it sees and does"]
-    parts.append(f"* **Observation**: {card.seen}\n* **Action**: {card.done}\n* **Score**: {card.score}\n* **Wide starts**: {card.wide}")
+    parts.append(
+        f"* **Observation**: {card.seen}\n* **Action**: {card.done}\n* **Score**: {card.score}\n* **Wide starts**: {card.wide}"
+    )
     parts += [leaves] if (leaves := leaf_table(domain)) else []
     parts += ["## Expert", card.how] + [f"**Where it fails**: {card.fails}"] * bool(card.fails)
     parts += [without] if (without := no_expert(tasks)) else []
@@ -256,7 +265,11 @@ def how_measured(domain: str) -> str:
         f"{numbers[0]}, the expert on {numbers[1]}."
     )
     if any(numbers):
-        kind = "Share of successes with Wilson's 95 % interval" if score == "success" else "Mean return with its 95 % interval (Student's)"
+        kind = (
+            "Share of successes with Wilson's 95 % interval"
+            if score == "success"
+            else "Mean return with its 95 % interval (Student's)"
+        )
         text += (
             f" {kind}; *episodes*: of random play / of the expert; *failed*: episodes the expert gave up, not in the mean; *s*: the "
             f"expert's seconds an episode on one core, simulator included."
@@ -283,7 +296,10 @@ def beside_paper(domain: str, card: DomainCard) -> str:
     own = [row for row in PAPER if domain in row.domains]
     near = [row for row in PAPER if domain in row.nearest]
     lines = [f"Table 1: {row.name}, {counted(row.tasks, 'task')}; its data came from {row.agent}." for row in own]
-    lines += [f"Stands in for {row.name} ({counted(row.tasks, 'task')}), which cannot be had: see [Worlds](../worlds.md)." for row in near]
+    lines += [
+        f"Stands in for {row.name} ({counted(row.tasks, 'task')}), which cannot be had: see [Worlds](../worlds.md)."
+        for row in near
+    ]
     return "\n\n".join([*lines, card.differs])
 
 
@@ -301,7 +317,17 @@ def index_domains() -> str:
             f"[`{domain}/{'*' if tasks else 'ENV-ID'}`](worlds/{domain}.md)", str(len(tasks)) if tasks else "any", card.observation, card.action,
             tasks[0].score if tasks else "return", card.expert, f"{experts} / {measured}" if tasks else "–", plain(card.simulator), extra,
         ])  # fmt: skip
-    head = ("domain", "tasks", "observation", "action", "score", "expert", "with expert / measured", "simulator, licence", "extra")
+    head = (
+        "domain",
+        "tasks",
+        "observation",
+        "action",
+        "score",
+        "expert",
+        "with expert / measured",
+        "simulator, licence",
+        "extra",
+    )
     total = sum(len(tasks) for tasks in by_domain().values())
     all_tasks = [task for tasks in by_domain().values() for task in tasks]
     line = (
@@ -323,7 +349,13 @@ def link(domain: str) -> str:
 
 def index_paper() -> str:
     rows = [
-        [row.name, str(row.tasks), row.agent, ", ".join(map(link, row.domains)) or "–", ", ".join(map(link, row.nearest)) or "–"]
+        [
+            row.name,
+            str(row.tasks),
+            row.agent,
+            ", ".join(map(link, row.domains)) or "–",
+            ", ".join(map(link, row.nearest)) or "–",
+        ]
         for row in PAPER
     ]
     missing = "\n".join(f"* **{row.name}.** {row.why}" for row in PAPER if row.why)

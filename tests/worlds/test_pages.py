@@ -78,7 +78,8 @@ def test_every_task_has_a_recorded_spec():
 
 
 @pytest.mark.parametrize(
-    "name", ["sokoban/8x8-2-boxes", "classic-control/pendulum-v1", "babyai/go-to-local", "dummy/count", "meta-world/push"]
+    "name",
+    ["sokoban/8x8-2-boxes", "classic-control/pendulum-v1", "babyai/go-to-local", "dummy/count", "meta-world/push"],
 )
 def test_the_recorded_spec_is_that_of_the_simulator(name):
     task = registry()[name]
@@ -109,12 +110,23 @@ def test_leaves_of_several_tasks_are_taken_together():
     assert (state["shapes"], state["low"], state["high"]) == ([[3], [17]], [-2.5, -1.0], [1.0, 2.5])
     assert rows["action", "action"]["high"] == [3.0, 5.0]
     assert recorder.sizes(both[1]) == [17, 20, 0, 1]
-    assert json.loads(recorder.written({"a": {"leaves": recorder.leaves(both), "tasks": {"x": [17, 20, 0, 1]}}}))["a"]["tasks"]
+    assert json.loads(recorder.written({"a": {"leaves": recorder.leaves(both), "tasks": {"x": [17, 20, 0, 1]}}}))["a"][
+        "tasks"
+    ]
 
 
 @pytest.mark.parametrize(
     "value, text",
-    [(0, "0"), (-1e-9, "0"), (0.98765, "0.988"), (-1.25, "−1.25"), (868, "868"), (12345.6, "12,346"), (0.00075, "0.0008"), (30, "30")],
+    [
+        (0, "0"),
+        (-1e-9, "0"),
+        (0.98765, "0.988"),
+        (-1.25, "−1.25"),
+        (868, "868"),
+        (12345.6, "12,346"),
+        (0.00075, "0.0008"),
+        (30, "30"),
+    ],
 )
 def test_numbers_are_short_and_plain(value, text):
     assert pages.number(value) == text
@@ -126,5 +138,3 @@ def test_intervals():
     assert pages.interval(Reference(0.8, 0.42, 10), "success") == pytest.approx((0.490, 0.943), abs=1e-3)
     assert pages.interval(Reference(100.0, 2.0, 4), "return") == pytest.approx((100 - 3.182, 100 + 3.182), abs=1e-2)
     assert pages.interval(Reference(7.0, 0.0, 1), "return") is None
-
-

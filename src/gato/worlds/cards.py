@@ -8,7 +8,7 @@ The rows of the paper's Table 1 stand in `PAPER`, those that nobody can have inc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,13 @@ _RANDOM = DomainCard(
 
 
 def _random(size: str, amount: str, interval: str) -> DomainCard:
-    names = (f"dm-control-suite-random-{size}/{name}" for name in ("walker-walk", "cheetah-run", "finger-spin", "hopper-hop"))
-    return DomainCard(
-        **(_RANDOM.__dict__ | {
-            "what": _RANDOM.what.format(amount=amount),
-            "more": _RANDOM.more.format(interval=interval),
-            "pictures": tuple(names),
-        })
-    )  # fmt: skip
+    shown = ("walker-walk", "cheetah-run", "finger-spin", "hopper-hop")
+    return replace(
+        _RANDOM,
+        what=_RANDOM.what.format(amount=amount),
+        more=_RANDOM.more.format(interval=interval),
+        pictures=tuple(f"dm-control-suite-random-{size}/{name}" for name in shown),
+    )
 
 
 _META_WORLD = DomainCard(
@@ -165,18 +164,17 @@ CARDS: dict[str, DomainCard] = {
         pictures=("babyai/go-to-local", "babyai/pickup-loc", "babyai/unlock", "babyai/boss-level"),
     ),
     "meta-world": _META_WORLD,
-    "meta-world-physics-state": DomainCard(
-        **(_META_WORLD.__dict__ | {
-            "what": "The fifty tasks of [Meta-World](meta-world.md) with the simulator's state appended to the observation.",
-            "observation": "59 to 74 numbers",
-            "seen": "The 39 numbers of `meta-world/*`, then all joint positions and velocities (MuJoCo's qpos and qvel): 18 values "
-            "of the arm, 2 to 17 of the objects; 65 numbers in all, on average over the tasks.",
-            "fails": "As in `meta-world/*`: same scripts, same starts, same physics, same episodes.",
-            "differs": "The paper's experts saw the physics state, and its token counts leave about 67 numbers per step, which "
-            "this comes near. There the experts were MPO agents and 45 of the 50 tasks were used.",
-            "pictures": ("meta-world-physics-state/door-open", "meta-world-physics-state/basketball",
-                         "meta-world-physics-state/window-open", "meta-world-physics-state/peg-insert-side"),
-        })
+    "meta-world-physics-state": replace(
+        _META_WORLD,
+        what="The fifty tasks of [Meta-World](meta-world.md) with the simulator's state appended to the observation.",
+        observation="59 to 74 numbers",
+        seen="The 39 numbers of `meta-world/*`, then all joint positions and velocities (MuJoCo's qpos and qvel): 18 values of the "
+        "arm, 2 to 17 of the objects; 65 numbers in all, on average over the tasks.",
+        fails="As in `meta-world/*`: same scripts, same starts, same physics, same episodes.",
+        differs="The paper's experts saw the physics state, and its token counts leave about 67 numbers per step, which this comes "
+        "near. There the experts were MPO agents and 45 of the 50 tasks were used.",
+        pictures=("meta-world-physics-state/door-open", "meta-world-physics-state/basketball",
+                  "meta-world-physics-state/window-open", "meta-world-physics-state/peg-insert-side"),
     ),
     "dm-control-suite": DomainCard(
         what="All tasks of the DM Control Suite, from state: poles, reachers, walkers, a fish, a dog. "
@@ -256,7 +254,7 @@ CARDS: dict[str, DomainCard] = {
         wide="Bent limbs, tilted, moving.",
         differs="The paper names the families (Walker2d, Humanoid, Hopper) and the count, 38, not the bodies. There D4PG agents, one "
         "per body and thirty seeds of each.",
-        pictures=("modular-rl/walker-3-1", "modular-rl/cheetah-2-3", "modular-rl/hopper-3", "modular-rl/humanoid-legs-2-1-arms-2-0"),
+        pictures=("modular-rl/walker-3-1", "modular-rl/cheetah-2-3", "modular-rl/hopper-3", "modular-rl/humanoid-legs-2-1-arms-2-2"),
     ),
     "dm-manipulation-playground": DomainCard(
         what="A Jaco arm reaches, lifts, places, stacks and reassembles: the tasks of `dm_control.manipulation`, from features or from "
@@ -524,8 +522,8 @@ CARDS: dict[str, DomainCard] = {
         fails="The hands and the kitchen have none.",
         wide="The same as the tasks' own.",
         differs=_NOT_IN_PAPER,
-        pictures=("gymnasium-robotics/fetch-pick-and-place-v4", "gymnasium-robotics/hand-manipulate-block-v1",
-                  "gymnasium-robotics/point-maze-medium-v3", "gymnasium-robotics/adroit-hand-door-v1"),
+        pictures=("gymnasium-robotics/fetch-pick-and-place-v4", "gymnasium-robotics/hand-block-rotate-z-v1",
+                  "gymnasium-robotics/point-maze-medium-v3", "gymnasium-robotics/adroit-door-v1"),
     ),
     "dummy": DomainCard(
         what="The counting world: every modality at once, and every observation and every right action says which step it is. A "
