@@ -35,6 +35,7 @@ REFERENCES = Path(gato.worlds.__file__).parent / "references"
 DOCS = Path(__file__).parents[1] / "docs"
 Z = 1.959964  # of a two-sided 95 % interval
 TILE_HEIGHT, MAX_BYTES = 144, 30_000
+LOOKING = {"miniworld", "dm-control-maze"}
 
 
 # -- what there is ------------------------------------------------------------------------------------------------------
@@ -380,15 +381,18 @@ def pages(docs: Path) -> dict[Path, str]:
 # -- pictures -----------------------------------------------------------------------------------------------------------
 
 
-def view(task: Task) -> np.ndarray:
-    """What the world looks like some steps after its start."""
+def view(task: Task, seed: int) -> np.ndarray:
+    """What the world looks like some steps after its start: random ones, or in first person the expert's, which lead somewhere."""
     env = task.make(render=True)
     try:
-        env.reset(seed=7)
-        env.action_space.seed(7)
+        observation, info = env.reset(seed=seed)
+        env.action_space.seed(seed)
+        policy = task.expert(env.unwrapped, seed) if task.domain in LOOKING else lambda *_: env.action_space.sample()
         for _ in range(20):
-            if any(env.step(env.action_space.sample())[2:4]):
-                env.reset(seed=7)
+            observation, _, terminated, truncated, info = env.step(policy(observation, info))
+            if terminated or truncated:
+                env.reset(seed=seed)
+                break
         return np.asarray(env.render())
     finally:
         env.close()
@@ -399,8 +403,8 @@ def contact_sheet(domain: str) -> bytes:
     from PIL import Image
 
     tiles = []
-    for task_id in CARDS[domain].pictures:
-        picture = Image.fromarray(view(gato.worlds.find(task_id)))
+    for i, task_id in enumerate(CARDS[domain].pictures):
+        picture = Image.fromarray(view(gato.worlds.find(task_id), 7 + i))
         size = (round(picture.width * TILE_HEIGHT / picture.height), TILE_HEIGHT)
         small = picture.height < TILE_HEIGHT
         tiles.append(picture.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS))

@@ -539,7 +539,6 @@ CARDS: dict[str, DomainCard] = {
         fails="It does not.",
         wide="Any count.",
         differs=_NOT_IN_PAPER + " A shifted, dropped or shuffled step shows itself in the first value looked at.",
-        pictures=("dummy/count",),
     ),
     "gym": DomainCard(
         what="Any Gymnasium id as a task: `gym/CartPole-v1`; `gym/my_package:Pour-v0` imports `my_package` first.",
