@@ -98,15 +98,6 @@ def test_the_table_of_worlds_counts_right():
     assert {domain: int(number) for domain, number in rows.items()} == counted
 
 
-def test_the_measured_tables_are_those_of_the_package(tmp_path):
-    """Made in a process of its own, since other tests register worlds in this one."""
-    page = tmp_path / "worlds.md"
-    page.write_text((ROOT / "docs/worlds.md").read_text())
-    subprocess.run([sys.executable, ROOT / "benchmarks/worlds_table.py", "--write", page], check=True, timeout=120)
-    stale = "python benchmarks/worlds_table.py --write docs/worlds.md"
-    assert page.read_text() == (ROOT / "docs/worlds.md").read_text(), stale
-
-
 def test_the_switches_of_the_deviations_exist():
     text = (ROOT / "docs/deviations.md").read_text()
     recipe, config = ({f.name for f in dataclasses.fields(c)} for c in (Recipe, GatoConfig))

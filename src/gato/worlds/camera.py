@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,14 @@ class Camera:
     """One view of one model. `height` and `width` in pixels; `index` of the model's own cameras (the first if any).
     `plain` leaves out shadows, reflections and antialiasing.
 
+    `free` stands somewhere of its own instead: `lookat` (metres), `distance`, `azimuth` and `elevation` (degrees).
     `hulls` draws meshes as their convex hulls, for models with hundreds of thousands of triangles.
     Raises WorldError with the apt line where there is no OpenGL.
     """
 
     def __init__(
-        self, model: Any, height: int, width: int, index: int = 0, where: str = "", *, plain: bool = True, hulls: bool = False
+        self, model: Any, height: int, width: int, index: int = 0, where: str = "", *, plain: bool = True, hulls: bool = False,
+        free: Mapping[str, Any] | None = None,
     ):  # fmt: skip
         import mujoco
 
@@ -36,7 +39,12 @@ class Camera:
             model.vis.quality.offsamples = 0
             model.vis.quality.shadowsize = 0
         self._view = mujoco.MjvCamera()
-        if model.ncam:
+        if free is not None:
+            mujoco.mjv_defaultFreeCamera(model, self._view)
+            self._view.lookat[:] = free["lookat"]
+            self._view.distance, self._view.azimuth = free["distance"], free["azimuth"]
+            self._view.elevation = free["elevation"]
+        elif model.ncam:
             self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
         else:
             mujoco.mjv_defaultFreeCamera(model, self._view)

@@ -173,7 +173,8 @@ class Named(gymnasium.Wrapper):
             return self.env.render()
         simulator: Any = self.unwrapped
         if self._camera is None:
-            self._camera = Camera(simulator.model, *FRAME_SIZE, where=str(self.spec and self.spec.id))
+            where = str(self.spec and self.spec.id)
+            self._camera = Camera(simulator.model, *FRAME_SIZE, where=where, free=_own_view(simulator))
         return self._camera.picture(simulator.data)
 
     def close(self) -> None:
@@ -181,6 +182,12 @@ class Named(gymnasium.Wrapper):
             self._camera.close()
             self._camera = None
         self.env.close()
+
+
+def _own_view(simulator: Any) -> Mapping[str, Any] | None:
+    """Where the package itself looks from, where it says so in full: Fetch's first camera is inside its head."""
+    said = getattr(getattr(simulator, "mujoco_renderer", None), "default_cam_config", None) or {}
+    return said if {"lookat", "distance", "azimuth", "elevation"} <= set(said) else None
 
 
 def _make_named(

@@ -3,7 +3,7 @@
     modular-rl/walker-3-1      three segments of one leg, one of the other
     modular-rl/cheetah-2-3     two segments of the hind leg, three of the front one
     modular-rl/hopper-2        thigh and leg, no foot
-    modular-rl/humanoid-legs-2-1-arms-2-0     right and left, counted from the trunk
+    modular-rl/humanoid-legs-2-1-arms-2-2     right and left, counted from the trunk
 
 The whole bodies are Gymnasium's Walker2d, HalfCheetah, Hopper and Humanoid, read from the installed package; a limb goes
 with everything below it, and its motors with it, so what is left is connected and holds the torso. Of two bodies that

@@ -11,7 +11,7 @@ the basket in any orientation. The pixel tasks see what the paper's agent saw, t
 the objects; `…-state` sees the objects' poses instead of pictures.
 
 The score is success: red has stood on blue for half a second, clear of robot and basket. The episode ends there, with
-its one reward. What departs from the published environment is listed in docs/worlds.md.
+its one reward. What departs from the published environment is listed in docs/worlds/rgb-stacking.md.
 """
 
 from __future__ import annotations
