@@ -4,7 +4,8 @@
 
 The network, windows and optimizer follow the demo's (docs/deviations.md says what each costs); a task token tells alike
 tasks apart, since a window holds one timestep and no prompt. Weights are shares of tokens: a domain's number of tasks
-and how hard they are to imitate both count, and what learns slowly (pictures, missions) gets more than its number.
+and how hard they are to imitate both count, and what learns slowly (pictures, missions) gets more than its number. A step is two
+slots: of the same tokens, more and smaller steps teach more (docs/log.md).
 """
 
 from gato.training.recipe import Recipe
@@ -27,9 +28,9 @@ recipe = Recipe(
         "vocabulary_size": 2048,
         "task_token": True,
     },
-    steps=200_000,
+    steps=500_000,
     weights=WEIGHTS,
-    slots=8,
+    slots=2,
     slot_tokens=1024,
     window_tokens=512,
     document_tokens=256,

@@ -2,7 +2,7 @@
 
     gato data generate captions/scenes captions/rooms questions/rooms dialogues/scenes dialogues/program \
         clips/experts pages/walkthroughs text/python-docs --out data
-    gato train src/gato/recipes/language.py --data data --out runs/language
+    gato train language --data data --out runs/language
 
 The demo's network and optimiser; what differs was found by small trials (docs/log.md). A step is two slots of 1,024 tokens, a
 third of the demo's: of the same tokens, more and smaller steps teach pictures faster. Patches go through the residual stem: a

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from gato.errors import RecipeError, UnknownNameError, nearest
 from gato.model.config import GatoConfig, size
 
-RECIPES = ("demo", "finetune", "generalist", "paper", "tiny")  # files of gato.recipes
+RECIPES = ("demo", "finetune", "generalist", "language", "paper", "tiny")  # files of gato.recipes
 
 
 @dataclass(frozen=True)
