@@ -296,7 +296,8 @@ class Side:
 
     def run(self, seconds: float) -> None:
         """Steps for so long, resets not counted. The first warms up what the other side has cooled down."""
-        self._one()
+        if self._one():
+            self._begin()
         spent, steps = 0.0, 0
         while spent < seconds:
             begun = time.perf_counter()
