@@ -350,11 +350,12 @@ class DataVerify:
 
 @dataclass
 class DataImport:
-    """A corpus as people distribute it (The Pile, MS-COCO, LAION, VQAv2, OBELICS, films, …) becomes a dataset to train on."""
+    """Recordings (Minari, LeRobot v3, JAT) or a corpus (The Pile, MS-COCO, LAION, VQAv2, OBELICS, films, …), as people
+    distribute them, become a dataset to train on."""
 
     layout: Positional[str]
-    """text, pile, c4, fineweb, datasets, coco, conceptual-captions, webdataset, laion, datacomp, vqav2, ok-vqa, obelics,
-    mmc4, bild or clips."""
+    """Of recordings: minari, lerobot, jat, or auto to look which; of corpora: text, pile, c4, fineweb, datasets, coco,
+    conceptual-captions, webdataset, laion, datacomp, vqav2, ok-vqa, obelics, mmc4, bild or clips."""
     path: Positional[Path]
     out: Path
     task: str = ""
@@ -379,13 +380,46 @@ class DataImport:
     max_record_bytes: int = 8_388_608
     limit: int | None = None
     """At most so many episodes."""
+    world: bool = False
+    """Recordings: the task is one of our worlds; take its names, types and bounds, so that an agent can act there."""
+    action_bounds: tuple[float, float] | None = None
+    """Recordings: of continuous actions; -1 and 1, or what the data reach, if not given."""
+    target: str = "expert_action"
+    """Minari: the info that holds what an expert would have done; without it the actions themselves are learned."""
     json: bool = False
 
     def run(self) -> None:
         if self.limit is not None:
             _within("--limit", self.limit, 1)
+        if self.on_bad not in ("error", "skip"):
+            raise UsageError(f"--on-bad {self.on_bad}", fix="error or skip")
+        from gato.episodes import exchange
+
+        if self.layout in (*exchange.LAYOUTS, "auto"):
+            self._shown(self._recordings(exchange.detect(self.path) if self.layout == "auto" else self.layout))
+        else:
+            self._shown(self._corpus())
+
+    def _recordings(self, layout: str) -> Any:
+        from gato.episodes.exchange import Choices, import_recordings
+
+        spec = None
+        if self.world:
+            if not self.task:
+                raise UsageError("--world needs the world's name", fix="--task DOMAIN/NAME; gato tasks lists them")
+            from gato.worlds import find
+
+            spec = find(self.task).spec
+        choices = Choices(self.size, self.action_bounds, self.target, self.split)
+        return import_recordings(
+            layout, self.path, self.out, choices, task=self.task, spec=spec, limit=self.limit, on_bad=self.on_bad
+        )
+
+    def _corpus(self) -> Any:
         from gato.corpora.layouts import Preparation, find_layout, import_corpus
 
+        if self.world or self.action_bounds is not None:
+            raise UsageError("a corpus has no actions", where=self.layout, fix="leave out --world and --action-bounds")
         layout = find_layout(self.layout)
         how = Preparation(
             self.size, self.pairs, self.frames, self.stride, self.window_tokens, split=self.split, column=self.column,
@@ -393,9 +427,11 @@ class DataImport:
         )  # fmt: skip
         if not self.json:
             print(f"{layout.name}: {how.cost(layout)}")
-        found = import_corpus(
+        return import_corpus(
             self.layout, self.path, self.out, how, task=self.task, images=self.images, limit=self.limit
         )
+
+    def _shown(self, found: Any) -> None:
         for done in found:
             if not self.json and sys.stderr.isatty():
                 print(f"\r{done.episodes:,} episodes, {done.skipped:,} skipped", end="", file=sys.stderr)
@@ -405,6 +441,27 @@ class DataImport:
         print(f"{done.task}: {done.episodes:,} episodes (+{done.added:,}), {done.skipped:,} skipped → {done.folder}")
         for complaint in done.complaints:
             print(f"  skipped: {complaint}", file=sys.stderr)
+
+
+@dataclass
+class DataExport:
+    """A dataset in somebody else's layout."""
+
+    dataset: Positional[Path]
+    out: Path
+    layout: Literal["minari"] = "minari"
+    name: str = ""
+    """Minari's name, NAMESPACE/NAME-v0; the task's own, and v0, if not given."""
+
+    def run(self) -> None:
+        from gato.episodes.exchange import export_minari
+
+        shown = sys.stderr.isatty()
+        folder = export_minari(
+            self.dataset, self.out, self.name,
+            lambda n: print(f"\r{n:,} episodes", end="", file=sys.stderr) if shown else None,
+        )  # fmt: skip
+        print(f"{folder}\nMINARI_DATASETS_PATH={self.out.resolve()} lets minari.load_dataset find it")
 
 
 @dataclass
@@ -925,7 +982,7 @@ class ReportAgain:
 
 VERBS: dict[str, Any] = {
     "demo": Demo, "doctor": Doctor, "tasks": Tasks, "collect": Collect,
-    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify, "import": DataImport}, "tokenizer": {"train": TokenizerTrain},
+    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify, "import": DataImport, "export": DataExport}, "tokenizer": {"train": TokenizerTrain},
     "train": Train, "finetune": Finetune, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "answer": Answer,
     "serve": Serve, "report": ReportAgain,
 }  # fmt: skip

@@ -691,6 +691,12 @@ def _by_size(entries: Iterable[Entry], row_bytes: int, limit: int = 2**24) -> It
         yield batch
 
 
+def dataset_folder(out: Path | str, task_id: str) -> Path:
+    """out/<domain>/<name>; further slashes (and what a file system dislikes) in a name become dashes."""
+    domain, name = task_id.split("/", 1)
+    return Path(out) / domain / name.replace("/", "-").replace(":", "-")
+
+
 # -- looking around ---------------------------------------------------------------------------------------------------
 
 
@@ -790,7 +796,7 @@ def find_datasets(paths: Path | str | Iterable[Path | str]) -> list[Path]:
                 "no such folder", where=str(path), fix=near or "gato collect TASK --out DIR makes one"
             )
         inside = sorted(
-            m.parent for m in path.rglob(MANIFEST) if (m.parent / "meta.json").exists() and (m.parent / "data").is_dir()
+            m.parent for m in path.rglob(MANIFEST) if is_dataset(m.parent) and TEMPORARY not in str(m.relative_to(path))
         )
         if not inside:
             raise DatasetMissingError(

@@ -27,7 +27,7 @@ import numpy as np
 
 from gato.episodes import Episode
 from gato.episodes.manifest import MANIFEST
-from gato.episodes.store import Dataset, DatasetWriter, encode_chunk
+from gato.episodes.store import Dataset, DatasetWriter, dataset_folder, encode_chunk
 from gato.errors import (
     DatasetCorruptError,
     DatasetMissingError,
@@ -78,12 +78,6 @@ class Collected:
     @property
     def episodes(self) -> int:
         return self.held + self.added
-
-
-def dataset_folder(out: Path | str, task_id: str) -> Path:
-    """out/<domain>/<name>; further slashes (and what a file system dislikes) in a name become dashes."""
-    domain, name = task_id.split("/", 1)
-    return Path(out) / domain / name.replace("/", "-").replace(":", "-")
 
 
 def collect(
