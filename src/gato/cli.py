@@ -371,8 +371,8 @@ class DataImport:
     stride: int = 4
     """Film frames from one of a clip's to the next."""
     window_tokens: int = 1024
-    split: str = "train"
-    """train, heldout or all."""
+    split: str = ""
+    """train, heldout or all; if not given, all of Minari's and LeRobot's, train of everything else."""
     column: str = "text"
     """Of objects and tables: where the text is."""
     on_bad: str = "error"
@@ -422,7 +422,7 @@ class DataImport:
             raise UsageError("a corpus has no actions", where=self.layout, fix="leave out --world and --action-bounds")
         layout = find_layout(self.layout)
         how = Preparation(
-            self.size, self.pairs, self.frames, self.stride, self.window_tokens, split=self.split, column=self.column,
+            self.size, self.pairs, self.frames, self.stride, self.window_tokens, split=self.split or "train", column=self.column,
             on_bad=self.on_bad, max_record_bytes=self.max_record_bytes,  # type: ignore[arg-type]
         )  # fmt: skip
         if not self.json:
@@ -658,26 +658,20 @@ class Evaluate:
             )
         from gato.evaluation.evaluate import evaluate
         from gato.evaluation.report import write_report
-        from gato.policy.agent import installed
-        from gato.worlds import find, select
 
         agent = self._agent()
-        if self.tasks:
-            chosen = select(self.tasks)
-            known = [t for t in chosen if t.id in agent.tasks]
+        known, unplayed = self._chosen(agent)
+        demonstrations = None
+        if self.teacher_forced:
+            chosen = [*(task.id for task in known), *unplayed]
+            demonstrations = _demonstrations(agent, chosen, self.data, self.episodes)
+        elif unplayed:
             if not known:
                 raise UsageError(
-                    f"no demonstrations of {self.tasks}"
-                    if self.policy
-                    else f"this bundle was not trained on {self.tasks}",
-                    where=", ".join(map(str, self.data)) if self.policy else str(self.bundle),
-                    fix=f"it knows {', '.join(agent.tasks)}",
-                )
-        elif self.policy:
-            known = [find(t) for t in agent.tasks]
-        else:
-            known = [find(t) for t in installed(agent)]
-        demonstrations = _demonstrations(agent, known, self.data, self.episodes) if self.teacher_forced else None
+                    f"there is no world to play {', '.join(unplayed)} in", where=str(self.bundle or ""),
+                    fix="--teacher-forced --data DIR tells the errors of its actions on held-out demonstrations",
+                )  # fmt: skip
+            print(f"not played, since there is no world of theirs: {', '.join(unplayed)}", file=sys.stderr)
         language = _language(agent, self.out / "media", str(self.bundle)) if self.language else None
         record = evaluate(
             agent,
@@ -694,10 +688,11 @@ class Evaluate:
         report = write_report(self.out)
         if self.json:
             forced = {t["id"]: t["teacher_forced"] for t in record["tasks"] if "teacher_forced" in t}
+            forced |= record.get("open_loop", {})
             print(json.dumps({**record["aggregates"], **({"teacher_forced": forced} if forced else {})}, indent=1))
         else:
             if demonstrations:
-                _print_open_loop(record["tasks"])
+                _print_open_loop(record["tasks"], record.get("open_loop", {}))
             facts = record["protocol"]
             print(
                 f"{facts['environment_steps']:,} environment steps, "
@@ -706,6 +701,30 @@ class Evaluate:
             mean = record["aggregates"]["mean_of_domain_means"]
             said = "no task with reference scores" if mean is None else f"{mean:.1f} % of expert (mean of domain means)"
             print(f"{said}; report: {report}")
+
+    def _chosen(self, agent: Any) -> tuple[list[Any], list[str]]:
+        """The tasks to be played, and the ids of those that have no world to be played in."""
+        from fnmatch import fnmatchcase
+
+        from gato.policy.agent import installed, without_world
+        from gato.worlds import find, select
+
+        nowhere = without_world(agent)
+        if not self.tasks:
+            played = [t for t in agent.tasks if t not in nowhere] if self.policy else installed(agent)
+            return [find(t) for t in played], nowhere
+        patterns = [pattern.strip() for pattern in self.tasks.split(",")]
+        for pattern in patterns:
+            if not any(fnmatchcase(t, pattern) for t in agent.tasks):
+                select(pattern)  # says so where there is no such task at all
+        asked = [t for t in agent.tasks if any(fnmatchcase(t, pattern) for pattern in patterns)]
+        if not asked:
+            raise UsageError(
+                f"no demonstrations of {self.tasks}" if self.policy else f"this bundle was not trained on {self.tasks}",
+                where=", ".join(map(str, self.data)) if self.policy else str(self.bundle),
+                fix=f"it knows {', '.join(agent.tasks)}",
+            )
+        return [find(t) for t in asked if t not in nowhere], [t for t in asked if t in nowhere]
 
     def _agent(self) -> Any:
         """The bundle's agent, or the demonstrations in its place."""
@@ -728,7 +747,7 @@ class Evaluate:
         return agent
 
 
-def _demonstrations(agent: Any, tasks: Any, paths: tuple[Path, ...], most: int) -> dict[str, list[Any]]:
+def _demonstrations(agent: Any, tasks: list[str], paths: tuple[Path, ...], most: int) -> dict[str, list[Any]]:
     """At most so many episodes of each of the tasks that has a dataset there."""
     from gato.episodes.store import Dataset, find_datasets
     from gato.errors import DataError
@@ -736,7 +755,7 @@ def _demonstrations(agent: Any, tasks: Any, paths: tuple[Path, ...], most: int) 
     found: dict[str, list[Any]] = {}
     for folder in find_datasets(list(paths)):
         dataset = Dataset.open(folder)
-        if dataset.task not in {task.id for task in tasks}:
+        if dataset.task not in tasks:
             continue
         if dataset.spec != agent.bundle.tasks[dataset.task].spec:
             raise DataError(
@@ -749,12 +768,12 @@ def _demonstrations(agent: Any, tasks: Any, paths: tuple[Path, ...], most: int) 
     if not found:
         raise UsageError(
             "no demonstrations of the tasks that are evaluated",
-            where=", ".join(map(str, paths)), fix=f"gato collect {tasks[0].id} --out DIR",
+            where=", ".join(map(str, paths)), fix=f"gato collect {tasks[0]} --out DIR; or gato data import, of recordings",
         )  # fmt: skip
     return found
 
 
-def _print_open_loop(tasks: list[dict[str, Any]]) -> None:
+def _print_open_loop(tasks: list[dict[str, Any]], unplayed: Mapping[str, Any]) -> None:
     """Per task: the errors of single actions on demonstrations, beside what the agent's own play is worth."""
     from rich.console import Console
     from rich.table import Column, Table
@@ -768,6 +787,8 @@ def _print_open_loop(tasks: list[dict[str, Any]]) -> None:
             task["id"], as_text(task["teacher_forced"]) if "teacher_forced" in task else "–",
             f"{task['measure']} {task['score']:.3g}", f"{percent:.1f}" if percent is not None else "–",
         )  # fmt: skip
+    for task_id, errors in unplayed.items():
+        shown.add_row(task_id, as_text(errors), "no world", "–")
     Console().print(shown)
 
 

@@ -82,7 +82,7 @@ def make_lerobot(folder: Path, episodes: int = 4, tasks: tuple[str, ...] = ("Pus
     """One camera as film, one as images in the table, a state, an action; two files of frames and of films."""
     import av
 
-    out, key = folder / "steer", "observation.images.top"
+    out, key = folder / "helm", "observation.images.top"
     images = [key, "observation.images.wrist"]
     features = {
         "observation.state": {"dtype": "float32", "shape": [4], "names": ["x", "y", "goal_x", "goal_y"]},

@@ -143,10 +143,19 @@ def test_lerobot_instructions_sizes_and_bounds(tmp_path):
         "Push it.",
     ]
     assert dataset[0].observations["images/top"].shape == (STEPS, 32, 32, 3)
-    assert dataset.spec.action["action"].low == (-2.0,) and dataset.task == "lerobot/steer"
+    assert dataset.spec.action["action"].low == (-2.0,) and dataset.task == "lerobot/helm"
     with pytest.raises(OutputExistsError):  # one dataset keeps to one way of reading
         imported("lerobot", path, tmp_path / "data", Choices(action_bounds=(-2, 2)))
     assert imported("lerobot", path, tmp_path / "data", choices).added == 1
+
+
+def test_a_split_of_what_has_none(tmp_path):
+    path = make_lerobot(tmp_path, episodes=9)
+    parts = [
+        imported("lerobot", path, tmp_path / name, Choices(split=name)).folder for name in ("train", "heldout", "all")
+    ]
+    train, rest, whole = ({e.number for e in Dataset(folder).index} for folder in parts)
+    assert train and rest and not train & rest and train | rest == whole == set(range(9))
 
 
 # -- JAT --------------------------------------------------------------------------------------------------------------
@@ -163,9 +172,10 @@ def test_jat(tmp_path):
         assert np.array_equal(episode.observations["continuous"], states)
         assert np.array_equal(episode.actions["action"], 3 * actions) and np.array_equal(episode.rewards, rewards)
     low, high = walk.spec.action["action"].bounds()
-    reached = np.concatenate([e.actions["action"] for e in walk])
-    assert np.array_equal(low, reached.min(0)) and np.array_equal(high, reached.max(0)) and len(walk) == 3
-    assert len(Dataset(imported("jat", paths["mujoco-steer"], tmp_path / "test", Choices(split="heldout")).folder)) == 1
+    rest = Dataset(imported("jat", paths["mujoco-steer"], tmp_path / "test", Choices(split="heldout")).folder)
+    reached = np.concatenate([e.actions["action"] for e in (*walk, *rest)])
+    assert np.array_equal(low, reached.min(0)) and np.array_equal(high, reached.max(0))
+    assert (len(walk), len(rest)) == (3, 1) and walk.spec == rest.spec
     assert len(open_recordings("jat", paths["mujoco-steer"], Choices(split="all"))) == 4
     rooms = Dataset(tmp_path / "data/jat/babyai-steer")
     assert rooms[1].observations["text"][0] == "go to the b" and rooms.spec.observation["discrete"].size == 6
@@ -341,7 +351,7 @@ def test_a_killed_import_is_no_dataset_and_goes_on(tmp_path):
         same(a, b)
         assert a.info == b.info
     assert imported("lerobot", path, tmp_path / "data").added == 0
-    assert [f.name for f in (tmp_path / "data/lerobot").iterdir()] == ["steer"]
+    assert [f.name for f in (tmp_path / "data/lerobot").iterdir()] == ["helm"]
 
 
 def test_what_is_in_no_layout(tmp_path):

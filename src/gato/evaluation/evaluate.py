@@ -53,7 +53,7 @@ def evaluate(
 
     `seed` shifts the block of evaluation seeds. `language` is what `evaluate_language` returned, if anything.
     `demonstrations`, held out, by task: the tasks' records get the errors of `open_loop.action_errors` on them, under
-    `teacher_forced`. Scores do not depend on `workers`, not by a bit.
+    `teacher_forced`; those of demonstrated tasks that are not among `tasks`, having no world, stand under `open_loop`. Scores do not depend on `workers`, not by a bit.
     With `planning` the agent looks ahead on saved states of the worlds, which then run in this process; so do their films.
     """
     out = Path(out)
@@ -85,6 +85,10 @@ def evaluate(
     for entry in record["tasks"]:
         if entry["id"] in forced:
             entry["teacher_forced"] = forced[entry["id"]]
+    if demonstrations and isinstance(agent, Agent):
+        unplayed = {task for task in demonstrations if task not in forced}
+        if unplayed:
+            record["open_loop"] = {t: action_errors(agent, t, demonstrations[t]) for t in sorted(unplayed)}
     (out / "media" / "index.json").write_text(json.dumps(films, indent=1))
     write_results(record, out / "results.json")
     return record

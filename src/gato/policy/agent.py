@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -224,4 +225,16 @@ def nest(flat: Mapping[str, Any]) -> Any:
 
 def installed(agent: Agent) -> list[str]:
     """Those of its tasks whose simulator is here."""
-    return [task for task in agent.tasks if find(task).installed]
+    nowhere = without_world(agent)
+    return [task for task in agent.tasks if task not in nowhere and find(task).installed]
+
+
+def without_world(agent: Any) -> list[str]:
+    """Those of its tasks that can be played nowhere: recordings of somebody else's robot."""
+
+    def known(task: str) -> bool:
+        with contextlib.suppress(UnknownNameError):
+            return bool(find(task))
+        return False
+
+    return [task for task in agent.tasks if not known(task)]

@@ -13,6 +13,7 @@ dataset; the same call again finishes it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from gato.episodes.spec import TaskSpec
 from gato.episodes.store import Dataset, DatasetWriter, dataset_folder, encode_chunk
 from gato.errors import DataError, UnknownNameError, UsageError, nearest
 
+HELD_OUT_PERCENT = 8  # as of the corpora
 CHUNK_EPISODES, CHUNK_BYTES = 256, 1 << 24  # made durable together
 SHARD_CHUNKS = 32  # compacted together
 
@@ -37,10 +39,10 @@ class Choices:
     size: tuple[int, int] | None = None  # of images, (height, width) in pixels; None: as recorded, or as large as fits
     action_bounds: tuple[float, float] | None = None  # of continuous actions; None: [-1, 1], or what the data reach
     target: str = "expert_action"  # Minari: the info that holds what an expert would have done
-    split: str = "train"  # JAT: train, heldout (its test files) or all
+    split: str = ""  # train, heldout or all; JAT's are its files, and train if not said; the others' drawn, and all
 
     def __post_init__(self) -> None:
-        if self.split not in ("train", "heldout", "all"):
+        if self.split not in ("", "train", "heldout", "all"):
             raise UsageError(f"no split {self.split!r}", fix="train, heldout or all")
         if self.size is not None and min(self.size) < 16:
             raise UsageError(f"images of {self.size[0]} × {self.size[1]} pixels", fix="at least 16 a side")
@@ -81,7 +83,7 @@ def _lerobot(path: Path, choices: Choices) -> Recordings:
 def _jat(path: Path, choices: Choices) -> Recordings:
     from gato.episodes.exchange.jat import JatRecordings
 
-    return JatRecordings(path, choices.size, choices.action_bounds, choices.split)
+    return JatRecordings(path, choices.size, choices.action_bounds, choices.split or "train")
 
 
 LAYOUTS: dict[str, Callable[[Path, Choices], Recordings]] = {"minari": _minari, "lerobot": _lerobot, "jat": _jat}
@@ -148,8 +150,13 @@ def import_recordings(
     matching = match(recordings.spec, spec, task) if spec is not None else Matching.identity(recordings.spec)
     folder = dataset_folder(out, task)
     work = folder if (folder / MANIFEST).exists() else folder.with_name(f"{folder.name}{TEMPORARY}import")
-    facts = {"source": f"{layout} {recordings.task}, {recordings.described}".rstrip(", "), "layout": layout}
-    wanted = range(len(recordings) if limit is None else min(limit, len(recordings)))
+    drawn = "" if layout == "jat" or choices.split in ("", "all") else choices.split  # JAT's are told by their files
+    said = [f"{layout} {recordings.task}", recordings.described, f"{drawn} split" if drawn else ""]
+    facts = {"source": ", ".join(filter(None, said)), "layout": layout}
+    wanted = [n for n in range(len(recordings)) if not drawn or drawn == _split_of(recordings.task, n)][:limit]
+    if not wanted:
+        what = f"none of {len(recordings)} episodes is in the split {drawn}" if drawn else "no episode"
+        raise DataError(what, where=str(path), fix="--split all, or more recordings")
     with DatasetWriter(work, task, matching.spec, facts) as writer:
         state = Imported(folder, task, len(writer.numbers), 0, len(writer.failed))
         waiting: dict[int, Episode] = {}
@@ -211,6 +218,12 @@ def _checked(task: str) -> str:
     if not domain or not name:
         raise UsageError(f"{task!r} is no task id", fix="--task DOMAIN/NAME, such as lab/pour")
     return task
+
+
+def _split_of(name: str, number: int) -> str:
+    """train or heldout, by a hash: it stays what it is when episodes are added."""
+    drawn = int.from_bytes(hashlib.sha256(f"{name}\0{number}".encode()).digest()[:8], "big")
+    return "heldout" if drawn < HELD_OUT_PERCENT / 100 * 2**64 else "train"
 
 
 def _bytes(episode: Episode) -> int:

@@ -72,6 +72,8 @@ class JatRecordings:
             fix = f"name one task's folder: {', '.join(dict.fromkeys(below))}" if below else "name a task's folder"
             raise DataError(f"no Parquet file of the split {split}", where=str(path), fix=fix)
         self._opened = [_open(file) for file in self._files]
+        # The spec is that of all files, so that the splits of a task have one.
+        self._surveyed = [_open(file) for file in _files(path)] if split != "all" else self._opened
         self._lengths = [file.metadata.num_rows for file in self._opened]
         names = set(self._opened[0].schema_arrow.names)
         self._leaves = {column: leaf for column, leaf in OBSERVATIONS.items() if column in names}
@@ -113,7 +115,7 @@ class JatRecordings:
 
     def _groups(self, column: str) -> Iterator[pa.Array]:
         """The lists of a column, row group by row group; of damaged ones, which are met again when they are read, none."""
-        for file in self._opened:
+        for file in self._surveyed:
             for group in range(file.num_row_groups):
                 try:
                     yield file.read_row_group(group, columns=[column], use_threads=False)[column].combine_chunks()
