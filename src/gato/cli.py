@@ -144,7 +144,10 @@ class Collect:
     """Task ids or globs; with trace files, what they hold if left out."""
     out: Path = Path("data")
     episodes: int = 100
-    workers: int = 2
+    workers: int | None = None
+    """2 if not given; on a cluster, one for each of its CPUs."""
+    cluster: str | None = None
+    """Play on a Ray cluster: auto, or HOST:PORT of its head. The episodes are the same."""
     policy: str = "expert"
     """expert, random, or module:function."""
     noise: float = 0.0
@@ -160,6 +163,9 @@ class Collect:
     """Replay traces instead of running experts: of these files and folders, or the package's if none is named."""
 
     def run(self) -> None:
+        _workers(self.workers, self.cluster)
+        if self.cluster and self.traces:
+            raise UsageError("traces are made on this machine", fix="leave out --traces or --cluster")
         _within("--noise", self.noise, 0)
         _within("--wide-share", self.wide_share, 0, 1)
         if self.max_steps is not None:
@@ -185,7 +191,7 @@ class Collect:
             select(pattern),
             self.episodes,
             self.out,
-            self.workers,
+            self.workers if self.cluster or self.workers is not None else 2,
             self.policy,
             noise,
             wide_share,
@@ -194,11 +200,10 @@ class Collect:
         if self.traces:
             from gato.rollouts.tracing import collect_traces
 
-            done = collect_traces(*arguments)
+            done = collect_traces(*arguments)  # type: ignore[arg-type]
         else:
-            done = collect(
-                *arguments, from_traces=self.from_traces if self.from_traces else self.from_traces is not None
-            )
+            replayed = self.from_traces if self.from_traces else self.from_traces is not None
+            done = collect(*arguments, from_traces=replayed, cluster=self.cluster)
         for result in done:
             print(
                 f"{result.task}: {result.episodes:,} episodes (+{result.added:,}), {result.failed:,} dropped → {result.folder}"
@@ -620,7 +625,10 @@ class Evaluate:
     """Globs, comma-separated; all control tasks the bundle (or the data) knows if not given."""
     out: Path = Path("runs/evaluation")
     episodes: int = 50
-    workers: int = 2
+    workers: int | None = None
+    """2 if not given; on a cluster, as many as its CPUs allow."""
+    cluster: str | None = None
+    """Play on a Ray cluster, a task at a time: auto, or HOST:PORT of its head. The scores are the same."""
     seed: int = 0
     film: bool = True
     acting: Annotated[tuple[str, ...], tyro.conf.arg(name="acting")] = ()
@@ -640,7 +648,7 @@ class Evaluate:
 
     def run(self) -> None:
         _within("--episodes", self.episodes, 1)
-        _within("--workers", self.workers, 0)
+        _workers(self.workers, self.cluster)
         _within("--seed", self.seed, 0)
         planning = _planning(self.plan, self.plan_steps, self.plan_follow)
         if (self.out / "MANIFEST.json").exists():
@@ -684,6 +692,7 @@ class Evaluate:
             language=language,
             demonstrations=demonstrations,
             planning=planning,
+            cluster=self.cluster,
         )
         report = write_report(self.out)
         if self.json:
@@ -1046,6 +1055,11 @@ def _within(flag: str, value: float, low: float, high: float = math.inf) -> None
     """Raises UsageError for a number out of range (NaN and infinity are always)."""
     if not (low <= value <= high and math.isfinite(value)):
         raise UsageError(f"{flag} {value}", fix=f"at least {low}" if high == math.inf else f"between {low} and {high}")
+
+
+def _workers(workers: int | None, cluster: str | None) -> None:
+    if workers is not None:
+        _within("--workers", workers, 1 if cluster else 0)
 
 
 def _some(given: tuple[Path, ...], noun: str, line: str) -> None:

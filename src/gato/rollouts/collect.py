@@ -84,7 +84,7 @@ def collect(
     tasks: Sequence[Task],
     episodes: int,
     out: Path | str,
-    workers: int = 2,
+    workers: int | None = 2,
     policy: str | MakeExpert = "expert",
     noise: Noise | Sequence[Noise] | None = None,
     wide_share: float = 0.0,
@@ -93,6 +93,7 @@ def collect(
     progress: bool = True,
     from_traces: bool | Sequence[Path | str] = False,
     deadline: float = 60.0,
+    cluster: str | None = None,
 ) -> list[Collected]:
     """Top every task's dataset at out/<domain>/<name> up to `episodes`; a complete one costs nothing.
 
@@ -101,7 +102,8 @@ def collect(
     wide_share: the share of episodes that start wide. max_steps: cut recordings here. seconds: stop after this long,
     over all tasks, keeping what is there. from_traces: replay traces instead of running the expert: those of these
     files and folders, or, if True, the package's where there are any. A trace that does not come true is dropped, and
-    counted and named among the reasons.
+    counted and named among the reasons. cluster: play on this Ray cluster ("auto" or HOST:PORT, see `cluster.Cluster`), on
+    `workers` of its CPUs (None: all). The episodes are the same.
 
     Raises OutputExistsError (the folder holds another task, spec or policy, or somebody is writing there),
     WorldCrashError, ExpertError (an expert that nearly always fails), DiskFullError. What was finished stays.
@@ -120,26 +122,32 @@ def collect(
         if waiting:
             shown = stack.enter_context(_Progress(progress, sum(len(job.units) for job in waiting.values())))
             play = functools.partial(play_chunk, make_policy)
-            _play_all(waiting, workers, deadline, play, seconds, shown)
+            if cluster is not None:
+                from gato.rollouts.cluster import Cluster
+
+                pool: Any = stack.enter_context(Cluster(cluster, workers, deadline))
+            else:
+                units = sum(len(job.units) for job in waiting.values())
+                pool = stack.enter_context(WorkerPool(min(2 if workers is None else workers, units), deadline))
+            _play_all(waiting, functools.partial(pool.map_units, give_up=_give_up), play, seconds, shown)
     return [job.result for job in jobs]
 
 
 def _play_all(
-    jobs: Mapping[str, _Job], workers: int, deadline: float, play: Play, seconds: float | None, shown: _Progress
+    jobs: Mapping[str, _Job], map_units: Callable[..., Any], play: Play, seconds: float | None, shown: _Progress
 ) -> None:
     """Play the units of all tasks in one stream, so that no worker waits for the slow end of a task."""
     units: list[Unit] = [unit for job in jobs.values() for unit in job.units]
     ends = math.inf if seconds is None else time.monotonic() + seconds
-    with WorkerPool(min(workers, len(units)), deadline) as pool:
-        for chunk, result in pool.map_units(units, play, give_up=_give_up):
-            job = jobs[chunk[0].task]
-            units += job.receive(result)
-            shown.advance(job, len(result.numbers), len(result.failed))
-            if job.done:
-                job.close()
-                shown.finished(job)
-            if time.monotonic() > ends:
-                units.clear()  # what has begun is finished and kept
+    for chunk, result in map_units(units, play):
+        job = jobs[chunk[0].task]
+        units += job.receive(result)
+        shown.advance(job, len(result.numbers), len(result.failed))
+        if job.done:
+            job.close()
+            shown.finished(job)
+        if time.monotonic() > ends:
+            units.clear()  # what has begun is finished and kept
 
 
 class _Job:
