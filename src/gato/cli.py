@@ -322,6 +322,8 @@ class DataVerify:
     """Every hash and every episode of the datasets; exit code 3 if anything is wrong."""
 
     paths: Positional[tuple[Path, ...]]
+    contents: bool = True
+    """--no-contents: the hashes alone (are the bytes those that were written?), several times as fast."""
     json: bool = False
 
     def run(self) -> None:
@@ -330,7 +332,7 @@ class DataVerify:
 
         bad = 0
         for path in find_datasets(list(self.paths)):
-            report = verify(path)
+            report = verify(path, self.contents)
             bad += not report.ok
             if self.json:
                 print(
@@ -351,6 +353,24 @@ class DataVerify:
                     print(f"    {problem}")
         if bad:
             raise SystemExit(3)
+
+
+@dataclass
+class DataRepair:
+    """What is still whole of a damaged dataset, as a new one; the old one is not touched."""
+
+    dataset: Positional[Path]
+    out: Path
+
+    def run(self) -> None:
+        from gato.episodes.store import repair
+
+        done = repair(self.dataset, self.out)
+        print(f"{done.kept:,} episodes kept, {len(done.lost):,} lost → {self.out}")
+        for number, reason in done.lost.items():
+            print(f"    episode {number}: {reason}")
+        if done.unlisted:
+            print(f"    of {len(done.unlisted):,} the index was lost: their seeds and sources are not known")
 
 
 @dataclass
@@ -1012,7 +1032,7 @@ class ReportAgain:
 
 VERBS: dict[str, Any] = {
     "demo": Demo, "doctor": Doctor, "tasks": Tasks, "collect": Collect,
-    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify, "import": DataImport, "export": DataExport}, "tokenizer": {"train": TokenizerTrain},
+    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify, "repair": DataRepair, "import": DataImport, "export": DataExport}, "tokenizer": {"train": TokenizerTrain},
     "train": Train, "finetune": Finetune, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "answer": Answer,
     "serve": Serve, "report": ReportAgain,
 }  # fmt: skip
