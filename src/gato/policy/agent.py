@@ -21,7 +21,14 @@ from gato.worlds import find
 
 
 def load(path: Path | str, device: str = "cpu") -> Agent:
-    """The agent of a bundle folder (or of a run that holds one). Raises CheckpointMissingError and its siblings."""
+    """The agent of a bundle folder, of a run that holds one, or of `hf://org/name@revision` on the Hugging Face Hub.
+
+    Raises CheckpointMissingError and its siblings. Nothing is downloaded unless `path` begins with `hf://`.
+    """
+    if str(path).startswith(("hf://", "hf:/")):  # a Path has lost one of the slashes
+        from gato.policy.hub import SCHEME, fetch
+
+        path = fetch(SCHEME + str(path).removeprefix("hf:").lstrip("/"))
     path = Path(path)
     inside = [p for p in (path, path / "bundle", path / "train" / "bundle") if (p / "config.json").is_file()]
     return Agent(Bundle.load(inside[0] if inside else path, device))
@@ -77,6 +84,16 @@ class Agent:
         if task not in self._sessions:
             self._sessions[task] = self.session(task)
         return self._sessions[task].act(observation)
+
+    def push_to_hub(self, repository: str, *, private: bool = True, message: str = "", token: str | None = None) -> str:
+        """Upload the bundle, with a card written from what it says of itself; returns `hf://org/name@commit`.
+
+        `repository` is `org/name`; it is made, private unless told otherwise, if it is not there. Raises UsageError without
+        a token that may do so, ResourceError where the Hub cannot be reached.
+        """
+        from gato.policy.hub import push
+
+        return push(self.bundle, repository, private=private, message=message, token=token)
 
     # -- language and vision --------------------------------------------------------------------------------------------
 

@@ -205,9 +205,9 @@ def _unreachable(address: str, reason: str) -> ResourceError:
 
 
 def _version() -> str:
-    from gato import __version__
+    import gato
 
-    return __version__
+    return gato.__version__
 
 
 def told(task_ids: Iterable[str]) -> list[Task]:
