@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gato import cli
 from gato.episodes import Dataset, find_datasets
 from gato.episodes.exchange import Choices, detect, export_minari, import_recordings, open_recordings
 from gato.episodes.store import verify
@@ -352,6 +353,30 @@ def test_a_killed_import_is_no_dataset_and_goes_on(tmp_path):
         assert a.info == b.info
     assert imported("lerobot", path, tmp_path / "data").added == 0
     assert [f.name for f in (tmp_path / "data/lerobot").iterdir()] == ["helm"]
+
+
+def test_as_commands(tmp_path, capsys):
+    def gato(*words):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(word) for word in words])
+        return ended.value.code or 0, capsys.readouterr()
+
+    path = make_minari(tmp_path / "theirs")
+    assert gato("data", "import", "auto", path, "--out", tmp_path / "data", "--task", "lab/pole")[0] == 0
+    code, said = gato("data", "export", tmp_path / "data/lab/pole", "--out", tmp_path / "out", "--name", "lab/pole-v3")
+    assert code == 0 and detect(tmp_path / "out/lab/pole-v3") == "minari" and "MINARI_DATASETS_PATH" in said.out
+    assert gato("data", "repair", tmp_path / "data/lab/pole", "--out", tmp_path / "again")[0] == 0
+    assert len(Dataset(tmp_path / "again")) == 4
+    code, said = gato("data", "import", "minari", path, "--out", tmp_path / "data", "--json")
+    assert code == 0 and json.loads(said.out)["episodes"] == 4
+    for words, exit_code, what in (
+        (["minary", path], 2, "did you mean minari"), (["lerobot", path], 3, "info.json"), (["auto", tmp_path], 3, "known layout"),
+        (["minari", path, "--world"], 2, "--task"), (["minari", path, "--on-bad", "skp"], 2, "error or skip"),
+        (["pile", path, "--world", "--task", "a/b"], 2, "no actions"), (["minari", path, "--task", "nonsense"], 2, "DOMAIN/NAME"),
+    ):  # fmt: skip
+        code, said = gato("data", "import", *words, "--out", tmp_path / "none")
+        assert code == exit_code and what in said.err, said.err
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_is_in_no_layout(tmp_path):

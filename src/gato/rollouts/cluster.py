@@ -38,7 +38,7 @@ PIP_LINE = 'pip install "gato-agent[cluster]" -c constraints.txt'
 
 def _ray() -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES as it is, unasked
     try:
         import ray
     except ImportError:
@@ -157,9 +157,8 @@ class Cluster:
                     again.append(job)
                     continue
                 except ray.exceptions.RayError as error:
-                    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                     raise ResourceError(
-                        f"a member of the cluster failed: {reason}", where=self.address,
+                        f"a member of the cluster failed: {_reason(error)}", where=self.address,
                         fix=f"see that gato-agent {_version()} and the worlds' packages are on every machine",
                     ) from error  # fmt: skip
                 idle.append(member)
@@ -171,10 +170,11 @@ class Cluster:
         """Another member in its place. Raises ResourceError where the same job has lost several."""
         self.lost += 1
         job.attempts += 1
+        with contextlib.suppress(Exception):
+            self._ray.kill(member)  # where only its answer was lost
         if job.attempts > RETRIES:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ResourceError(
-                f"the cluster lost {job.attempts} members over the same work: {reason}", where=self.address,
+                f"the cluster lost {job.attempts} members over the same work: {_reason(error)}", where=self.address,
                 fix="look for memory that ran out (ray status, dmesg), or run it without --cluster",
             )  # fmt: skip
         self._members[self._members.index(member)] = new = self._make()
@@ -202,6 +202,11 @@ def _unreachable(address: str, reason: str) -> ResourceError:
         f"no Ray cluster answers: {reason}", where=f"--cluster {address}",
         fix="ray start --head begins one on this machine; ray start --address HOST:6379 joins another to it",
     )  # fmt: skip
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what Ray says: the cause."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def _version() -> str:
