@@ -183,6 +183,7 @@ def test_a_cluster_that_is_not_there(tmp_path):
     ):
         with pytest.raises(error, match=what):
             collect([find("dummy/count")], 1, tmp_path / "data", 1, cluster=address, progress=False)
+    assert not (tmp_path / "data").exists()
 
 
 def test_without_ray(tmp_path, monkeypatch):

@@ -117,18 +117,20 @@ def collect(
     jobs = [
         _Job(task, dataset_folder(out, task.id), episodes, source, settings, files.get(task.id, ())) for task in tasks
     ]
+    todo = [job for job in jobs if not job.is_complete()]
     with contextlib.ExitStack() as stack:
-        waiting = {job.task.id: stack.enter_context(job) for job in jobs if not job.is_complete()}
-        if waiting:
-            shown = stack.enter_context(_Progress(progress, sum(len(job.units) for job in waiting.values())))
-            play = functools.partial(play_chunk, make_policy)
-            if cluster is not None:
-                from gato.rollouts.cluster import Cluster
+        pool: Any = None
+        if cluster is not None and todo:  # before anything is written
+            from gato.rollouts.cluster import Cluster
 
-                pool: Any = stack.enter_context(Cluster(cluster, workers, deadline))
-            else:
-                units = sum(len(job.units) for job in waiting.values())
+            pool = stack.enter_context(Cluster(cluster, workers, deadline))
+        waiting = {job.task.id: stack.enter_context(job) for job in todo}
+        if waiting:
+            units = sum(len(job.units) for job in waiting.values())
+            shown = stack.enter_context(_Progress(progress, units))
+            if pool is None:
                 pool = stack.enter_context(WorkerPool(min(2 if workers is None else workers, units), deadline))
+            play = functools.partial(play_chunk, make_policy)
             _play_all(waiting, functools.partial(pool.map_units, give_up=_give_up), play, seconds, shown)
     return [job.result for job in jobs]
 
