@@ -145,7 +145,10 @@ class Collect:
     """Task ids or globs; with trace files, what they hold if left out."""
     out: Path = Path("data")
     episodes: int = 100
-    workers: int = 2
+    workers: int | None = None
+    """2 if not given; on a cluster, one for each of its CPUs."""
+    cluster: str | None = None
+    """Play on a Ray cluster: auto, or HOST:PORT of its head. The episodes are the same."""
     policy: str = "expert"
     """expert, random, or module:function."""
     noise: float = 0.0
@@ -161,6 +164,9 @@ class Collect:
     """Replay traces instead of running experts: of these files and folders, or the package's if none is named."""
 
     def run(self) -> None:
+        _workers(self.workers, self.cluster)
+        if self.cluster and self.traces:
+            raise UsageError("traces are made on this machine", fix="leave out --traces or --cluster")
         _within("--noise", self.noise, 0)
         _within("--wide-share", self.wide_share, 0, 1)
         if self.max_steps is not None:
@@ -186,7 +192,7 @@ class Collect:
             select(pattern),
             self.episodes,
             self.out,
-            self.workers,
+            self.workers if self.cluster or self.workers is not None else 2,
             self.policy,
             noise,
             wide_share,
@@ -195,11 +201,10 @@ class Collect:
         if self.traces:
             from gato.rollouts.tracing import collect_traces
 
-            done = collect_traces(*arguments)
+            done = collect_traces(*arguments)  # type: ignore[arg-type]
         else:
-            done = collect(
-                *arguments, from_traces=self.from_traces if self.from_traces else self.from_traces is not None
-            )
+            replayed = self.from_traces if self.from_traces else self.from_traces is not None
+            done = collect(*arguments, from_traces=replayed, cluster=self.cluster)
         for result in done:
             print(
                 f"{result.task}: {result.episodes:,} episodes (+{result.added:,}), {result.failed:,} dropped → {result.folder}"
@@ -318,6 +323,8 @@ class DataVerify:
     """Every hash and every episode of the datasets; exit code 3 if anything is wrong."""
 
     paths: Positional[tuple[Path, ...]]
+    contents: bool = True
+    """--no-contents: the hashes alone (are the bytes those that were written?), several times as fast."""
     json: bool = False
 
     def run(self) -> None:
@@ -326,7 +333,7 @@ class DataVerify:
 
         bad = 0
         for path in find_datasets(list(self.paths)):
-            report = verify(path)
+            report = verify(path, self.contents)
             bad += not report.ok
             if self.json:
                 print(
@@ -350,12 +357,31 @@ class DataVerify:
 
 
 @dataclass
+class DataRepair:
+    """What is still whole of a damaged dataset, as a new one; the old one is not touched."""
+
+    dataset: Positional[Path]
+    out: Path
+
+    def run(self) -> None:
+        from gato.episodes.store import repair
+
+        done = repair(self.dataset, self.out)
+        print(f"{done.kept:,} episodes kept, {len(done.lost):,} lost → {self.out}")
+        for number, reason in done.lost.items():
+            print(f"    episode {number}: {reason}")
+        if done.unlisted:
+            print(f"    of {len(done.unlisted):,} the index was lost: their seeds and sources are not known")
+
+
+@dataclass
 class DataImport:
-    """A corpus as people distribute it (The Pile, MS-COCO, LAION, VQAv2, OBELICS, films, …) becomes a dataset to train on."""
+    """Recordings (Minari, LeRobot v3, JAT) or a corpus (The Pile, MS-COCO, LAION, VQAv2, OBELICS, films, …), as people
+    distribute them, become a dataset to train on."""
 
     layout: Positional[str]
-    """text, pile, c4, fineweb, datasets, coco, conceptual-captions, webdataset, laion, datacomp, vqav2, ok-vqa, obelics,
-    mmc4, bild or clips."""
+    """Of recordings: minari, lerobot, jat, or auto to look which; of corpora: text, pile, c4, fineweb, datasets, coco,
+    conceptual-captions, webdataset, laion, datacomp, vqav2, ok-vqa, obelics, mmc4, bild or clips."""
     path: Positional[Path]
     out: Path
     task: str = ""
@@ -371,8 +397,8 @@ class DataImport:
     stride: int = 4
     """Film frames from one of a clip's to the next."""
     window_tokens: int = 1024
-    split: str = "train"
-    """train, heldout or all."""
+    split: str = ""
+    """train, heldout or all; if not given, all of Minari's and LeRobot's, train of everything else."""
     column: str = "text"
     """Of objects and tables: where the text is."""
     on_bad: str = "error"
@@ -380,23 +406,58 @@ class DataImport:
     max_record_bytes: int = 8_388_608
     limit: int | None = None
     """At most so many episodes."""
+    world: bool = False
+    """Recordings: the task is one of our worlds; take its names, types and bounds, so that an agent can act there."""
+    action_bounds: tuple[float, float] | None = None
+    """Recordings: of continuous actions; -1 and 1, or what the data reach, if not given."""
+    target: str = "expert_action"
+    """Minari: the info that holds what an expert would have done; without it the actions themselves are learned."""
     json: bool = False
 
     def run(self) -> None:
         if self.limit is not None:
             _within("--limit", self.limit, 1)
+        if self.on_bad not in ("error", "skip"):
+            raise UsageError(f"--on-bad {self.on_bad}", fix="error or skip")
+        from gato.episodes import exchange
+
+        if self.layout in (*exchange.LAYOUTS, "auto"):
+            self._shown(self._recordings(exchange.detect(self.path) if self.layout == "auto" else self.layout))
+        else:
+            self._shown(self._corpus())
+
+    def _recordings(self, layout: str) -> Any:
+        from gato.episodes.exchange import Choices, import_recordings
+
+        spec = None
+        if self.world:
+            if not self.task:
+                raise UsageError("--world needs the world's name", fix="--task DOMAIN/NAME; gato tasks lists them")
+            from gato.worlds import find
+
+            spec = find(self.task).spec
+        choices = Choices(self.size, self.action_bounds, self.target, self.split)
+        return import_recordings(
+            layout, self.path, self.out, choices, task=self.task, spec=spec, limit=self.limit, on_bad=self.on_bad
+        )
+
+    def _corpus(self) -> Any:
         from gato.corpora.layouts import Preparation, find_layout, import_corpus
 
+        if self.world or self.action_bounds is not None:
+            raise UsageError("a corpus has no actions", where=self.layout, fix="leave out --world and --action-bounds")
         layout = find_layout(self.layout)
         how = Preparation(
-            self.size, self.pairs, self.frames, self.stride, self.window_tokens, split=self.split, column=self.column,
+            self.size, self.pairs, self.frames, self.stride, self.window_tokens, split=self.split or "train", column=self.column,
             on_bad=self.on_bad, max_record_bytes=self.max_record_bytes,  # type: ignore[arg-type]
         )  # fmt: skip
         if not self.json:
             print(f"{layout.name}: {how.cost(layout)}")
-        found = import_corpus(
+        return import_corpus(
             self.layout, self.path, self.out, how, task=self.task, images=self.images, limit=self.limit
         )
+
+    def _shown(self, found: Any) -> None:
         for done in found:
             if not self.json and sys.stderr.isatty():
                 print(f"\r{done.episodes:,} episodes, {done.skipped:,} skipped", end="", file=sys.stderr)
@@ -437,6 +498,27 @@ class DataGenerate:
             from gato.episodes.store import Dataset
 
             print(f"{name}: {len(Dataset.open(folder)):,} episodes → {folder}")
+
+
+@dataclass
+class DataExport:
+    """A dataset in somebody else's layout."""
+
+    dataset: Positional[Path]
+    out: Path
+    layout: Literal["minari"] = "minari"
+    name: str = ""
+    """Minari's name, NAMESPACE/NAME-v0; the task's own, and v0, if not given."""
+
+    def run(self) -> None:
+        from gato.episodes.exchange import export_minari
+
+        shown = sys.stderr.isatty()
+        folder = export_minari(
+            self.dataset, self.out, self.name,
+            lambda n: print(f"\r{n:,} episodes", end="", file=sys.stderr) if shown else None,
+        )  # fmt: skip
+        print(f"{folder}\nMINARI_DATASETS_PATH={self.out.resolve()} lets minari.load_dataset find it")
 
 
 @dataclass
@@ -595,7 +677,10 @@ class Evaluate:
     """Globs, comma-separated; all control tasks the bundle (or the data) knows if not given."""
     out: Path = Path("runs/evaluation")
     episodes: int = 50
-    workers: int = 2
+    workers: int | None = None
+    """2 if not given; on a cluster, as many as its CPUs allow."""
+    cluster: str | None = None
+    """Play on a Ray cluster, a task at a time: auto, or HOST:PORT of its head. The scores are the same."""
     seed: int = 0
     film: bool = True
     acting: Annotated[tuple[str, ...], tyro.conf.arg(name="acting")] = ()
@@ -618,7 +703,7 @@ class Evaluate:
 
     def run(self) -> None:
         _within("--episodes", self.episodes, 1)
-        _within("--workers", self.workers, 0)
+        _workers(self.workers, self.cluster)
         _within("--seed", self.seed, 0)
         planning = _planning(self.plan, self.plan_steps, self.plan_follow)
         if (self.out / "MANIFEST.json").exists():
@@ -638,26 +723,20 @@ class Evaluate:
             )
         from gato.evaluation.evaluate import evaluate
         from gato.evaluation.report import write_report
-        from gato.policy.agent import installed
-        from gato.worlds import find, select
 
         agent = self._agent()
-        if self.tasks:
-            chosen = select(self.tasks)
-            known = [t for t in chosen if t.id in agent.tasks]
+        known, unplayed = self._chosen(agent)
+        demonstrations = None
+        if self.teacher_forced:
+            chosen = [*(task.id for task in known), *unplayed]
+            demonstrations = _demonstrations(agent, chosen, self.data, self.episodes)
+        elif unplayed:
             if not known:
                 raise UsageError(
-                    f"no demonstrations of {self.tasks}"
-                    if self.policy
-                    else f"this bundle was not trained on {self.tasks}",
-                    where=", ".join(map(str, self.data)) if self.policy else str(self.bundle),
-                    fix=f"it knows {', '.join(agent.tasks)}",
-                )
-        elif self.policy:
-            known = [find(t) for t in agent.tasks]
-        else:
-            known = [find(t) for t in installed(agent)]
-        demonstrations = _demonstrations(agent, known, self.data, self.episodes) if self.teacher_forced else None
+                    f"there is no world to play {', '.join(unplayed)} in", where=str(self.bundle or ""),
+                    fix="--teacher-forced --data DIR tells the errors of its actions on held-out demonstrations",
+                )  # fmt: skip
+            print(f"not played, since there is no world of theirs: {', '.join(unplayed)}", file=sys.stderr)
         language = None
         if self.language:
             language = _language(
@@ -674,14 +753,16 @@ class Evaluate:
             language=language,
             demonstrations=demonstrations,
             planning=planning,
+            cluster=self.cluster,
         )
         report = write_report(self.out)
         if self.json:
             forced = {t["id"]: t["teacher_forced"] for t in record["tasks"] if "teacher_forced" in t}
+            forced |= record.get("open_loop", {})
             print(json.dumps({**record["aggregates"], **({"teacher_forced": forced} if forced else {})}, indent=1))
         else:
             if demonstrations:
-                _print_open_loop(record["tasks"])
+                _print_open_loop(record["tasks"], record.get("open_loop", {}))
             facts = record["protocol"]
             print(
                 f"{facts['environment_steps']:,} environment steps, "
@@ -690,6 +771,30 @@ class Evaluate:
             mean = record["aggregates"]["mean_of_domain_means"]
             said = "no task with reference scores" if mean is None else f"{mean:.1f} % of expert (mean of domain means)"
             print(f"{said}; report: {report}")
+
+    def _chosen(self, agent: Any) -> tuple[list[Any], list[str]]:
+        """The tasks to be played, and the ids of those that have no world to be played in."""
+        from fnmatch import fnmatchcase
+
+        from gato.policy.agent import installed, without_world
+        from gato.worlds import find, select
+
+        nowhere = without_world(agent)
+        if not self.tasks:
+            played = [t for t in agent.tasks if t not in nowhere] if self.policy else installed(agent)
+            return [find(t) for t in played], nowhere
+        patterns = [pattern.strip() for pattern in self.tasks.split(",")]
+        for pattern in patterns:
+            if not any(fnmatchcase(t, pattern) for t in agent.tasks):
+                select(pattern)  # says so where there is no such task at all
+        asked = [t for t in agent.tasks if any(fnmatchcase(t, pattern) for pattern in patterns)]
+        if not asked:
+            raise UsageError(
+                f"no demonstrations of {self.tasks}" if self.policy else f"this bundle was not trained on {self.tasks}",
+                where=", ".join(map(str, self.data)) if self.policy else str(self.bundle),
+                fix=f"it knows {', '.join(agent.tasks)}",
+            )
+        return [find(t) for t in asked if t not in nowhere], [t for t in asked if t in nowhere]
 
     def _agent(self) -> Any:
         """The bundle's agent, or the demonstrations in its place."""
@@ -712,7 +817,7 @@ class Evaluate:
         return agent
 
 
-def _demonstrations(agent: Any, tasks: Any, paths: tuple[Path, ...], most: int) -> dict[str, list[Any]]:
+def _demonstrations(agent: Any, tasks: list[str], paths: tuple[Path, ...], most: int) -> dict[str, list[Any]]:
     """At most so many episodes of each of the tasks that has a dataset there."""
     from gato.episodes.store import Dataset, find_datasets
     from gato.errors import DataError
@@ -720,7 +825,7 @@ def _demonstrations(agent: Any, tasks: Any, paths: tuple[Path, ...], most: int) 
     found: dict[str, list[Any]] = {}
     for folder in find_datasets(list(paths)):
         dataset = Dataset.open(folder)
-        if dataset.task not in {task.id for task in tasks}:
+        if dataset.task not in tasks:
             continue
         if dataset.spec != agent.bundle.tasks[dataset.task].spec:
             raise DataError(
@@ -733,12 +838,12 @@ def _demonstrations(agent: Any, tasks: Any, paths: tuple[Path, ...], most: int) 
     if not found:
         raise UsageError(
             "no demonstrations of the tasks that are evaluated",
-            where=", ".join(map(str, paths)), fix=f"gato collect {tasks[0].id} --out DIR",
+            where=", ".join(map(str, paths)), fix=f"gato collect {tasks[0]} --out DIR; or gato data import, of recordings",
         )  # fmt: skip
     return found
 
 
-def _print_open_loop(tasks: list[dict[str, Any]]) -> None:
+def _print_open_loop(tasks: list[dict[str, Any]], unplayed: Mapping[str, Any]) -> None:
     """Per task: the errors of single actions on demonstrations, beside what the agent's own play is worth."""
     from rich.console import Console
     from rich.table import Column, Table
@@ -752,6 +857,8 @@ def _print_open_loop(tasks: list[dict[str, Any]]) -> None:
             task["id"], as_text(task["teacher_forced"]) if "teacher_forced" in task else "–",
             f"{task['measure']} {task['score']:.3g}", f"{percent:.1f}" if percent is not None else "–",
         )  # fmt: skip
+    for task_id, errors in unplayed.items():
+        shown.add_row(task_id, as_text(errors), "no world", "–")
     Console().print(shown)
 
 
@@ -1138,7 +1245,11 @@ class ReportAgain:
 
 VERBS: dict[str, Any] = {
     "demo": Demo, "doctor": Doctor, "tasks": Tasks, "collect": Collect,
-    "data": {"ls": DataLs, "show": DataShow, "verify": DataVerify, "import": DataImport, "generate": DataGenerate}, "tokenizer": {"train": TokenizerTrain},
+    "data": {
+        "ls": DataLs, "show": DataShow, "verify": DataVerify, "repair": DataRepair, "import": DataImport, "export": DataExport,
+        "generate": DataGenerate,
+    },
+    "tokenizer": {"train": TokenizerTrain},
     "train": Train, "finetune": Finetune, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "answer": Answer,
     "serve": Serve, "report": ReportAgain,
 }  # fmt: skip
@@ -1181,6 +1292,11 @@ def _within(flag: str, value: float, low: float, high: float = math.inf) -> None
     """Raises UsageError for a number out of range (NaN and infinity are always)."""
     if not (low <= value <= high and math.isfinite(value)):
         raise UsageError(f"{flag} {value}", fix=f"at least {low}" if high == math.inf else f"between {low} and {high}")
+
+
+def _workers(workers: int | None, cluster: str | None) -> None:
+    if workers is not None:
+        _within("--workers", workers, 1 if cluster else 0)
 
 
 def _some(given: tuple[Path, ...], noun: str, line: str) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from gato.episodes import Episode, Spec, TaskSpec
 from gato.episodes import store as store_room
 from gato.episodes.manifest import MANIFEST
-from gato.episodes.store import Dataset, DatasetWriter, _row_groups, encode_chunk, find_datasets, verify
+from gato.episodes.store import Dataset, DatasetWriter, _row_groups, encode_chunk, find_datasets, repair, verify
 from gato.episodes.table import beside_the_paper, table
 from gato.errors import DataError, DatasetCorruptError, DatasetMissingError, EpisodeError, OutputExistsError
 
@@ -303,8 +304,42 @@ def test_verify_counts_what_is_left(sound, tmp_path):
     shutil.copytree(sound, folder)
     damaged = sorted((folder / "data").iterdir())[0]
     os.truncate(damaged, 100)
-    report = verify(folder)
-    assert not report.ok and str(damaged) in report.problems[0] and report.episodes == 4
+    assert verify(sound, contents=False).ok and verify(sound, contents=False).timesteps == 100
+    for report in (verify(folder), verify(folder, contents=False)):
+        assert not report.ok and str(damaged) in report.problems[0] and report.episodes == 4
+
+
+def test_repair_keeps_what_is_whole(sound, tmp_path):
+    """A page changed in one shard, another shard's index gone: the rest comes back bit for bit, the damaged is untouched."""
+    folder = tmp_path / "d"
+    shutil.copytree(sound, folder)
+    whole = Dataset.open(sound)
+    shards = sorted((folder / "data").iterdir())
+    data = bytearray(shards[0].read_bytes())
+    column = pq.ParquetFile(shards[0]).metadata.row_group(0).column(0)
+    data[column.data_page_offset + column.total_compressed_size - 5] ^= 255
+    shards[0].write_bytes(data)
+    (folder / "index" / shards[-1].name).unlink()
+    damaged = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    done = repair(folder, tmp_path / "new")
+    new = Dataset.open(tmp_path / "new")
+    assert verify(new.folder).ok and len(new) == done.kept and done.lost and done.unlisted
+    assert done.kept + len(done.lost) == len(whole) and set(done.lost) == set(new.failed)
+    assert all(str(shards[0]) in why for why in done.lost.values())
+    numbered = {entry.number: episode for entry, episode in zip(whole.index, whole, strict=True)}
+    for entry, episode in zip(new.index, new, strict=True):
+        old = numbered[entry.number]
+        assert episode.rewards.tobytes() == old.rewards.tobytes()
+        for leaves, others in ((episode.observations, old.observations), (episode.actions, old.actions)):
+            for path, values in leaves.items():
+                assert values == others[path] if isinstance(values, list) else np.array_equal(values, others[path])
+        assert episode.info.get("index_lost") or episode.info == old.info
+    assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == damaged
+    with pytest.raises(OutputExistsError):
+        repair(folder, tmp_path / "new")
+    (folder / "meta.json").write_text("{}")
+    with pytest.raises(DatasetCorruptError):
+        repair(folder, tmp_path / "other")
 
 
 # -- crashes of the writer --------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from gato.corpora.pairs import CocoCaptions, ConceptualCaptions, TarPairs, in_fi
 from gato.corpora.questions import Questions
 from gato.corpora.reading import MAX_RECORD_BYTES, OnBad, Place, Reader
 from gato.episodes import Episode
+from gato.episodes.exchange import LAYOUTS as RECORDINGS
 from gato.episodes.store import Dataset, DatasetWriter, encode_chunk
 from gato.errors import UnknownNameError, UsageError, nearest
 
@@ -131,7 +132,8 @@ class Preparation:
 def find_layout(name: str) -> Layout:
     """Raises UnknownNameError."""
     if name not in LAYOUTS:
-        raise UnknownNameError(f"no layout {name!r}", fix=nearest(name, LAYOUTS) or f"one of {', '.join(LAYOUTS)}")
+        known = [*LAYOUTS, *RECORDINGS]
+        raise UnknownNameError(f"no layout {name!r}", fix=nearest(name, known) or f"one of {', '.join(known)}")
     return LAYOUTS[name]
 
 

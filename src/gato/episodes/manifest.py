@@ -240,7 +240,7 @@ def verify_manifest(
 
 def _remedy(kind: str, folder: Path) -> str:
     if kind == "dataset":
-        return f"gato data verify {folder} shows the extent; restore the file, or collect again into another folder"
+        return f"gato data verify {folder} shows the extent; restore the file, or gato data repair {folder} --out DIR keeps what is whole"
     if kind == "tokens":
         return f"rm -r {folder}: it is made again from the dataset"
     return "restore it from a copy, or resume from an earlier checkpoint"

@@ -60,7 +60,7 @@ GROUP_BYTES = 2**18  # short episodes share a row group up to this size, uncompr
 SHARD_BYTES = 2**26
 READ_BYTES = 2**26  # most that is decoded at once when reading in bulk
 HASH_DIGITS = 32  # of the content's SHA-256 in a pending file's name
-REMEDY = "gato data verify shows the extent; restore the file, or collect again into another folder"
+REMEDY = "gato data verify shows the extent; restore the file, or gato data repair DIR --out DIR keeps what is whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -696,6 +696,12 @@ def _by_size(entries: Iterable[Entry], row_bytes: int, limit: int = 2**24) -> It
         yield batch
 
 
+def dataset_folder(out: Path | str, task_id: str) -> Path:
+    """out/<domain>/<name>; further slashes (and what a file system dislikes) in a name become dashes."""
+    domain, name = task_id.split("/", 1)
+    return Path(out) / domain / name.replace("/", "-").replace(":", "-")
+
+
 # -- looking around ---------------------------------------------------------------------------------------------------
 
 
@@ -715,10 +721,10 @@ class Report:
         return not self.problems
 
 
-def verify(folder: Path | str) -> Report:
+def verify(folder: Path | str, contents: bool = True) -> Report:
     """Check everything: every hash, every page, every episode against the spec, the index against the timesteps.
 
-    Raises DatasetMissingError or DatasetCorruptError only where nothing at all can be read; the rest is in the report.
+    Without `contents`, the hashes alone: that the bytes are those that were written, several times as fast. Raises DatasetMissingError or DatasetCorruptError only where nothing at all can be read; the rest is in the report.
     """
     folder = Path(folder)
     report = Report(folder)
@@ -743,10 +749,11 @@ def verify(folder: Path | str) -> Report:
     for name, indices in by_part.items():
         if name in damaged:
             continue
+        dataset._parts[name].entry = None  # its hash is verified already
         if name.startswith("pending/"):
             report.bytes += (folder / name).stat().st_size
         try:
-            problems = list(_verify_part(dataset, name, indices))
+            problems = list(_verify_part(dataset, name, indices)) if contents else []
         except GatoError as error:
             problems = [f"{error.where}: {error.what}"]
         report.problems += problems
@@ -780,6 +787,109 @@ def _verify_part(dataset: Dataset, name: str, indices: list[int]) -> Iterator[st
                 yield f"{place} episode {entry.number}: {said}"
 
 
+@dataclass
+class Repaired:
+    """What `repair` could save. `lost` maps episode numbers to why; `unlisted` are episodes whose index entry is gone:
+    their timesteps are whole, their seed, source and other facts are not known any more."""
+
+    folder: Path
+    kept: int = 0
+    lost: dict[int, str] = field(default_factory=dict)
+    unlisted: list[int] = field(default_factory=list)
+
+
+def repair(folder: Path | str, out: Path | str) -> Repaired:
+    """Every episode of a damaged dataset that is still whole, as the new dataset `out`; `folder` is not touched.
+
+    An episode is whole if every page of it has its checksum, its rows are numbered as they should be, and it obeys the spec
+    and the index. Lost ones are noted in `out` with the reason. Raises DatasetCorruptError where the manifest or meta.json
+    is damaged, since nothing says then what the columns mean; OutputExistsError.
+    """
+    folder, out = Path(folder), Path(out)
+    if (out / MANIFEST).exists():
+        raise OutputExistsError("a dataset is there already", where=str(out), fix="choose another folder")
+    manifest = read_manifest(folder, "dataset")
+    verify_file(folder, "meta.json", manifest["files"]["meta.json"], DatasetCorruptError)
+    damaged = Dataset.__new__(Dataset)
+    damaged.folder, damaged._manifest = folder, manifest
+    damaged.meta = json.loads((folder / "meta.json").read_bytes())
+    damaged.task, damaged.spec = damaged.meta["task"], TaskSpec.from_json(damaged.meta["spec"])
+    names = [name for name in manifest["files"] if name.startswith("data/")] + _pending(
+        folder, manifest["facts"]["folded"]
+    )
+    damaged._parts = {name: _Part(folder, name, None) for name in names}
+    done = Repaired(out)
+    facts = {key: value for key, value in damaged.meta.items() if key not in ("schema", "task", "spec")}
+    with DatasetWriter(out, damaged.task, damaged.spec, facts) as writer:
+        for name in names:
+            numbers, steps = _numbering(damaged._parts[name])
+            entries, listed = _entries_of(folder, name, numbers)
+            for entry in entries:
+                try:
+                    rows = slice(entry.row, entry.row + entry.steps)
+                    if numbers is None:
+                        raise DatasetCorruptError("the file is missing or cannot be opened", where=str(folder / name))
+                    if not (
+                        np.array_equal(numbers[rows], np.full(entry.steps, entry.number))
+                        and np.array_equal(steps[rows], np.arange(entry.steps))
+                    ):
+                        raise DatasetCorruptError("timesteps are missing or out of place", where=str(folder / name))
+                    [episode] = damaged._read([entry])
+                    episode.check(damaged.spec, f"{folder / name} episode {entry.number}")
+                    if listed and not np.isclose(episode.total_return, entry.total_return, rtol=1e-6, atol=1e-6):
+                        raise DatasetCorruptError("the return is not that of the index", where=str(folder / name))
+                except GatoError as error:
+                    done.lost[entry.number] = f"{error.code}: {error.what} [{error.where}]"
+                    continue
+                if entry.number not in writer.numbers:
+                    writer.add(episode, entry.number)
+                    done.kept += 1
+                    done.unlisted += [] if listed else [entry.number]
+        known = {int(k): v for k, v in manifest["facts"]["failed"].items()}
+        lost = {n: why for n, why in {**known, **done.lost}.items() if n not in writer.numbers}
+        if lost:
+            writer.add_chunk(encode_chunk(damaged.spec, [], [], lost), [], lost)
+    return done
+
+
+def _numbering(part: _Part) -> tuple[np.ndarray | None, np.ndarray]:
+    """Columns `episode` and `step` of a file that may be damaged: -1 where they cannot be read; None where nothing can."""
+    try:
+        part.open()
+    except (GatoError, OSError):
+        return None, np.zeros(0, np.int64)
+    assert part.file is not None
+    numbers, steps = (np.full(int(part.starts[-1]), -1, np.int64) for _ in range(2))
+    for group in range(part.file.num_row_groups):
+        try:
+            read = part.file.read_row_group(group, columns=["episode", "step"], use_threads=False)
+        except (OSError, pa.ArrowException):
+            continue
+        rows = slice(int(part.starts[group]), int(part.starts[group + 1]))
+        numbers[rows], steps[rows] = read["episode"].to_numpy(), read["step"].to_numpy()
+    return numbers, steps
+
+
+def _entries_of(folder: Path, name: str, numbers: np.ndarray | None) -> tuple[list[Entry], bool]:
+    """The index of one file, and whether it is the index's own word: else it is made again from the rows."""
+    try:
+        if name.startswith("pending/"):
+            metadata = pq.read_schema(folder / name).metadata
+            return [Entry(*r[:-1], name, r[-1]) for r in json.loads(metadata[b"gato:index"])], True  # type: ignore[call-arg]
+        return _read_index(folder, name.replace("data/", "index/")), True
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+        if numbers is None:
+            return [], False
+    starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]]) if len(numbers) else np.zeros(0, np.int64)
+    ends = np.r_[starts[1:], len(numbers)]
+    executed = "executed:" in "".join(pq.read_schema(folder / name).names)
+    return [
+        Entry(int(numbers[a]), None, "", int(b - a), 0.0, None, {"index_lost": True}, executed, name, int(a))
+        for a, b in zip(starts, ends, strict=True)
+        if numbers[a] >= 0
+    ], False
+
+
 def find_datasets(paths: Path | str | Iterable[Path | str]) -> list[Path]:
     """Every dataset at or below the paths, sorted. Raises DatasetMissingError (nearest names) if there is none."""
     wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
@@ -795,7 +905,7 @@ def find_datasets(paths: Path | str | Iterable[Path | str]) -> list[Path]:
                 "no such folder", where=str(path), fix=near or "gato collect TASK --out DIR makes one"
             )
         inside = sorted(
-            m.parent for m in path.rglob(MANIFEST) if (m.parent / "meta.json").exists() and (m.parent / "data").is_dir()
+            m.parent for m in path.rglob(MANIFEST) if is_dataset(m.parent) and TEMPORARY not in str(m.relative_to(path))
         )
         if not inside:
             raise DatasetMissingError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import platform
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 
 from gato.episodes import Episode
-from gato.errors import GatoError
+from gato.errors import GatoError, UsageError
 from gato.evaluation.animation import animate, plot_episode
 from gato.evaluation.language import bits_per_byte, caption_scores
 from gato.evaluation.open_loop import action_errors
@@ -28,7 +30,7 @@ from gato.rollouts.loop import BatchPolicy
 from gato.rollouts.pool import WorkerPool
 from gato.rollouts.retrieve import Retrieval
 from gato.sequences import Segment, TokenStore, collate
-from gato.worlds import Task
+from gato.worlds import Task, find
 
 SLOTS = 20  # episodes of one task played side by side
 FILM_STEPS = 400
@@ -40,7 +42,7 @@ def evaluate(
     episodes: int,
     out: Path,
     *,
-    workers: int = 2,
+    workers: int | None = 2,
     seed: int = 0,
     film: bool = True,
     language: Mapping[str, Any] | None = None,
@@ -48,12 +50,14 @@ def evaluate(
     progress: bool = True,
     protocol: Mapping[str, Any] | None = None,
     planning: Planning | None = None,
+    cluster: str | None = None,
 ) -> dict[str, Any]:
     """Play `episodes` of every task and write out/results.json and out/media/; returns the results.
 
     `seed` shifts the block of evaluation seeds. `language` is what `evaluate_language` returned, if anything.
     `demonstrations`, held out, by task: the tasks' records get the errors of `open_loop.action_errors` on them, under
-    `teacher_forced`. Scores do not depend on `workers`, not by a bit.
+    `teacher_forced`; those of demonstrated tasks that are not among `tasks`, having no world, stand under `open_loop`. Scores do not depend on `workers`, not by a bit.
+    With `cluster`, a Ray cluster's address, whole tasks are played on its members, to the same scores.
     With `planning` the agent looks ahead on saved states of the worlds, which then run in this process; so do their films.
     """
     out = Path(out)
@@ -61,9 +65,16 @@ def evaluate(
     scored, films, notes = [], [], []
     forced = {}
     began = time.perf_counter()
-    with WorkerPool(workers) as pool, _Progress(progress, len(tasks) * episodes) as shown:
-        for task in tasks:
-            scores, best = evaluate_task(agent, task, episodes, pool, seed, shown, planning)
+    with contextlib.ExitStack() as stack:
+        shown = stack.enter_context(_Progress(progress, len(tasks) * episodes))
+        if cluster is None:
+            pool = stack.enter_context(WorkerPool(2 if workers is None else workers))
+            played: Iterator[tuple[Task, TaskScores, Episode | None]] = (
+                (task, *evaluate_task(agent, task, episodes, pool, seed, shown, planning)) for task in tasks
+            )
+        else:
+            played = _on_cluster(agent, tasks, episodes, seed, planning, cluster, workers, shown)
+        for task, scores, best in played:
             scored.append(scores)
             if demonstrations and task.id in demonstrations and isinstance(agent, Agent):
                 forced[task.id] = action_errors(agent, task.id, demonstrations[task.id])
@@ -85,6 +96,10 @@ def evaluate(
     for entry in record["tasks"]:
         if entry["id"] in forced:
             entry["teacher_forced"] = forced[entry["id"]]
+    if demonstrations and isinstance(agent, Agent):
+        unplayed = {task for task in demonstrations if task not in forced}
+        if unplayed:
+            record["open_loop"] = {t: action_errors(agent, t, demonstrations[t]) for t in sorted(unplayed)}
     (out / "media" / "index.json").write_text(json.dumps(films, indent=1))
     write_results(record, out / "results.json")
     return record
@@ -130,6 +145,65 @@ def evaluate_task(
     )  # fmt: skip
     middle = played[int(np.argsort(values, kind="stable")[len(values) // 2])] if played else None
     return scores, middle
+
+
+def _on_cluster(
+    agent: Agent | Retrieval,
+    tasks: Sequence[Task],
+    episodes: int,
+    seed: int,
+    planning: Planning | None,
+    address: str,
+    workers: int | None,
+    shown: _Progress,
+) -> Iterator[tuple[Task, TaskScores, Episode | None]]:
+    """`evaluate_task` of each task by a member of a Ray cluster, in the order of the tasks.
+
+    A unit of work is a task with its whole range of seeds, since how many episodes share a batch may show in the last bit
+    of what they compute. The bundle travels as its files, and is loaded by a member as any bundle is.
+    """
+    from gato.rollouts.cluster import Cluster, told
+
+    if not isinstance(agent, Agent):
+        raise UsageError("a bundle is evaluated on a cluster, not a baseline", where="--cluster", fix="leave it out")
+    device, threads = next(agent.bundle.model.parameters()).device.type, torch.get_num_threads()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Cluster(address, workers, threads=threads, gpus=device != "cpu") as members,
+    ):
+        saved = agent.bundle.save(Path(folder) / "bundle")
+        files = {str(f.relative_to(saved)): f.read_bytes() for f in saved.rglob("*") if f.is_file()}
+        shared = members.share((files, agent.bundle.acting, device, threads))
+        payloads = [(shared, told([task.id]), task.id, episodes, seed, planning) for task in tasks]
+        done = {}
+        for payload, result in members.map(_evaluate_there, payloads):
+            done[payload[2]] = result
+            shown.begin(payload[2])
+            for _ in range(episodes):
+                shown.advance(result[0].facts["environment_steps"] // episodes)
+            shown.end(payload[2])
+    yield from ((task, *done[task.id]) for task in tasks)
+
+
+def _evaluate_there(state: dict[str, Any], payload: Any) -> tuple[TaskScores, Episode | None]:
+    """In a member of a cluster."""
+    from gato.policy import load
+    from gato.rollouts.cluster import fetch, learn
+
+    shared, tasks, task_id, episodes, seed, planning = payload
+    learn(tasks)
+    if state.get("shared") != shared:
+        files, acting, device, threads = fetch(shared)
+        torch.set_num_threads(threads)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in files.items():
+                file = Path(folder) / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(data)
+            agent = load(folder, device)
+        agent.bundle.acting = acting
+        state |= {"shared": shared, "agent": agent, "pool": state.get("pool") or WorkerPool(1)}
+    return evaluate_task(state["agent"], find(task_id), episodes, state["pool"], seed, None, planning)
 
 
 def _policy(agent: Agent | Retrieval, task: Task, slots: int, planning: Planning | None) -> BatchPolicy:

@@ -376,7 +376,11 @@ def _table(run: _Run) -> str:
 def _open_loop(run: _Run) -> str:
     """Errors of single actions beside the score of whole episodes: is it the learning that lacks, or the data?"""
     rows = []
-    for task in sorted((t for t in run.tasks if t.get("teacher_forced")), key=lambda t: t["id"]):
+    unplayed = [
+        {"id": t, "domain": t.split("/")[0], "teacher_forced": errors, "expert_normalised": None}
+        for t, errors in (run.results.get("open_loop") or {}).items()
+    ]
+    for task in sorted((t for t in [*run.tasks, *unplayed] if t.get("teacher_forced")), key=lambda t: t["id"]):
         for path, leaf in task["teacher_forced"]["actions"].items():
             discrete = leaf["kind"] == "discrete"
             cells = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
 
 
 def load(path: Path | str, device: str = "cpu") -> Agent:
-    """The agent of a bundle folder (or of a run that holds one). Raises CheckpointMissingError and its siblings."""
+    """The agent of a bundle folder, of a run that holds one, or of `hf://org/name@revision` on the Hugging Face Hub.
+
+    Raises CheckpointMissingError and its siblings. Nothing is downloaded unless `path` begins with `hf://`.
+    """
+    if str(path).startswith(("hf://", "hf:/")):  # a Path has lost one of the slashes
+        from gato.policy.hub import SCHEME, fetch
+
+        path = fetch(SCHEME + str(path).removeprefix("hf:").lstrip("/"))
     path = Path(path)
     inside = [p for p in (path, path / "bundle", path / "train" / "bundle") if (p / "config.json").is_file()]
     return Agent(Bundle.load(inside[0] if inside else path, device))
@@ -81,6 +89,16 @@ class Agent:
         if task not in self._sessions:
             self._sessions[task] = self.session(task)
         return self._sessions[task].act(observation)
+
+    def push_to_hub(self, repository: str, *, private: bool = True, message: str = "", token: str | None = None) -> str:
+        """Upload the bundle, with a card written from what it says of itself; returns `hf://org/name@commit`.
+
+        `repository` is `org/name`; it is made, private unless told otherwise, if it is not there. Raises UsageError without
+        a token that may do so, ResourceError where the Hub cannot be reached.
+        """
+        from gato.policy.hub import push
+
+        return push(self.bundle, repository, private=private, message=message, token=token)
 
     # -- language and vision --------------------------------------------------------------------------------------------
 
@@ -304,4 +322,16 @@ def nest(flat: Mapping[str, Any]) -> Any:
 
 def installed(agent: Agent) -> list[str]:
     """Those of its tasks whose simulator is here."""
-    return [task for task in agent.tasks if find(task).installed]
+    nowhere = without_world(agent)
+    return [task for task in agent.tasks if task not in nowhere and find(task).installed]
+
+
+def without_world(agent: Any) -> list[str]:
+    """Those of its tasks that can be played nowhere: recordings of somebody else's robot."""
+
+    def known(task: str) -> bool:
+        with contextlib.suppress(UnknownNameError):
+            return bool(find(task))
+        return False
+
+    return [task for task in agent.tasks if not known(task)]

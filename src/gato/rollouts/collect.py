@@ -27,7 +27,7 @@ import numpy as np
 
 from gato.episodes import Episode
 from gato.episodes.manifest import MANIFEST
-from gato.episodes.store import Dataset, DatasetWriter, encode_chunk
+from gato.episodes.store import Dataset, DatasetWriter, dataset_folder, encode_chunk
 from gato.errors import (
     DatasetCorruptError,
     DatasetMissingError,
@@ -80,17 +80,11 @@ class Collected:
         return self.held + self.added
 
 
-def dataset_folder(out: Path | str, task_id: str) -> Path:
-    """out/<domain>/<name>; further slashes (and what a file system dislikes) in a name become dashes."""
-    domain, name = task_id.split("/", 1)
-    return Path(out) / domain / name.replace("/", "-").replace(":", "-")
-
-
 def collect(
     tasks: Sequence[Task],
     episodes: int,
     out: Path | str,
-    workers: int = 2,
+    workers: int | None = 2,
     policy: str | MakeExpert = "expert",
     noise: Noise | Sequence[Noise] | None = None,
     wide_share: float = 0.0,
@@ -99,6 +93,7 @@ def collect(
     progress: bool = True,
     from_traces: bool | Sequence[Path | str] = False,
     deadline: float = 60.0,
+    cluster: str | None = None,
 ) -> list[Collected]:
     """Top every task's dataset at out/<domain>/<name> up to `episodes`; a complete one costs nothing.
 
@@ -107,7 +102,8 @@ def collect(
     wide_share: the share of episodes that start wide. max_steps: cut recordings here. seconds: stop after this long,
     over all tasks, keeping what is there. from_traces: replay traces instead of running the expert: those of these
     files and folders, or, if True, the package's where there are any. A trace that does not come true is dropped, and
-    counted and named among the reasons.
+    counted and named among the reasons. cluster: play on this Ray cluster ("auto" or HOST:PORT, see `cluster.Cluster`), on
+    `workers` of its CPUs (None: all). The episodes are the same.
 
     Raises OutputExistsError (the folder holds another task, spec or policy, or somebody is writing there),
     WorldCrashError, ExpertError (an expert that nearly always fails), DiskFullError. What was finished stays.
@@ -121,31 +117,39 @@ def collect(
     jobs = [
         _Job(task, dataset_folder(out, task.id), episodes, source, settings, files.get(task.id, ())) for task in tasks
     ]
+    todo = [job for job in jobs if not job.is_complete()]
     with contextlib.ExitStack() as stack:
-        waiting = {job.task.id: stack.enter_context(job) for job in jobs if not job.is_complete()}
+        pool: Any = None
+        if cluster is not None and todo:  # before anything is written
+            from gato.rollouts.cluster import Cluster
+
+            pool = stack.enter_context(Cluster(cluster, workers, deadline))
+        waiting = {job.task.id: stack.enter_context(job) for job in todo}
         if waiting:
-            shown = stack.enter_context(_Progress(progress, sum(len(job.units) for job in waiting.values())))
+            units = sum(len(job.units) for job in waiting.values())
+            shown = stack.enter_context(_Progress(progress, units))
+            if pool is None:
+                pool = stack.enter_context(WorkerPool(min(2 if workers is None else workers, units), deadline))
             play = functools.partial(play_chunk, make_policy)
-            _play_all(waiting, workers, deadline, play, seconds, shown)
+            _play_all(waiting, functools.partial(pool.map_units, give_up=_give_up), play, seconds, shown)
     return [job.result for job in jobs]
 
 
 def _play_all(
-    jobs: Mapping[str, _Job], workers: int, deadline: float, play: Play, seconds: float | None, shown: _Progress
+    jobs: Mapping[str, _Job], map_units: Callable[..., Any], play: Play, seconds: float | None, shown: _Progress
 ) -> None:
     """Play the units of all tasks in one stream, so that no worker waits for the slow end of a task."""
     units: list[Unit] = [unit for job in jobs.values() for unit in job.units]
     ends = math.inf if seconds is None else time.monotonic() + seconds
-    with WorkerPool(min(workers, len(units)), deadline) as pool:
-        for chunk, result in pool.map_units(units, play, give_up=_give_up):
-            job = jobs[chunk[0].task]
-            units += job.receive(result)
-            shown.advance(job, len(result.numbers), len(result.failed))
-            if job.done:
-                job.close()
-                shown.finished(job)
-            if time.monotonic() > ends:
-                units.clear()  # what has begun is finished and kept
+    for chunk, result in map_units(units, play):
+        job = jobs[chunk[0].task]
+        units += job.receive(result)
+        shown.advance(job, len(result.numbers), len(result.failed))
+        if job.done:
+            job.close()
+            shown.finished(job)
+        if time.monotonic() > ends:
+            units.clear()  # what has begun is finished and kept
 
 
 class _Job:

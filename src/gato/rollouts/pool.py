@@ -408,7 +408,7 @@ class WorkerPool:
                     elif isinstance(result, GatoError):
                         raise result
                     else:
-                        chunks.took(job, time.monotonic() - job.began)
+                        chunks.took(job.units, time.monotonic() - job.began)
                         yield job.units, result
         finally:
             for worker in busy:  # nobody asks any more, or something went wrong: what still runs concerns no one
@@ -463,10 +463,11 @@ def _crash(unit: Unit, error: GatoError, times: int) -> WorldCrashError:
 
 
 class _Chunks:
-    """Units of one task at a time, as many as are worth about CHUNK_SECONDS. A list may grow meanwhile."""
+    """Units of one task at a time, as many as are worth about `worth` seconds. A list may grow meanwhile."""
 
-    def __init__(self, units: Iterable[Unit]):
+    def __init__(self, units: Iterable[Unit], worth: float = CHUNK_SECONDS):
         self._units: Iterator[Unit] = _Growing(units) if isinstance(units, list) else iter(units)
+        self._worth = worth  # seconds
         self._held: Unit | None = None  # drawn already, but of another task than the chunk before
         self._seconds: dict[str, float] = {}  # per unit of a task
 
@@ -477,7 +478,7 @@ class _Chunks:
             return None
         chunk, limit = [first], 1
         if first.task in self._seconds:
-            limit = min(MAX_CHUNK, int(CHUNK_SECONDS / max(self._seconds[first.task], 1e-6)))
+            limit = min(MAX_CHUNK, int(self._worth / max(self._seconds[first.task], 1e-6)))
         while len(chunk) < limit and (unit := next(self._units, None)) is not None:
             if unit.task != first.task:
                 self._held = unit
@@ -485,8 +486,8 @@ class _Chunks:
             chunk.append(unit)
         return _Job(chunk)
 
-    def took(self, job: _Job, seconds: float) -> None:
-        task, each = job.units[0].task, seconds / len(job.units)
+    def took(self, units: list[Unit], seconds: float) -> None:
+        task, each = units[0].task, seconds / len(units)
         old = self._seconds.get(task, each)
         self._seconds[task] = min(each, (old + each) / 2)  # quick to forget how long the simulator took to start
 
