@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,14 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, to
         raise CheckpointCorruptError(f"not a readable safetensors file: {error}", where=str(path)) from error
 
 
-def load_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
-    """Strict: every missing, unexpected or misshaped tensor is listed in one CheckpointMismatchError."""
+def load_weights(
+    model: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],
+    where: str,
+    place: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+) -> None:
+    """Strict: every missing, unexpected or misshaped tensor is listed in one CheckpointMismatchError. `place` makes of a
+    tensor and the weight it is for what is loaded (a slice of it, where the network is shared by ranks)."""
     wanted = model.state_dict()
     faults = [f"missing {k}" for k in wanted if k not in tensors]
     faults += [f"unexpected {k}" for k in tensors if k not in wanted]
@@ -172,6 +179,8 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], where
     ]
     if faults:
         raise CheckpointMismatchError("; ".join(faults), where=where, fix="load it with the config it was saved with")
+    if place is not None:
+        tensors = {k: place(v, wanted[k]) for k, v in tensors.items()}
     model.load_state_dict(tensors)
 
 
