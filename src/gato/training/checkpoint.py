@@ -129,7 +129,12 @@ def load_checkpoint(run: Path, model: torch.nn.Module, optimizers: Optimizers) -
     pointer = run / "checkpoints" / "last"
     if not pointer.is_file():
         raise CheckpointMissingError("no checkpoint here", where=str(run), fix="name the --out folder of a run")
-    folder = pointer.parent / pointer.read_text().strip()
+    name = pointer.read_bytes().decode(errors="replace").strip()
+    if not re.fullmatch(r"step-\d{8,}", name):
+        raise CheckpointCorruptError(
+            f"not the name of a checkpoint: {name[:40]!r}", where=str(pointer), fix="write the name of one into it"
+        )
+    folder = pointer.parent / name
     manifest = verify_manifest(folder, CheckpointCorruptError)
     record = read_json(folder / "state.json")
     scalars = record.pop("optimizer")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from gato.episodes.store import Dataset, find_datasets
 from gato.errors import DatasetMissingError, NonFiniteError, OutputExistsError, RecipeError, TokenizerError
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard, make_codec
+from gato.model.transformer import Block
 from gato.sequences import Mixture, TokenStore
 from gato.sequences.filter import good_episodes
 from gato.tokens.patches import PatchTable
@@ -120,10 +121,10 @@ def train(
     lead = team is None or team.lead
     assert team is None or visit is None, "a network in slices cannot be looked at from one rank"
     with lock_folder(out) if lead else nullcontext():
-        if max(world, recipe.accumulate) > recipe.slots or Team.parts_of(recipe.accumulate, world) > recipe.slots:
+        if Team.parts_of(recipe.accumulate, world) > recipe.slots:
             raise RecipeError(
                 f"{recipe.slots} slots cannot be shared by {world} processes in {recipe.accumulate} parts",
-                where=recipe.name, fix=f"at most {recipe.slots} processes, or more slots",
+                where=recipe.name, fix=f"--processes {recipe.slots}, or more slots",
             )  # fmt: skip
         if track is not None:
             check_tracker(track)
@@ -171,13 +172,14 @@ def train(
 
 def _prepare(model: Gato, recipe: Recipe, team: Team, device: str) -> None:
     """What the recipe or the team asks for beyond the plain network, in place."""
+    blocks = cast(Iterable[Block], model.blocks)
     if recipe.activation_checkpointing:
-        for block in model.blocks:
+        for block in blocks:
             block.recompute = True
     if recipe.compile:
         # What is per token compiles for every number of tokens at once. Attention does not: its groups are a new list of
         # lengths at each step, and would be compiled anew each time.
-        for block in model.blocks:
+        for block in blocks:
             block.feedforward.compile(dynamic=True)
     if team.sharded:
         shard(model, team.world, device, _in_bf16(recipe, device))

@@ -2,7 +2,7 @@
 
     network    81,345,024 parameters, gato-79m
     step       524,288 tokens = 8 ranks × 8 parts × 8 slots × 1,024
-    memory     2.31 GiB a rank: weights 0.04, gradients 0.04, optimiser 0.08, gathered 0.30, activations 1.85 (estimated)
+    memory     2.3 GiB a rank: weights 39 MiB, gradients 39 MiB, optimiser 78 MiB, gathered 86 MiB, activations 2.1 GiB (estimated)
     precision  bf16, reduced in float32
 
 The estimate counts what has a name. What a library allocates on top (kernels, fragments, on a CPU the interpreter and the
@@ -70,18 +70,21 @@ class Plan:
         )  # fmt: skip
 
     def __str__(self) -> str:
-        def gib(size: int) -> str:
-            return f"{size / 2**30:.2f}"
-
         memory = {"weights": self.weights, "gradients": self.gradients, "optimiser": self.optimizer}
         memory |= {"gathered": self.gathered} if self.gathered else {}
-        said = ", ".join(f"{name} {gib(size)}" for name, size in {**memory, "activations": self.activations}.items())
+        said = ", ".join(
+            f"{name} {in_words(size)}" for name, size in {**memory, "activations": self.activations}.items()
+        )
         return (
             f"network    {self.parameters:,} parameters, {self.size}\n"
             f"step       {self.tokens:,} tokens = {self.ranks} ranks × {self.parts} parts × {self.slots} slots × {self.slot_tokens:,}\n"
-            f"memory     {gib(self.bytes)} GiB a rank: {said} (estimated)\n"
+            f"memory     {in_words(self.bytes)} a rank: {said} (estimated)\n"
             f"precision  {self.precision}"
         )
+
+
+def in_words(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def activation_bytes(recipe: Recipe, slots: int, size: int) -> int:

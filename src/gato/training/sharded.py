@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.tensor import DTensor
 
@@ -102,7 +102,8 @@ def read_shards(
 
     The manifest has been verified. Raises CheckpointCorruptError, CheckpointMismatchError with every difference."""
     reader = SafeReader(folder / SHARDS, {n.removeprefix(f"{SHARDS}/") for n in manifest["files"]})
-    stored = reader.read_metadata().state_dict_metadata
+    entries = reader.read_metadata().state_dict_metadata
+    stored = {k: tuple(v.size) for k, v in entries.items() if isinstance(v, TensorStorageMetadata)}
     wanted: dict[str, torch.Tensor] = _named("model", model.state_dict())
     faults = [f"missing {k}" for k in wanted if k not in stored]
     faults += [f"unexpected {k}" for k in stored if k.startswith("model/") and k not in wanted]
@@ -110,13 +111,13 @@ def read_shards(
     for path in (k.removeprefix("optimizer/") for k in stored if k.startswith("optimizer/")):
         name, i, _ = place_of(path, optimizers, str(folder))
         p = parameters_of(optimizers[name])[i]
-        size = stored[f"optimizer/{path}"].size
-        moments[path] = torch.zeros_like(p.detach()) if tuple(size) == tuple(p.shape) else torch.zeros(size)
+        size = stored[f"optimizer/{path}"]
+        moments[path] = torch.zeros_like(p.detach()) if size == tuple(p.shape) else torch.zeros(size)
     wanted |= _named("optimizer", moments)
     faults += [
-        f"{k} is {tuple(stored[k].size)}, expected {tuple(v.shape)}"
+        f"{k} is {stored[k]}, expected {tuple(v.shape)}"
         for k, v in wanted.items()
-        if k in stored and tuple(stored[k].size) != tuple(v.shape)
+        if k in stored and stored[k] != tuple(v.shape)
     ]
     if faults:
         raise CheckpointMismatchError(

@@ -126,7 +126,7 @@ def _run(
     recipe: Recipe, data: Sequence[Path], out: Path, text: TextTokenizer, device: str, processes: int, resume: bool,
     start: Bundle | None = None, team: Team | None = None, **watching: Any,
 ) -> Path:  # fmt: skip
-    processes = 1 if team or device != "cpu" else processes or sensible(recipe.slots)
+    processes = 1 if team or device != "cpu" else processes or sensible(recipe.slots, recipe.accumulate)
     if processes > 1:
         torch.set_num_threads(1)  # before anything uses more: they are forked
     stores = load_stores(list(data), recipe.config(), text, recipe)

@@ -13,6 +13,7 @@ hangs or went another way, GATO_TIMEOUT seconds (90) after it did.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -51,7 +52,8 @@ class Team:
     def __init__(self, rank: int = 0, world: int = 1, store: Any = None, others: Sequence[Any] = ()):
         self.rank, self.world, self.store = rank, world, store
         self.lead = rank == 0
-        self._others, self._heartbeat = list(others), None
+        self._others = list(others)
+        self._heartbeat: Heartbeat | None = None
         self._control: Any = None  # a group of its own for numbers: no collective of the network can be mistaken for it
         if world > 1:
             self._heartbeat = Heartbeat(rank, world, store, timeout(), self._give_up)
@@ -191,6 +193,10 @@ class Team:
         self._heartbeat.stop(clean=together)
         if together or not self.sharded:
             dist.destroy_process_group()
+        self.store, self._heartbeat = (
+            None,
+            None,
+        )  # now, not when rubbish is collected: perhaps in a process forked later
 
 
 class Forked(Team):
@@ -253,6 +259,7 @@ def fork(others: int, work: Callable[[int], Any]) -> list[Any]:
 
 
 def _rank(work: Callable[[int], Any], rank: int) -> None:
+    gc.freeze()  # what rank 0 had lying about (threads' ends, connections) must not be torn down here
     try:
         work(rank)
     except GatoError as error:
@@ -260,8 +267,9 @@ def _rank(work: Callable[[int], Any], rank: int) -> None:
     os._exit(0)
 
 
-def sensible(slots: int) -> int:
-    """Processes for a training on this machine's CPU: one per core, at most four, never more than slots."""
-    return max(
-        1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4, slots)
+def sensible(slots: int, accumulate: int = 1) -> int:
+    """Processes for a training on this machine's CPU: one per core, at most four, and no more parts than slots."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return next(
+        n for n in range(max(1, min(cores, 4, slots)), 0, -1) if n == 1 or Team.parts_of(accumulate, n) <= slots
     )
