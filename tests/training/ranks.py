@@ -15,7 +15,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["gato.training.start", "gato.training.sharded", "torch.utils.tensorboard", "ranks"])
+_server.set_forkserver_preload(
+    [
+        "gato.training.start",
+        "torch.distributed.fsdp",
+        "gato.sequences",
+        "gato.training.sharded",
+        "torch._dynamo",
+        "torch.utils.tensorboard",
+    ]
+)
 
 
 class Ranks:

@@ -138,15 +138,18 @@ def load_checkpoint(run: Path, model: torch.nn.Module, optimizers: Optimizers) -
     manifest = verify_manifest(folder, CheckpointCorruptError)
     record = read_json(folder / "state.json")
     scalars = record.pop("optimizer")
+    # Everything is read before anything is put to use.
     if manifest["facts"].get("format") == "sharded":
         from gato.training.sharded import read_shards
 
-        moments = read_shards(folder, manifest, model, optimizers)
+        weights, moments = read_shards(folder, manifest, model, optimizers)
     else:
-        weights = load_tensors(folder / "model.safetensors")
-        load_weights(model, weights, str(folder / "model.safetensors"), like)
-        moments = load_tensors(folder / "optimizer.safetensors")
-    _restore(optimizers, moments, scalars, str(folder))
+        weights, moments = (load_tensors(folder / f"{name}.safetensors") for name in ("model", "optimizer"))
+    states = _by_parameter(optimizers, moments, scalars, str(folder))
+    load_weights(model, weights, str(folder / "model.safetensors"), like)
+    for name, optimizer in optimizers.items():
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": states[name], "param_groups": groups})
     return State(**record)
 
 
@@ -165,15 +168,18 @@ def place_of(path: str, optimizers: Optimizers, where: str) -> tuple[str, int, s
     return name, int(i), key
 
 
-def _restore(optimizers: Optimizers, moments: dict[str, torch.Tensor], scalars: dict[str, Any], where: str) -> None:
+def _by_parameter(
+    optimizers: Optimizers, moments: dict[str, torch.Tensor], scalars: dict[str, Any], where: str
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """{optimiser: {parameter's number: {key: value}}}, as its `load_state_dict` takes it."""
     states: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in optimizers}
     parameters = {name: parameters_of(optimizer) for name, optimizer in optimizers.items()}
     for path, value in [*moments.items(), *scalars.items()]:
         name, i, key = place_of(path, optimizers, where)
         p = parameters[name][i]
-        if isinstance(value, torch.Tensor) and value.shape == p.shape and type(value) is torch.Tensor:
+        if isinstance(value, torch.Tensor) and value.ndim:
+            if value.shape != p.shape:
+                raise CheckpointMismatchError(f"{path} is {tuple(value.shape)}, expected {tuple(p.shape)}", where=where)
             value = like(value, p)
         states[name].setdefault(i, {})[key] = value
-    for name, optimizer in optimizers.items():
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": states[name], "param_groups": groups})
+    return states

@@ -97,14 +97,14 @@ def _named(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 
 def read_shards(
     folder: Path, manifest: dict[str, Any], model: torch.nn.Module, optimizers: Optimizers
-) -> dict[str, torch.Tensor]:
-    """Fill the model's weights; returns the optimisers' moments, sharded as the parameters are that they belong to.
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """(weights, moments), sharded as the model's parameters are that they belong to. The model itself is not touched.
 
     The manifest has been verified. Raises CheckpointCorruptError, CheckpointMismatchError with every difference."""
     reader = SafeReader(folder / SHARDS, {n.removeprefix(f"{SHARDS}/") for n in manifest["files"]})
     entries = reader.read_metadata().state_dict_metadata
     stored = {k: tuple(v.size) for k, v in entries.items() if isinstance(v, TensorStorageMetadata)}
-    wanted: dict[str, torch.Tensor] = _named("model", model.state_dict())
+    wanted = _named("model", {k: torch.empty_like(v) for k, v in model.state_dict().items()})
     faults = [f"missing {k}" for k in wanted if k not in stored]
     faults += [f"unexpected {k}" for k in stored if k.startswith("model/") and k not in wanted]
     moments: dict[str, torch.Tensor] = {}
@@ -131,8 +131,8 @@ def read_shards(
         if isinstance(cause, GatoError):
             raise cause from error
         raise CheckpointCorruptError(f"a shard cannot be read: {cause}", where=str(folder)) from error
-    model.load_state_dict({k.removeprefix("model/"): v for k, v in wanted.items() if k.startswith("model/")})
-    return {path: wanted[f"optimizer/{path}"] for path in moments}
+    weights = {k.removeprefix("model/"): v for k, v in wanted.items() if k.startswith("model/")}
+    return weights, {path: wanted[f"optimizer/{path}"] for path in moments}
 
 
 class SafeReader(dcp.FileSystemReader):

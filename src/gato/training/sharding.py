@@ -32,7 +32,10 @@ def shard(model: Gato, world: int, device: str, bf16: bool) -> None:
 
 
 def like(whole: torch.Tensor, template: torch.Tensor) -> torch.Tensor:
-    """This rank's slice of a tensor that it holds whole, placed as `template` is; the tensor itself in one process."""
+    """This rank's slice of a tensor that it holds whole, placed as `template` is; the tensor itself in one process, or
+    where it is a slice already."""
+    if isinstance(whole, DTensor):
+        return whole
     if not isinstance(template, DTensor):
         return whole.to(template.device)
     return distribute_tensor(
