@@ -13,7 +13,7 @@ from typing import Any
 
 from damage import content
 from figures import Failure, Figure, digest_of, emptied, forked, make_tokenizer
-from runs import Place, killed, prepare
+from runs import Place, kill_within, prepare
 
 from gato.errors import DiskFullError
 
@@ -187,12 +187,16 @@ def kill_collector(place: Collecting, i: int, rng: random.Random) -> str:
 
     out, told = emptied(place.folder / "data"), place.folder / "told"
     told.unlink(missing_ok=True)
-    folder, kills = out / "dummy" / "count", 0
+    folder, kills = out / "dummy" / "count", rng.randint(1, 2)
     workers = 2 if i % 5 == 0 else 0
-    for _ in range(rng.randint(1, 2)):
-        kills += killed(
-            lambda: collect_once(out, told, workers), rng.uniform(0, place.seconds * (4 if workers else 1.2))
-        )
+
+    def anew() -> None:
+        emptied(out)
+        told.unlink(missing_ok=True)
+
+    for _ in range(kills):
+        seconds = rng.uniform(0, place.seconds * (4 if workers else 1))
+        kill_within(lambda: collect_once(out, told, workers), seconds, anew)
         finished = {int(n) for n in told.read_text().split()} if told.exists() else set()
         there = [e.number for e in Dataset.open(folder).index] if (folder / "MANIFEST.json").exists() else []
         if len(set(there)) != len(there) or not finished <= set(there):
