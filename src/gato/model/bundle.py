@@ -167,8 +167,17 @@ def load_weights(
     where: str,
     place: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> None:
-    """Strict: every missing, unexpected or misshaped tensor is listed in one CheckpointMismatchError. `place` makes of a
-    tensor and the weight it is for what is loaded (a slice of it, where the network is shared by ranks)."""
+    """Checked first (`check_weights`). `place` makes of a tensor and the weight it is for what is loaded (a slice of it,
+    where the network is shared by ranks)."""
+    check_weights(model, tensors, where)
+    if place is not None:
+        wanted = model.state_dict()
+        tensors = {k: place(v, wanted[k]) for k, v in tensors.items()}
+    model.load_state_dict(tensors)
+
+
+def check_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Strict: every missing, unexpected or misshaped tensor is listed in one CheckpointMismatchError."""
     wanted = model.state_dict()
     faults = [f"missing {k}" for k in wanted if k not in tensors]
     faults += [f"unexpected {k}" for k in tensors if k not in wanted]
@@ -179,9 +188,6 @@ def load_weights(
     ]
     if faults:
         raise CheckpointMismatchError("; ".join(faults), where=where, fix="load it with the config it was saved with")
-    if place is not None:
-        tensors = {k: place(v, wanted[k]) for k, v in tensors.items()}
-    model.load_state_dict(tensors)
 
 
 def write_json(path: Path, record: Any) -> None:

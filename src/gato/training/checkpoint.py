@@ -26,7 +26,7 @@ from gato.episodes.manifest import (
     write_file_atomically,
 )
 from gato.errors import CheckpointCorruptError, CheckpointMismatchError, CheckpointMissingError
-from gato.model.bundle import load_tensors, load_weights, read_json, save_tensors, write_json
+from gato.model.bundle import check_weights, load_tensors, load_weights, read_json, save_tensors, write_json
 from gato.training.optimizer import Optimizers
 from gato.training.sharding import like
 
@@ -145,6 +145,7 @@ def load_checkpoint(run: Path, model: torch.nn.Module, optimizers: Optimizers) -
         weights, moments = read_shards(folder, manifest, model, optimizers)
     else:
         weights, moments = (load_tensors(folder / f"{name}.safetensors") for name in ("model", "optimizer"))
+    check_weights(model, weights, str(folder / "model.safetensors"))
     states = _by_parameter(optimizers, moments, scalars, str(folder))
     load_weights(model, weights, str(folder / "model.safetensors"), like)
     for name, optimizer in optimizers.items():
@@ -174,12 +175,14 @@ def _by_parameter(
     """{optimiser: {parameter's number: {key: value}}}, as its `load_state_dict` takes it."""
     states: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in optimizers}
     parameters = {name: parameters_of(optimizer) for name, optimizer in optimizers.items()}
-    for path, value in [*moments.items(), *scalars.items()]:
-        name, i, key = place_of(path, optimizers, where)
+    values = {place_of(path, optimizers, where): value for path, value in [*moments.items(), *scalars.items()]}
+    for (name, i, key), value in values.items():
         p = parameters[name][i]
         if isinstance(value, torch.Tensor) and value.ndim:
             if value.shape != p.shape:
-                raise CheckpointMismatchError(f"{path} is {tuple(value.shape)}, expected {tuple(p.shape)}", where=where)
+                raise CheckpointMismatchError(
+                    f"{name}/{i}/{key} is {tuple(value.shape)}, expected {tuple(p.shape)}", where=where
+                )
             value = like(value, p)
         states[name].setdefault(i, {})[key] = value
     return states
