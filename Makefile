@@ -8,7 +8,10 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 DEMO_EXTRAS := atari,babyai,mujoco,viz
 TEST_EXTRAS := atari,babyai,mujoco,serve,video,viz,dev
 
-.PHONY: demo test lint docs bench worlds conformance clean
+# Where the endurance figures remember how far they are; outside of the checkout, so that a piece at a time will do.
+ENDURANCE_STATE ?= $(HOME)/.cache/gato-endurance
+
+.PHONY: demo test lint docs bench worlds conformance endurance clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -22,6 +25,10 @@ slow: $(VENV)/.test
 
 conformance: $(VENV)/.test
 	$(BIN)/pytest -n 2 -m conformance
+
+endurance: $(VENV)/.test
+	$(BIN)/python tests/endurance/faults.py
+	$(BIN)/python tests/endurance/figures.py --state $(ENDURANCE_STATE)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks examples

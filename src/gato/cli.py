@@ -601,7 +601,8 @@ class Train:
             bundle = start_run(
                 self.recipe, words, list(self.data), self.out, self.tokenizer, device, self.processes, **watching
             )
-        print(f"bundle: {bundle}")
+        if os.environ.get("RANK", "0") == "0":
+            print(f"bundle: {bundle}")
 
 
 @dataclass

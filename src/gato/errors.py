@@ -150,6 +150,12 @@ class DiskFullError(ResourceError):
     code = "disk-full"
 
 
+class TeamError(ResourceError):
+    """A rank of a run died, hangs, or skipped a collective; `what` names it."""
+
+    code = "team"
+
+
 class NonFiniteError(ResourceError):
     """The loss or a gradient is NaN or infinite; nothing was updated."""
 

@@ -168,8 +168,8 @@ def test_processes_share_a_batch(data, tokenizer, tmp_path):
 
 def test_more_processes_than_slots_are_refused_before_anything_is_written(data, tokenizer, tmp_path):
     recipe = RECIPE.replace(accumulate=2)
-    with pytest.raises(RecipeError, match="--processes 2"):
-        train(recipe, stores_of(data, recipe, tokenizer), tokenizer, tmp_path / "run", processes=3)
+    with pytest.raises(RecipeError, match="--processes 4"):
+        train(recipe, stores_of(data, recipe, tokenizer), tokenizer, tmp_path / "run", processes=5)
     assert not list((tmp_path / "run").glob("*.json"))
 
 

@@ -338,6 +338,16 @@ class Dataset:
         return cls(folder)
 
     def _load(self) -> None:
+        try:
+            self._read_contents()
+        except GatoError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+            raise DatasetCorruptError(
+                f"its hashes are right, but this is not a dataset: {error}", where=str(self.folder), fix=REMEDY
+            ) from error
+
+    def _read_contents(self) -> None:
         self._manifest: dict[str, Any] = {}
         self._manifest = manifest = read_manifest(self.folder, "dataset")
         files, facts = manifest["files"], manifest["facts"]

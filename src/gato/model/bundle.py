@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -167,7 +168,22 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, to
         raise CheckpointCorruptError(f"not a readable safetensors file: {error}", where=str(path)) from error
 
 
-def load_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
+def load_weights(
+    model: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],
+    where: str,
+    place: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+) -> None:
+    """Checked first (`check_weights`). `place` makes of a tensor and the weight it is for what is loaded (a slice of it,
+    where the network is shared by ranks)."""
+    check_weights(model, tensors, where)
+    if place is not None:
+        wanted = model.state_dict()
+        tensors = {k: place(v, wanted[k]) for k, v in tensors.items()}
+    model.load_state_dict(tensors)
+
+
+def check_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
     """Strict: every missing, unexpected or misshaped tensor is listed in one CheckpointMismatchError."""
     wanted = model.state_dict()
     faults = [f"missing {k}" for k in wanted if k not in tensors]
@@ -179,7 +195,6 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], where
     ]
     if faults:
         raise CheckpointMismatchError("; ".join(faults), where=where, fix="load it with the config it was saved with")
-    model.load_state_dict(tensors)
 
 
 def write_json(path: Path, record: Any) -> None:

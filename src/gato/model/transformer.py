@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from gato.model.config import GatoConfig
 from gato.model.embed import Embedding
@@ -73,6 +74,8 @@ class Gato(nn.Module):
 
 
 class Block(nn.Module):
+    recompute = False  # in the backward pass, instead of keeping what lies between input and output
+
     def __init__(self, config: GatoConfig):
         super().__init__()
         self.config = config
@@ -81,6 +84,11 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor, groups: Groups, last: bool) -> torch.Tensor:
         """(N, D) → (N, D), or, for the last block, only the rows from each group's first query on."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, groups, last, use_reentrant=False)
+        return self._forward(x, groups, last)
+
+    def _forward(self, x: torch.Tensor, groups: Groups, last: bool) -> torch.Tensor:
         attended = self.attention(self.norm1(x), groups, last)
         if last:
             x = torch.cat([g[:, s:].reshape(-1, x.shape[-1]) for g, s in _split(x, groups)])

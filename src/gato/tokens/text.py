@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from gato.episodes.manifest import make_folder, write_file_atomically
 from gato.errors import CheckpointCorruptError, CheckpointMissingError, TokenizerError
 
 MIN_SIZE = 1024  # discrete values share the first 1,024 ids (paper section 2.1), so there must be that many
@@ -160,10 +161,9 @@ class TextTokenizer:
     def save(self, path: str | Path) -> Path:
         """Write the model, a plain SentencePiece file that other programs read too."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        beside.write_bytes(self._model)
-        return beside.replace(path)
+        make_folder(path.parent)
+        write_file_atomically(path, self._model)
+        return path
 
     @classmethod
     def load(cls, path: str | Path) -> TextTokenizer:

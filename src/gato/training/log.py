@@ -23,11 +23,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from gato.episodes.manifest import write_file_atomically
+from gato.episodes.manifest import naming_disk_errors, write_file_atomically
 from gato.errors import UsageError
 from gato.sequences import Batch, Store
 from gato.tokens import KINDS
 from gato.training.checkpoint import State
+from gato.training.team import Team
 
 LOG_EVERY_SECONDS = 5.0
 MOST_WAIT = 0.1  # of the time; above it the run says that its data are slow
@@ -51,7 +52,7 @@ class Log:
         if run is None:
             return
         if self._path is not None and self._path.exists():  # a resumed run forgets what came after its checkpoint
-            kept = [line for line in self._path.read_text().splitlines() if json.loads(line)["step"] <= state.step]
+            kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= state.step]
             write_file_atomically(self._path, "".join(line + "\n" for line in kept).encode())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -74,6 +75,19 @@ class Log:
         self._padding[0] += len(batch.ids) - batch.num_tokens
         self._padding[1] += len(batch.ids)
 
+    def gather(self, team: Team, state: State) -> None:
+        """Count what the other ranks have seen too."""
+        size = len(self._names)
+        total = team.add_up(np.concatenate([self._sum, self._count, self._padding]))
+        self._sum, self._count, self._padding = total[:size], total[size : 2 * size], total[2 * size :].tolist()
+        if not team.lead:
+            self._clear()
+            self._at = state.elapsed_seconds  # due on all ranks at once
+
+    def _clear(self) -> None:
+        self._sum, self._count = np.zeros(len(self._names)), np.zeros(len(self._names))
+        self._padding = [0, 0]
+
     def due(self, state: State) -> bool:
         return state.elapsed_seconds - self._at >= LOG_EVERY_SECONDS or state.step == 1
 
@@ -91,11 +105,12 @@ class Log:
         }  # fmt: skip
         record |= {n: float(s / c) for n, s, c in zip(self._names, self._sum, self._count, strict=True) if c}
         assert self._path is not None and self._events is not None
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
         values = {k: v for k, v in record.items() if k != "step"}
-        for name, value in values.items():
-            self._events.add_scalar(name, value, state.step)
+        with naming_disk_errors(self._path):
+            with self._path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            for name, value in values.items():
+                self._events.add_scalar(name, value, state.step)
         if self._tracker is not None:
             self._tracker.log(values, step=state.step)
         if record["data_wait"] > MOST_WAIT and state.step > 1 and not self._warned:
@@ -105,8 +120,8 @@ class Log:
                 " larger window_tokens, so that a batch has fewer windows",
                 file=sys.stderr,
             )
-        self._sum[:], self._count[:] = 0, 0
-        self._tokens, self._at, self.waited, self._padding = state.tokens, state.elapsed_seconds, 0.0, [0, 0]
+        self._clear()
+        self._tokens, self._at, self.waited = state.tokens, state.elapsed_seconds, 0.0
         return record
 
     def close(self) -> None:
@@ -114,6 +129,14 @@ class Log:
             self._events.close()
         if self._tracker is not None:
             self._tracker.finish()
+
+
+def _step_of(line: str) -> float:
+    """Of a line of the log; infinity for half a line, which a full disk may leave."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")
 
 
 def check_tracker(name: str) -> Any:

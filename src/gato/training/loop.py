@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,15 +19,20 @@ from gato.episodes.manifest import lock_folder, write_file_atomically
 from gato.errors import NonFiniteError, OutputExistsError, RecipeError
 from gato.model import Gato
 from gato.model.bundle import Bundle, TaskCard
+from gato.model.transformer import Block
 from gato.sequences import Mixture, Store
 from gato.tokens.text import TextTokenizer
-from gato.training.checkpoint import State, load_checkpoint, save_checkpoint
+from gato.training.best import Best
+from gato.training.checkpoint import State, load_checkpoint
 from gato.training.data import make_mixture, stream
 from gato.training.log import Log, Tracker, check_tracker
 from gato.training.loss import target_weights, token_losses
 from gato.training.optimizer import learning_rate, make_optimizers
 from gato.training.recipe import Recipe
-from gato.training.team import Team, fork, free_port
+from gato.training.saving import Saver
+from gato.training.sharding import clip_gradients, shard, whole
+from gato.training.signals import StopSignals
+from gato.training.team import Forked, Team, fork, free_port
 
 
 @dataclass
@@ -52,6 +55,7 @@ def train(
     watch: Callable[[Report], None] | None = None,
     references: Mapping[str, Any] | None = None,
     processes: int = 1,
+    team: Team | None = None,
     visit: Callable[[Gato, State], None] | None = None,
     score: Callable[[Bundle], float] | None = None,
     score_every: int = 1000,
@@ -65,20 +69,26 @@ def train(
 
     `score` is called every `score_every` steps; the bundle that it liked best is kept in `out/best-step-…`.
     `track` sends the log to a tracker too; `profile` writes where the time of some steps went to `out/profile.json`.
-    `processes` share each batch's slots on a CPU (one thread each); 1 leaves the threads to PyTorch.
+    `processes` share each batch's slots on a CPU (one thread each); 1 leaves the threads to PyTorch. `team` is this
+    process's place in one that torchrun started: every rank calls this, rank 0 writes, and the network is sharded.
 
-    Raises OutputExistsError where another run is, NonFiniteError before a step that would spoil the weights.
+    Raises OutputExistsError where another run is, NonFiniteError before a step that would spoil the weights, TeamError
+    where a rank is lost.
     """
     out = Path(out)
-    with lock_folder(out):
-        if processes * recipe.accumulate > recipe.slots:
+    world = team.world if team else processes
+    lead = team is None or team.lead
+    assert team is None or visit is None, "a network in slices cannot be looked at from one rank"
+    with lock_folder(out) if lead else nullcontext():
+        if Team.parts_of(recipe.accumulate, world) > recipe.slots:
             raise RecipeError(
-                f"{recipe.slots} slots cannot be shared by {processes} processes in {recipe.accumulate} parts each",
-                where=recipe.name, fix=f"--processes {max(1, recipe.slots // recipe.accumulate)}, or more slots",
+                f"{recipe.slots} slots cannot be shared by {world} processes in {recipe.accumulate} parts",
+                where=recipe.name, fix=f"--processes {recipe.slots}, or more slots",
             )  # fmt: skip
         if track is not None:
             check_tracker(track)
-        _claim(out, recipe, resume)
+        if lead:
+            _claim(out, recipe, resume)
         mixture = make_mixture(stores, recipe)  # what is wrong with the weights is said before anything starts
         config = start.config.replace(**recipe.model) if start else recipe.config()
         port = free_port() if processes > 1 else 0
@@ -89,34 +99,65 @@ def train(
             if start:  # the runs before this one, oldest first
                 last = {k: start.card.get(k) for k in ("recipe", "steps", "tokens", "seconds")}
                 facts["history"] = [*start.card.get("history", []), last]
-            cards = {
-                **(start.tasks if start else {}),
-                **_task_cards(stores, recipe),
-            }  # in the order of their task tokens
-            return Bundle(config, model.eval(), tokenizer, cards, recipe.acting, {**facts, **(references or {})})
+            # In the order of their task tokens.
+            cards = {**(start.tasks if start else {}), **_task_cards(stores, recipe)}
+            network = _unsharded(model) if team is not None and team.sharded else model
+            return Bundle(config, network.eval(), tokenizer, cards, recipe.acting, {**facts, **(references or {})})
 
-        def work(rank: int, port: int) -> tuple[Gato, State]:
-            with Team(rank, processes, port) as team:
+        def work(team: Team) -> tuple[Gato, State]:
+            with team:
                 torch.manual_seed(recipe.seed)
                 model = Gato(config)
                 if start:
                     model.load_state_dict(start.model.state_dict())
                 model.to(device).train()
+                _prepare(model, recipe, team, device)
                 optimizers = make_optimizers(model, recipe)
                 saved = resume and (out / "checkpoints" / "last").exists()
                 state = load_checkpoint(out, model, optimizers) if saved else State()
-                judge = _Best(out, score, score_every, lambda: bundle_of(model, state)) if score else None
+                judge = Best(out, score, score_every, lambda: bundle_of(model, state)) if score else None
                 _run(model, recipe, mixture, optimizers, state, out, device, watch, visit, team, judge, track, profile)
+                model = _unsharded(model) if team.sharded else model
             return model, state
 
-        others = fork(processes - 1, work, port)
-        model, state = work(0, port)
+        others = fork(processes - 1, lambda rank: work(Forked(rank, processes, port)))
+        if team is None:
+            team = Forked(0, processes, port, others) if others else Team()
+        model, state = work(team)
         for process in others:
             process.join(30)
+        team = None  # what is left is one whole network
         bundle = bundle_of(model, state)
-        if not (out / "bundle").exists():
+        if lead and not (out / "bundle").exists():
             bundle.save(out / "bundle")
         return bundle
+
+
+def _prepare(model: Gato, recipe: Recipe, team: Team, device: str) -> None:
+    """What the recipe or the team asks for beyond the plain network, in place."""
+    blocks = cast(Iterable[Block], model.blocks)
+    if recipe.activation_checkpointing:
+        for block in blocks:
+            block.recompute = True
+    if recipe.compile:
+        # What is per token compiles for every number of tokens at once. Attention does not: its groups are a new list of
+        # lengths at each step, and would be compiled anew each time.
+        for block in blocks:
+            block.feedforward.compile(dynamic=True)
+    if team.sharded:
+        shard(model, team.world, device, _in_bf16(recipe, device))
+
+
+def _unsharded(model: Gato) -> Gato:
+    """A whole copy of a network in slices. A collective."""
+    weights = whole(model.state_dict())
+    with torch.device("meta"):
+        copy = Gato(model.config)
+    copy = copy.to_empty(device="cpu")
+    for name, buffer in model.named_buffers():
+        copy.get_buffer(name).copy_(buffer)
+    copy.load_state_dict(weights)
+    return copy
 
 
 def _run(
@@ -130,25 +171,29 @@ def _run(
     watch,
     visit,
     team: Team,
-    judge: _Best | None,
+    judge: Best | None,
     track: Tracker | None,
     profile: bool,
 ) -> None:
     stores = mixture.stores
-    lead = team.rank == 0
+    lead = team.lead
     log = Log(out if lead else None, stores, state, track)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    parts = team.world * recipe.accumulate
+    parts = team.parts(recipe.accumulate)
     weight_of = torch.ones(len(stores), device=device)
     if recipe.loss_by == "tokens":
         weight_of = target_weights([s.target_share for s in stores]).to(device)
-    stop = _StopSignals()
+    stop = StopSignals()
+    saver = Saver(out, recipe, team)
+    saver.start(state)
     began = time.perf_counter() - state.elapsed_seconds
-    saved = state.elapsed_seconds
-    autocast = torch.autocast(device.split(":")[0], torch.bfloat16) if _in_bf16(recipe, device) else nullcontext()
+    in_bf16 = _in_bf16(recipe, device) and not team.sharded  # where it is sharded, its weights come in bf16
+    autocast = torch.autocast(device.split(":")[0], torch.bfloat16) if in_bf16 else nullcontext()
+    patient = recipe.compile
     mine = range(team.rank, parts, team.world)
     with (
         stop,
+        _finishing(saver),
         _profiler(out if profile and lead else None) as profiler,
         stream(mixture, mine, parts, state.step, recipe.data_workers) as data,
     ):
@@ -157,32 +202,42 @@ def _run(
             for optimizer in optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(group["peak"], progress, recipe)
+            saver.check()
             tick = time.perf_counter()
+            team.at(state.step, "reading data")
             batches = [(part, batch.to(device)) for part, batch in zip(mine, next(data), strict=True)]
             waited = time.perf_counter() - tick
             counted = 0.0
-            for part, batch in batches:
+            for i, (part, batch) in enumerate(batches, 1):
+                team.at(state.step, f"computing part {i} of {len(batches)}", patient)
                 torch.manual_seed(_noise_seed(recipe.seed, state.step, part))
-                with autocast:
-                    logits = model(batch)
-                losses = token_losses(
-                    logits, batch.targets, batch.kinds, model.config.vocabulary.continuous, recipe.smooth_targets
-                )
-                weights = weight_of[batch.stores]
-                if recipe.observation_loss and batch.observed is not None:
-                    weights = torch.where(batch.observed, recipe.observation_loss * weights, weights)
-                (losses * weights).sum().backward()
+                with team.naming_the_lost():
+                    with autocast:
+                        logits = model(batch)
+                    losses = token_losses(
+                        logits, batch.targets, batch.kinds, model.config.vocabulary.continuous, recipe.smooth_targets
+                    )
+                    weights = weight_of[batch.stores]
+                    if recipe.observation_loss and batch.observed is not None:
+                        weights = torch.where(batch.observed, recipe.observation_loss * weights, weights)
+                    (losses * weights).sum().backward()
                 counted += float(weights.sum())
                 log.add(batch, losses.detach())
+            patient = False
             # Sums over all parts and ranks, then one division: the loss is per target of the whole step.
             state.elapsed_seconds = time.perf_counter() - began
             tokens_here = float(sum(b.num_tokens for _, b in batches))
             clock = [state.elapsed_seconds, float(stop.asked)] if lead else [0.0, 0.0]
-            targets, tokens, state.elapsed_seconds, asked = team.sum(parameters, [counted, tokens_here, *clock])
+            team.at(state.step, "summing")
+            targets, tokens, state.elapsed_seconds, asked = team.sum(
+                parameters, [counted, tokens_here, *clock], state.step
+            )
+            team.at(state.step, "updating")
             for p in parameters:
                 if p.grad is not None:
                     p.grad.div_(targets)
-            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
+            with team.naming_the_lost():
+                norm = clip_gradients(parameters, recipe.clip)
             if not math.isfinite(norm):
                 save_note = out / "non-finite.json"
                 if lead:
@@ -197,62 +252,51 @@ def _run(
                     f"the gradient is not finite at step {state.step}; nothing was updated", where=str(save_note),
                     fix="resume with a lower --set learning_rate, or --set precision=float32",
                 )  # fmt: skip
-            for optimizer in optimizers.values():
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            with team.naming_the_lost():
+                for optimizer in optimizers.values():
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
             state.step += 1
             state.tokens += int(tokens)
             log.waited += waited
             if profiler is not None:
                 profiler.step()
             if visit and lead:
+                team.at(state.step, "being looked at", patient=True)
                 visit(model, state)
-            if judge and lead:
-                judge.after(model, state)
+            if judge and judge.due(state) and (lead or team.sharded):
+                team.at(state.step, "being evaluated", patient=True)
+                judge.judge(model, state, lead)
             progress = _progress(recipe, state)
-            if lead and (log.due(state) or progress >= 1):
-                record = log.write(state, norm, next(iter(optimizers.values())).param_groups[0]["lr"])
-                if watch:
-                    watch(Report(record, min(1.0, progress)))
-            if state.elapsed_seconds - saved > recipe.save_every_seconds:
+            if log.due(state) or progress >= 1:
+                log.gather(team, state)
                 if lead:
-                    save_checkpoint(out, model, optimizers, state, recipe.keep_last)
-                saved = state.elapsed_seconds
+                    record = log.write(state, norm, next(iter(optimizers.values())).param_groups[0]["lr"])
+                    if watch:
+                        watch(Report(record, min(1.0, progress)))
+            if saver.due(state):
+                saver.save(model, optimizers, state)
             if asked:
                 break
-    log.close()
-    if not lead:
-        return
-    save_checkpoint(out, model, optimizers, state, recipe.keep_last)
+        log.close()
+        saver.save(model, optimizers, state)
+        saver.wait()
     if progress < 1:
-        print(f"stopped at step {state.step}; go on with: gato train --resume {out}", file=sys.stderr)
-        raise SystemExit(130)
+        if lead:
+            print(f"stopped at step {state.step}; go on with: gato train --resume {out}", file=sys.stderr)
+        if lead or team.sharded:
+            raise SystemExit(130)
 
 
-class _Best:
-    """Now and then a score of the network as it is; the bundle with the best one stays in RUN/best-step-…"""
-
-    def __init__(self, out: Path, score: Callable[[Bundle], float], every: int, bundle: Callable[[], Bundle]):
-        self._out, self._score, self._every, self._bundle = out, score, every, bundle
-        self._scores = out / "scores.jsonl"
-
-    def after(self, model: Gato, state: State) -> None:
-        if state.step % self._every:
-            return
-        bundle = self._bundle()
-        score = float(self._score(bundle))
-        model.train()
-        lines = self._scores.read_text().splitlines() if self._scores.exists() else []
-        before = [line for line in map(json.loads, lines) if line["step"] < state.step]  # of a run that was resumed
-        record = [*before, {"step": state.step, "tokens": state.tokens, "score": score}]
-        write_file_atomically(self._scores, "".join(json.dumps(r) + "\n" for r in record).encode())
-        if score > max((r["score"] for r in before), default=-math.inf):
-            folder = self._out / f"best-step-{state.step:08d}"
-            if not folder.exists():
-                bundle.save(folder)
-            for old in self._out.glob("best-step-*"):
-                if old != folder:
-                    shutil.rmtree(old)
+@contextmanager
+def _finishing(saver: Saver) -> Iterator[None]:
+    """A checkpoint that is on its way is finished, whatever stops the loop; only then does the folder's lock go."""
+    try:
+        yield
+    except BaseException:
+        with suppress(BaseException):
+            saver.wait()
+        raise
 
 
 @contextmanager
@@ -297,7 +341,8 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
             raise OutputExistsError(
                 "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
             )
-        if json.loads(path.read_text()) != record:
+        before = Recipe.from_json(json.loads(path.read_text())).to_json()  # fields that came later have their defaults
+        if json.loads(json.dumps(before)) != record:
             raise OutputExistsError("this folder holds a run of another recipe", where=str(out), fix="another --out")
     else:
         write_file_atomically(path, json.dumps(record, indent=1).encode())
@@ -323,28 +368,3 @@ def _describe(store: Store) -> dict[str, Any]:
         "timesteps": store.num_timesteps,
         "tokens": store.num_tokens,
     }
-
-
-class _StopSignals:
-    """SIGTERM and SIGINT ask the loop to save and stop; a second SIGINT stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopSignals:
-        def ask(number, frame):
-            if self.asked and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.asked = True
-
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, ask)
-        except ValueError:  # not in the main thread: whoever runs us handles signals
-            pass
-        return self
-
-    def __exit__(self, *exc) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from gato.training.muon import Muon
 from gato.training.recipe import Recipe
 
 Optimizers = dict[str, torch.optim.Optimizer]
@@ -32,7 +33,8 @@ def make_optimizers(model: torch.nn.Module, recipe: Recipe) -> Optimizers:
         "adamw": torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps, fused=True)
     }
     if recipe.optimizer == "muon":
-        optimizers["muon"] = torch.optim.Muon(matrices, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay)
+        precision = torch.float32 if recipe.precision == "float32" else torch.bfloat16
+        optimizers["muon"] = Muon(matrices, recipe.muon_learning_rate, recipe.weight_decay, precision=precision)
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

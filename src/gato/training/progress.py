@@ -8,14 +8,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gato.training.loop import Report
+from gato.training.plan import Plan
 
 PLAIN_EVERY_SECONDS = 30.0
 
 
 class TrainingBar:
-    """A `watch` for `train`."""
+    """A `watch` for `train`. With a plan, what the first steps took stands beside what it estimated."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan | None = None) -> None:
+        self._plan = plan
         self._console = Console(stderr=True)
         self._plain = not self._console.is_terminal
         columns = (TextColumn("train"), BarColumn(), TextColumn("{task.percentage:>3.0f} %  {task.description}"))
@@ -32,6 +34,11 @@ class TrainingBar:
 
     def __call__(self, report: Report) -> None:
         r = report.record
+        if self._plan is not None:
+            self._console.print(
+                f"memory: estimated {self._plan.bytes / 2**30:.2f} GiB, measured {r['memory_gb']:.2f} GiB"
+            )
+            self._plan = None
         left = r["elapsed_seconds"] * (1 - report.progress) / max(report.progress, 1e-9)
         line = f"step {r['step']}  loss {r['loss']:.3f}  {r['tokens_per_second']:,.0f} tokens/s  {_clock(left)} left"
         self._bar.update(self._id, completed=report.progress, description=line)

@@ -37,7 +37,7 @@ class Recipe:
     weights: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
     slots: int = 8
     slot_tokens: int = 1024
-    accumulate: int = 1
+    accumulate: int = 1  # parts that a step's slots are taken in, over all ranks: one at a time is in memory
     window_tokens: int = 1024
     document_tokens: int | None = None  # documents are cut into windows of so many tokens; None for window_tokens
     window_timesteps: Mapping[str, int | None] = field(default_factory=dict)
@@ -73,7 +73,12 @@ class Recipe:
     temperature: float = 1.0
     # saving
     save_every_seconds: float = 300.0
+    save_async: bool = True  # written, hashed and committed beside the training, from a copy
     keep_last: int = 2
+    keep_every: int | None = None  # steps: so often a checkpoint is made that stays for ever
+    # memory and speed
+    activation_checkpointing: bool = False  # blocks are computed again in the backward pass, their insides not kept
+    compile: bool = False  # torch.compile of the feed-forward layers
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
@@ -97,6 +102,10 @@ class Recipe:
         if self.slots % self.accumulate:
             raise RecipeError(
                 f"{self.slots} slots in {self.accumulate} parts", where=self.name, fix="accumulate must divide slots"
+            )
+        if self.keep_last < 1 or (self.keep_every is not None and self.keep_every < 1):
+            raise RecipeError(
+                f"keep_last {self.keep_last}, keep_every {self.keep_every}", where=self.name, fix="at least 1"
             )
         self.config()  # sizes that do not fit are errors now
 

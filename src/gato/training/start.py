@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from gato.sequences.mixture import governing
 from gato.tokens.text import TextTokenizer
 from gato.training.data import shelve, tokenise
 from gato.training.loop import train
+from gato.training.plan import Plan
 from gato.training.progress import TrainingBar
 from gato.training.recipe import Recipe, load_recipe
-from gato.training.team import sensible
+from gato.training.team import Team, Torchrun, sensible, under_torchrun
 
 
 def start_run(
@@ -37,21 +40,34 @@ def start_run(
 ) -> Path:
     """Train `recipe_name` with `field=value` words changed; `watching` goes to `train`. Returns the bundle's folder."""
     recipe = load_recipe(recipe_name).override(list(words))
-    if (out / "recipe.json").exists():
-        raise OutputExistsError(
-            "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
-        )
-    paths = find_datasets(list(data))
-    text = (
-        TextTokenizer.load(tokenizer)
-        if tokenizer
-        else TextTokenizer.train(_texts(paths), recipe.config().vocabulary_size)
-    )
+    device, team = _place(device)
+
+    def prepare() -> str:
+        if (out / "recipe.json").exists():
+            raise OutputExistsError(
+                "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
+            )
+        paths = find_datasets(list(data))
+        size = recipe.config().vocabulary_size
+        text = TextTokenizer.load(tokenizer) if tokenizer else TextTokenizer.train(_texts(paths), size)
+        make_folder(out)
+        write_file_atomically(out / "tokenizer.model", text.to_bytes())
+        write_file_atomically(out / "data.json", json.dumps([str(p.resolve()) for p in data]).encode())
+        return ""
+
+    team.first("prepare", prepare) if team else prepare()
+    text = TextTokenizer.load(out / "tokenizer.model")
     recipe = recipe.override([f"model.vocabulary_size={text.size}"])
-    make_folder(out)
-    write_file_atomically(out / "tokenizer.model", text.to_bytes())
-    write_file_atomically(out / "data.json", json.dumps([str(p.resolve()) for p in data]).encode())
-    return _run(recipe, data, out, text, device, processes, resume=False, **watching)
+    return _run(recipe, data, out, text, device, processes, resume=False, team=team, **watching)
+
+
+def _place(device: str) -> tuple[str, Team | None]:
+    """(device, team) of this process among those that torchrun started, or (device, None)."""
+    if not under_torchrun():
+        return device, None
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    return device, Torchrun(device)
 
 
 def finetune_run(
@@ -105,26 +121,32 @@ def resume_run(out: Path, device: str, processes: int = 0, **watching: Any) -> P
     data = [Path(p) for p in read_json(out / "data.json")]
     text = TextTokenizer.load(out / "tokenizer.model")
     start = Bundle.load(out / "start") if (out / "start").exists() else None
-    return _run(recipe, data, out, text, device, processes, resume=True, start=start, **watching)
+    device, team = _place(device)
+    return _run(recipe, data, out, text, device, processes, resume=True, start=start, team=team, **watching)
 
 
 def _run(
     recipe: Recipe, data: Sequence[Path], out: Path, text: TextTokenizer, device: str, processes: int, resume: bool,
-    start: Bundle | None = None, **watching: Any,
+    start: Bundle | None = None, team: Team | None = None, **watching: Any,
 ) -> Path:  # fmt: skip
-    processes = 1 if device != "cpu" else processes or sensible(recipe.slots // recipe.accumulate)
+    processes = 1 if team or device != "cpu" else processes or sensible(recipe.slots, recipe.accumulate)
     if processes > 1:
         torch.set_num_threads(1)  # before anything uses more: they are forked
     stores = shelve(list(data), recipe.config(), text, recipe, out / "tokens", list(start.tasks) if start else ())
     _same_data(out, stores)
     if not recipe.lazy:
         tokenise(stores)
+    lead = team is None or team.lead
     absent = absent_weights(recipe, stores)
-    if absent:
+    if absent and lead:
         print(f"no data for {', '.join(absent)}: the other weights share theirs", file=sys.stderr)
-    with TrainingBar() as bar:
+    plan = Plan.of(recipe, device, team.world if team else processes, sharded=team is not None)
+    if lead:
+        print(plan, file=sys.stderr)
+    with TrainingBar(plan) if lead else nullcontext() as bar:
         train(
-            recipe, stores, text, out, resume=resume, start=start, device=device, watch=bar, processes=processes, **watching
+            recipe, stores, text, out, resume=resume, start=start, device=device, watch=bar, processes=processes,
+            team=team, **watching,
         )  # fmt: skip
     return out / "bundle"
 
