@@ -143,3 +143,20 @@ def test_goals_stay_in_the_observation():
     assert {k: s.shape for k, s in spec.observation.items()} == {
         "achieved_goal": (3,), "desired_goal": (3,), "observation": (25,)
     }  # fmt: skip
+
+
+def test_fetch_is_seen_from_where_its_package_looks():
+    """The model's first camera is inside the robot's head."""
+    task = find("gymnasium-robotics/fetch-reach-v4")
+    if not task.installed:
+        pytest.skip(task.pip_line)
+    env = task.make(render=True)
+    env.reset(seed=0)
+    picture, view = env.render(), env._camera._view
+    said = env.unwrapped.mujoco_renderer.default_cam_config
+    assert np.allclose(view.lookat, said["lookat"]) and (view.distance, view.azimuth) == (
+        said["distance"],
+        said["azimuth"],
+    )
+    assert np.ptp(picture) > 100
+    env.close()

@@ -19,7 +19,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from PIL import Image
 
 from gato.errors import WorldError
 from gato.worlds import Policy, Task
@@ -61,6 +60,31 @@ SCENARIOS: dict[str, tuple[str, int, Buttons]] = {
 }
 
 
+def _rows(tall: int, low: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last of the rows whose middle lies in each row of a lower picture: one row or two."""
+    middles = (np.arange(low) + 0.5) * tall / low
+    reach = 0.5 * tall / low
+    return (middles - reach + 0.5).astype(int), (middles + reach + 0.5).astype(int) - 1
+
+
+_SCREEN = (120, 160)  # the engine's smallest
+_UPPER, _LOWER = _rows(_SCREEN[0], IMAGE_SIZE[0])
+_HIGH_BITS, _ONE = np.uint32(0xFEFEFEFE), np.uint32(1)
+
+
+def _mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of two pictures of four bytes a pixel, byte by byte, halves rounded up."""
+    return (a | b) - (((a ^ b) & _HIGH_BITS) >> _ONE)
+
+
+def halved(screen: np.ndarray) -> np.ndarray:
+    """uint8 (120, 160, 4) → (64, 80, 3): Pillow's box filter to the bit, in half the time, which was nearly half a step's."""
+    pixels = screen.view(np.uint32)[..., 0]
+    wide = _mean(pixels[:, 0::2], pixels[:, 1::2])
+    small = _mean(wide.take(_UPPER, axis=0), wide.take(_LOWER, axis=0))
+    return small.view(np.uint8).reshape(*IMAGE_SIZE, 4)[..., :3].copy()
+
+
 class VizdoomEnv(gymnasium.Env):
     """One scenario.
 
@@ -83,7 +107,7 @@ class VizdoomEnv(gymnasium.Env):
         self.buttons: Buttons = ((), *pressed)
         self._presses = [[float(button in combination) for button in buttons] for combination in self.buttons]
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
-        game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+        game.set_screen_format(vizdoom.ScreenFormat.RGBA32)
         game.set_window_visible(False)
         # The engine keeps its settings in the folder it is started in: one of its own, not the user's.
         self._folder = tempfile.TemporaryDirectory(prefix="gato-vizdoom-", ignore_cleanup_errors=True)
@@ -135,9 +159,7 @@ class VizdoomEnv(gymnasium.Env):
         if state is None:  # the end: there is no picture any more, and the last one stays
             return
         self.state = state
-        height, width = IMAGE_SIZE
-        picture = Image.fromarray(state.screen_buffer).resize((width, height), Image.Resampling.BOX)
-        self._seen = {"image": np.array(picture)}
+        self._seen = {"image": halved(state.screen_buffer)}
         if self.variables:
             self._seen["variables"] = np.asarray(state.game_variables, np.float32)
 
@@ -174,7 +196,7 @@ class VizdoomEnv(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         """uint8 (120, 160, 3)."""
-        return np.array(self.state.screen_buffer)
+        return np.array(self.state.screen_buffer[..., :3])
 
     def close(self) -> None:
         self.game.close()
