@@ -244,6 +244,11 @@ def test_the_plan_counts_what_the_network_is(capsys):
     "changes", [{"activation_checkpointing": True}, pytest.param({"compile": True}, marks=pytest.mark.slow)]
 )
 def test_memory_and_speed_change_no_number(place, tmp_path, changes):
+    if "compile" in changes:
+        try:
+            torch.compile(lambda x: torch.nn.functional.gelu(x) * 2)(torch.ones(8))
+        except Exception as error:  # of whichever compiler is here
+            pytest.skip(f"torch.compile does not work on this machine: {type(error).__name__}")
     for name, recipe in (("plain", RECIPE), ("other", RECIPE.replace(**changes))):
         ranks = go(place, tmp_path / name, recipe, 1)
         assert ranks.end(300) == [0], ranks.said()
