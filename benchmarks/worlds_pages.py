@@ -241,7 +241,7 @@ def page(domain: str) -> str:
 def install(card: DomainCard, tasks: list[Task]) -> str:
     lines = [f"Simulator: {card.simulator}."]
     if tasks and (line := tasks[0].pip_line):
-        lines.append(f"```bash\n{line}\n```")
+        lines.append("```bash\n" + line.replace(" && ", " && \\\n  ") + "\n```")
     elif tasks and tasks[0].requires:
         lines.append(f"Install: {tasks[0].notes}.")
     else:
