@@ -71,8 +71,8 @@ def known(bundle: Bundle, data: Sequence[Path]) -> dict[str, Dataset]:
 
 @dataclasses.dataclass(frozen=True)
 class Gaze:
-    """`picture` uint8 (H, W, 3); `weights` (heads, rows, columns) of attention over its patches; `share`: all of these
-    together, the mean of the heads; `even`: what it would be if every token were looked at alike."""
+    """`picture` uint8 (H, W, 3); `weights` (heads, rows, columns) of attention over its patches; `share`: what the
+    picture gets of all attention, the mean of the heads; `even`: what it would get if all tokens were looked at alike."""
 
     task: str
     picture: np.ndarray
@@ -103,6 +103,7 @@ def gaze(bundle: Bundle, task: str, episode: Episode, at: int, layer: int = 0) -
     rows = np.flatnonzero(tokens.kinds == (SEPARATOR if card.spec.action else TEXT)).tolist()
     seen = attention(bundle, tokens, rows, layer)
     where = np.flatnonzero(tokens.kinds == IMAGE)
+    even = float(np.mean([(where <= row).sum() / (row + 1) for row in rows]))
     path = image_of(card.spec.observation)
     assert path is not None
     frames = np.asarray(one[path])[0]
@@ -110,7 +111,7 @@ def gaze(bundle: Bundle, task: str, episode: Episode, at: int, layer: int = 0) -
     weights = seen[:, where].reshape(len(seen), len(frames), *grid(*frames.shape[1:3]))
     frame = int(weights.mean(0).sum((1, 2)).argmax())
     picture = np.broadcast_to(frames[frame], (*frames.shape[1:3], max(3, frames.shape[-1])))[..., :3]
-    return Gaze(task, picture, weights[:, frame], float(weights.mean(0).sum()), len(where) / seen.shape[1])
+    return Gaze(task, picture, weights[:, frame], float(seen[:, where].sum(1).mean()), even)
 
 
 def look(bundle: Bundle, datasets: Mapping[str, Dataset], domains: int, layer: int, seed: int) -> list[Gaze]:
@@ -363,8 +364,8 @@ def _attention_words(found: Mapping[str, Any] | None) -> str:
     return (
         f"{head}\n\n![Attention over pictures of several domains](images/inside-attention.png)\n\n"
         f"Layer {found['layer'] + 1}; one timestep in the middle of a demonstration. On control tasks it is the attention of "
-        "the separator, from which the action is predicted; on captions and questions that of the words, on average. Above "
-        "the picture, below it the mean of the heads, at the bottom the head that looks at the fewest patches; the "
+        "the separator, from which the action is predicted; on captions and questions that of the words, on average. On "
+        "top the picture, below it the mean of the heads, at the bottom the head that looks at the fewest patches; the "
         "brightest patch of each map is its own maximum. The paper shows such maps in section 6; it cuts one timestep out "
         "of a whole window's attention, while here the timestep is read alone.\n\n"
         f"| task | attention on the picture | if all tokens were alike | on the brightest patch |\n| --- | --- | --- | --- |\n"
