@@ -4,6 +4,7 @@
     python benchmarks/generalist.py BUNDLE --state DIR --teacher-forced --data DATA   single actions on demonstrations
     python benchmarks/generalist.py --policy retrieve --data DATA --state DIR         the baseline, into the same results
     python benchmarks/generalist.py --page                                            docs/agent.md from the results
+    python benchmarks/generalist.py BUNDLE --card NAME                                the bundle's README.md, with them
 
 A task is a file in --state, written as its episodes end (after 20, and when all are there), so that the whole goes on
 where it was stopped; --seconds begins nothing after that time. Domains take turns, so that a part of the tasks is
@@ -31,11 +32,13 @@ import numpy as np
 
 from gato.episodes import Dataset, Episode, find_datasets
 from gato.errors import GatoError, UsageError
+from gato.evaluation.card import model_card
 from gato.evaluation.charts import percent
 from gato.evaluation.evaluate import evaluate_task, protocol_of
 from gato.evaluation.open_loop import action_errors
 from gato.evaluation.report import duration
 from gato.evaluation.scores import TaskScores, read_results, results, write_results, write_whole
+from gato.model.bundle import Bundle
 from gato.policy import Agent, load
 from gato.rollouts.pool import WorkerPool
 from gato.rollouts.retrieve import Retrieval
@@ -551,10 +554,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--held-out", action="store_true", help="say that training saw nothing of --data")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", action="store_true", help="write the page from the results")
+    parser.add_argument("--card", default="", metavar="NAME", help="write the model card of BUNDLE, under this name")
     parser.add_argument("--docs", type=Path, default=PAGE, help="where that page goes")
     args = parser.parse_args(argv)
     if args.policy == "retrieve" and not args.data:
         parser.error("--policy retrieve needs --data")
+    if args.card and not args.bundle:
+        parser.error("--card needs BUNDLE")
     if args.teacher_forced and not (args.data and args.bundle):
         parser.error("--teacher-forced needs BUNDLE and --data")
     if args.state:
@@ -563,10 +569,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         if (args.state / "gato/run.json").is_file():
             write_results(assemble(args.state), args.results)
             print(f"results: {args.results}")
-    elif not args.page:
-        parser.error("--state, --page, or both")
+    elif not (args.page or args.card):
+        parser.error("--state, --page, --card, or several of them")
+    record = read_results(args.results) if args.results.is_file() else None
+    if args.card:
+        folder = _bundle_folder(args.bundle)
+        write_whole(folder / "README.md", model_card(Bundle.load(folder), args.card, record))
+        print(f"card: {folder / 'README.md'}")
     if args.page:
-        record = read_results(args.results) if args.results.is_file() else None
         if record and record["aggregates"]["tasks"]:
             draw(record, args.docs.parent / CURVE)
         write_whole(args.docs, page(record))

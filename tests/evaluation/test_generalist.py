@@ -135,6 +135,16 @@ def test_the_picture_and_the_page_are_made(state, tmp_path):
     assert (tmp_path / "d/agent.md").read_text() == generalist.page(read_results(tmp_path / "r.json"))
 
 
+def test_a_bundle_gets_its_card_and_still_loads(bundle, state, tmp_path):
+    """Without --state: the results are there already, and nothing is played."""
+    results = tmp_path / "r.json"
+    generalist.main(["--state", str(state), "--results", str(results)])
+    generalist.main([str(bundle), "--card", "lab/own", "--results", str(results)])
+    card = (bundle / "README.md").read_text()
+    assert "# lab/own" in card and "**75.0 % of expert**" in card and "Only 2 of its 5 control tasks" in card
+    assert load(bundle).tasks == [TASK]
+
+
 def test_the_page_in_the_documentation_is_current():
     record = read_results(generalist.RESULTS) if generalist.RESULTS.is_file() else None
     assert (ROOT / "docs/agent.md").read_text() == generalist.page(record), "python benchmarks/generalist.py --page"
