@@ -18,7 +18,8 @@ from gato.errors import UsageError
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent, load
-from gato.policy.hub import model_card, split_address
+from gato.policy.card import model_card
+from gato.policy.hub import split_address
 from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
 from gato.worlds import find
 
@@ -318,7 +319,7 @@ def test_addresses_and_the_card(bundle):
             split_address(wrong)
     agent = load(bundle)
     assert isinstance(agent, Agent)
-    card = model_card(agent.bundle, "lab/agent")
+    card = model_card(agent.bundle, "lab/agent", address="hf://lab/agent")
     for said in (
         'gato.load("hf://lab/agent")',
         f"{agent.bundle.model.num_parameters:,}",

@@ -84,7 +84,7 @@ def evaluate(
                 notes += [note] if note and note not in notes else []
     record = results(
         {
-            **_protocol(agent, episodes, seed, time.perf_counter() - began),
+            **protocol_of(agent, episodes, seed, time.perf_counter() - began),
             **_speed(scored),
             **({"planning": asdict(planning)} if planning else {}),
             **(protocol or {}),
@@ -113,9 +113,12 @@ def evaluate_task(
     seed: int = 0,
     shown: _Progress | None = None,
     planning: Planning | None = None,
+    first: int = 0,
 ) -> tuple[TaskScores, Episode | None]:
-    """Scores of one task, and its median episode for a film."""
-    units = [Unit(task.id, episode_seed(task.id, seed * 100_000 + i, "evaluation")) for i in range(episodes)]
+    """Scores of one task, and its median episode for a film. `first` is the number of the first episode: 20 and then 30
+    from the 20th on are the same scores as 50 at once."""
+    numbers = range(seed * 100_000 + first, seed * 100_000 + first + episodes)
+    units = [Unit(task.id, episode_seed(task.id, i, "evaluation")) for i in numbers]
     count = min(SLOTS, episodes)
     policy = _policy(agent, task, count, planning)
     slots: list[Any] = pool.slots(count) if planning is None else [LocalSlot() for _ in range(count)]
@@ -370,7 +373,8 @@ def evaluate_language(
 # -- protocol and progress --------------------------------------------------------------------------------------------
 
 
-def _protocol(agent: Agent | Retrieval, episodes: int, seed: int, seconds: float) -> dict[str, Any]:
+def protocol_of(agent: Agent | Retrieval, episodes: int, seed: int, seconds: float) -> dict[str, Any]:
+    """What a reader of the scores must know of how they were made."""
     versions = {}
     for package in (
         "gato-agent",

@@ -22,6 +22,7 @@ from typing import Any
 from gato.episodes.manifest import MANIFEST, read_manifest
 from gato.errors import CheckpointCorruptError, CheckpointMissingError, ResourceError, UsageError
 from gato.model.bundle import Bundle
+from gato.policy.card import model_card
 
 SCHEME = "hf://"
 KINDS = {".safetensors", ".json", ".model", ".parquet"}
@@ -68,7 +69,7 @@ def push(bundle: Bundle, repository: str, *, private: bool = True, message: str 
     hub = _library()
     with tempfile.TemporaryDirectory() as beside:
         folder = bundle.save(Path(beside) / "bundle")
-        (folder / "README.md").write_text(model_card(bundle, repository))
+        (folder / "README.md").write_text(model_card(bundle, repository, address=f"{SCHEME}{repository}"))
         with _naming_errors(f"{SCHEME}{repository}"):
             api = hub.HfApi(token=token)
             api.create_repo(repository, private=private, exist_ok=True)
@@ -77,54 +78,6 @@ def push(bundle: Bundle, repository: str, *, private: bool = True, message: str 
                 delete_patterns=["*.safetensors", "*.json", "*.model", "*.parquet"],  # of a bundle that was there before
             )  # fmt: skip
     return f"{SCHEME}{repository}@{done.oid}"
-
-
-def model_card(bundle: Bundle, repository: str) -> str:
-    """README.md: what the bundle says of itself, and how it is used."""
-    card, acts = bundle.card, {t: c for t, c in bundle.tasks.items() if c.spec.action}
-    recipe = card.get("recipe") or {}
-    facts = [
-        ("parameters", f"{bundle.model.num_parameters:,}"),
-        ("blocks, width, context", f"{bundle.config.num_transformer_blocks}, {bundle.config.layer_width}, {bundle.config.token_sequence_length} tokens"),
-        ("recipe", str(recipe.get("name", "–")) if isinstance(recipe, dict) else str(recipe)),
-        ("training steps", _count(card.get("steps"))), ("training tokens", _count(card.get("tokens"))),
-        ("training seconds", _count(card.get("seconds"))),
-        ("acts by", ", ".join(f"{k} {v}" for k, v in bundle.acting.items()) or "–"),
-    ]  # fmt: skip
-    lines = [
-        "---", "library_name: gato-agent", "pipeline_tag: reinforcement-learning",
-        "tags: [gato, imitation-learning, generalist-agent]", "---", "", f"# {repository}", "",
-        "A generalist agent: one transformer that was trained by imitation on the tasks below, saved by `gato-agent`.", "",
-        "```python", "import gato", "", f'agent = gato.load("{SCHEME}{repository}")',
-    ]  # fmt: skip
-    if acts:
-        lines += [f'session = agent.session("{next(iter(acts))}", seed=0)', "action = session.act(observation)"]
-    lines += ["```", "", "| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts)]
-    lines += ["", "## Tasks", "", "| task | observations | actions |", "| --- | --- | --- |"]
-    for task, known in bundle.tasks.items():
-        sides = (known.spec.observation, known.spec.action)
-        said = (", ".join(f"{path}: {spec}" for path, spec in side.items()) or "–" for side in sides)
-        lines.append(f"| {task} | {' | '.join(said)} |")
-    if scores := _scores(card):
-        lines += ["", "## Scores", "", *scores]
-    lines += [
-        "",
-        "The weights are safetensors. `MANIFEST.json` holds the SHA-256 of every file, and loading checks it.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _scores(card: dict[str, Any]) -> list[str]:
-    """Where the card has them: {"scores": {name: number}}."""
-    scores = card.get("scores")
-    if not isinstance(scores, dict):
-        return []
-    return [f"- {name}: {value:.4g}" for name, value in scores.items() if isinstance(value, int | float)]
-
-
-def _count(value: Any) -> str:
-    return f"{value:,.0f}" if isinstance(value, int | float) else "–"
 
 
 def _library() -> Any:

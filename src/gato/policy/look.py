@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from gato.episodes import Episode, Spec
 from gato.model.bundle import Bundle
@@ -60,11 +61,22 @@ def choices(
     return out[:SHOWN_ACTIONS]
 
 
-@torch.inference_mode()
 def first_layer_attention(bundle: Bundle, tokens: Tokens) -> np.ndarray:
     """Weights (heads, n) of the separator of one timestep over the n tokens up to and including itself."""
-    end = int(np.flatnonzero(tokens.kinds == SEPARATOR)[0])
-    batch, _, _ = pack([_rows(tokens, 0, end + 1)], tokens.table)
-    x = bundle.model.embed(batch.to(next(bundle.model.parameters()).device), bundle.model.embed.vocabulary())
-    block = bundle.model.blocks[0]
-    return block.attention.weights(block.norm1(x), end).cpu().numpy()  # type: ignore[union-attr, operator]
+    return attention(bundle, tokens, [int(np.flatnonzero(tokens.kinds == SEPARATOR)[0])])
+
+
+@torch.inference_mode()
+def attention(bundle: Bundle, tokens: Tokens, rows: Sequence[int], layer: int = 0) -> np.ndarray:
+    """How much some tokens of one timestep attend, on average, to each of its n tokens up to the last of them, in one
+    layer: (heads, n). No token sees beyond itself, so an earlier one adds nothing to what stands behind it."""
+    n = max(rows) + 1
+    batch, _, _ = pack([_rows(tokens, 0, n)], tokens.table)
+    batch = batch.to(next(bundle.model.parameters()).device)
+    x = bundle.model.embed(batch, bundle.model.embed.vocabulary())
+    for before in bundle.model.blocks[:layer]:
+        x = before(x, batch.groups, last=False)
+    block = bundle.model.blocks[layer]
+    x = block.norm1(x)  # type: ignore[operator]
+    each = [block.attention.weights(x, row) for row in rows]  # type: ignore[union-attr, operator]
+    return torch.stack([F.pad(w, (0, n - w.shape[1])) for w in each]).mean(0).float().cpu().numpy()
