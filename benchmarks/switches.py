@@ -75,6 +75,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "windows of four timesteps": {"window_timesteps": {"*": 4, "text": None, "captions": None}},
     "stochastic depth": {"model": {"stochastic_depth": 0.1}},
     "bytes": {"tokenizer": "bytes"},
+    "wide stem": {"model": {"patch_stem_width": 64}},
+    "stem of stride 2": {"model": {"patch_stem_stride": 2}},
+    "decay as the paper's": {"weight_decay": 0.1, "final_ratio": 0.1},
+    "one rate for tables too": {"table_learning_rate": None},
+    "four blocks": {"model": {"num_transformer_blocks": 4}},
+    "two slots": {"slots": 2},
 }  # fmt: skip
 
 
@@ -84,7 +90,8 @@ def recipe_of(variant: dict[str, Any], seed: int) -> Recipe:
         weights=SHARES, window_timesteps={"*": 1, "text": None, "captions": None}, window_tokens=512, seed=seed,
         save_every_seconds=1e9, model={**demo.model, **variant.get("model", {})},
     )  # fmt: skip
-    return recipe.replace(steps=TOKENS // (recipe.slots * recipe.slot_tokens), **changes)
+    recipe = recipe.replace(**changes)
+    return recipe.replace(steps=TOKENS // (recipe.slots * recipe.slot_tokens))
 
 
 def byte_tokenizer() -> TextTokenizer:

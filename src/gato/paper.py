@@ -682,7 +682,12 @@ PAPER = (
                 " policy/test_policy.py:test_decisions_equal_a_full_pass",
                 silent("one pass for all action tokens (the paper on robots)"),
             ),
-            fact("attention maps, embeddings of tasks", deviation=ANALYSIS),
+            fact(
+                "attention maps, embeddings of tasks",
+                "policy/look.py:attention",
+                "evaluation/test_inside.py:test_a_row_of_attention_is_that_of_the_separator_and_means_are_means",
+                ANALYSIS,
+            ),
         ),
     ),
     Section(
