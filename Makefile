@@ -6,7 +6,7 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 
 # The demo takes these two; the tests add the rest. A stamp file says what has been installed, so nothing is done twice.
 DEMO_EXTRAS := atari,babyai,mujoco,viz
-TEST_EXTRAS := atari,babyai,mujoco,serve,video,viz,dev
+TEST_EXTRAS := atari,babyai,mujoco,serve,video,viz,language,minari,cluster,dev
 
 # Where the endurance figures remember how far they are; outside of the checkout, so that a piece at a time will do.
 ENDURANCE_STATE ?= $(HOME)/.cache/gato-endurance

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 
 from gato.episodes.store import Dataset, find_datasets
@@ -98,8 +99,9 @@ def _datasets(
 
 def tokenise(stores: Sequence[ShelvedStore]) -> None:
     """Make the tables that are not on the shelf yet, with a progress bar."""
+    console = Console(stderr=True)
     missing = [s for s in stores if not s.folder.exists()]
-    for store in track(missing, "tokenising", disable=not missing, transient=True):
+    for store in track(missing, "tokenising", console=console, disable=not console.is_terminal, transient=True):
         store.make()
 
 

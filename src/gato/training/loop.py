@@ -204,7 +204,7 @@ def _run(
                     group["lr"] = learning_rate(group["peak"], progress, recipe)
             saver.check()
             tick = time.perf_counter()
-            team.at(state.step, "reading data")
+            team.at(state.step, "reading data", patient=recipe.lazy)  # a dataset may be tokenised just now
             batches = [(part, batch.to(device)) for part, batch in zip(mine, next(data), strict=True)]
             waited = time.perf_counter() - tick
             counted = 0.0
