@@ -117,8 +117,7 @@ def stream(
     mixture: Mixture, mine: Sequence[int], parts: int, step: int, workers: int = 0
 ) -> Iterator[Iterator[list[Batch]]]:
     """The batches of parts `mine` (of `parts`) of step `step`, `step` + 1, …, one list per step."""
-    import grain
-
+    grain = _grain()
     steps = grain.MapDataset.source(_Steps(mixture, tuple(mine), parts, portable=workers > 0)).slice(slice(step, None))
     if not workers:
         yield (steps[i] for i in range(len(steps)))
@@ -134,6 +133,21 @@ def stream(
         yield ([_unpack(record) for record in records] for records in iterator)
     finally:
         iterator.close()
+
+
+def _grain() -> Any:
+    """grain, which would say on stderr that it misses JAX: it can do without."""
+    from absl import logging
+
+    log = logging.get_absl_logger()
+    level = log.level
+    log.setLevel("ERROR")
+    try:
+        import grain
+
+        return grain
+    finally:
+        log.setLevel(level)
 
 
 class _Steps:
