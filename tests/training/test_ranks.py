@@ -74,6 +74,26 @@ def test_two_ranks_do_what_one_does(place, tmp_path, kind):
     assert gato.load(two / "bundle").bundle.card["steps"] == 6
 
 
+def test_slices_in_bf16_learn_as_autocast_does(place, tmp_path):
+    """bf16 weights in the pass, float32 slices, gradients reduced in float32: the losses of one process with autocast, as far
+    as three digits go, with the residual patch embedder and every kind of position."""
+    model = {
+        **RECIPE.model,
+        "patch_embedder": "resnet",
+        "patch_stem_width": 32,
+        "dropout_rate": 0.0,
+        "stochastic_depth": 0.0,
+    }
+    for position in ("rope", "xl"):
+        recipe = RECIPE.replace(precision="bf16", model={**model, "position": position}, learning_rate=1e-3)
+        runs = [tmp_path / f"{position}{world}" for world in (1, 2)]
+        for world, run in zip((1, 2), runs, strict=True):
+            ranks = go(place, run, recipe, world)
+            assert ranks.end() == [0] * world, ranks.said()
+        assert losses_of(runs[0]) == pytest.approx(losses_of(runs[1]), rel=0.01)
+        assert all(w.dtype == torch.float32 for w in weights(runs[1]).values())
+
+
 @pytest.mark.parametrize("kind", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_saved_by_some_resumed_by_others(place, tmp_path, kind):
     """Three steps at two ranks and three more at one; and the other way about. The run is the uninterrupted one."""

@@ -154,7 +154,8 @@ class Attention(nn.Module):
             q, k, v = g.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, L, d)
             q = q[:, :, first:]
             outputs.append(self._attend(q, k, v, first).transpose(1, 2).reshape(-1, self.heads * self.size))
-        return F.linear(torch.cat(outputs), self.out)
+        joined = torch.cat(outputs)  # short groups come in float32, see `_attend`
+        return F.linear(joined if self.out.dtype == torch.float32 else joined.to(self.out.dtype), self.out)
 
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int) -> torch.Tensor:
         """Queries at positions first … L - 1 over keys 0 … L - 1. (B, H, L - first, d)."""
@@ -193,7 +194,8 @@ class Attention(nn.Module):
     def _distances(self, length: int, like: torch.Tensor) -> torch.Tensor:
         """W_r applied to the sinusoids of distances 0 … length - 1, (H, length, d)."""
         sinusoids = _sinusoids(length, self.heads * self.size, like.device).to(like.dtype)
-        return F.linear(sinusoids, self.relative.to(like.dtype)).view(length, self.heads, self.size).transpose(0, 1)
+        keys = F.linear(sinusoids, self.relative.to(like.dtype)).to(like.dtype)  # autocast has a dtype of its own
+        return keys.view(length, self.heads, self.size).transpose(0, 1)
 
 
 QUERIES = 256  # that many at a time on a CPU: keys that all of them precede are not touched
