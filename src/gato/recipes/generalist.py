@@ -8,7 +8,7 @@ and how hard they are to imitate both count, and what learns slowly (pictures, m
 slots: of the same tokens, more and smaller steps teach more (docs/log.md).
 """
 
-from gato.training.recipe import Recipe
+from gato.recipes.demo import recipe as demo
 
 WEIGHTS = {
     "babyai": 15, "meta-world": 12, "sokoban": 4, "ale-atari": 7, "procgen": 8, "miniworld": 5, "vizdoom": 4,
@@ -17,9 +17,10 @@ WEIGHTS = {
     "text": 5, "captions": 4, "questions": 4, "dialogues": 3, "pages": 1, "clips": 1,
 }  # fmt: skip
 
-recipe = Recipe(
+DOCUMENTS = ("text", "captions", "questions", "dialogues", "pages", "clips")
+
+recipe = demo.replace(
     name="generalist",
-    size="tiny",
     model={
         "num_transformer_blocks": 4,
         "layer_width": 256,
@@ -31,23 +32,9 @@ recipe = Recipe(
     steps=500_000,
     weights=WEIGHTS,
     slots=2,
-    slot_tokens=1024,
-    window_tokens=512,
-    document_tokens=256,
-    window_timesteps={"*": 1, "text": None, "captions": None, "questions": None, "dialogues": None, "pages": None, "clips": None},
-    prompt_share=0.0,
-    text_targets=False,
-    optimizer="muon",
+    window_timesteps={"*": 1, **dict.fromkeys(DOCUMENTS)},
     learning_rate=2e-3,
     table_learning_rate=0.01,
-    muon_learning_rate=0.01,
     final_ratio=0.05,
     warmup=0.01,
-    weight_decay=0.01,
-    loss_by="tokens",
-    smooth_targets=6.0,
-    precision="auto",
-    discrete="sample",
-    continuous="mean",
-    keep_last=2,
-)  # fmt: skip
+)
