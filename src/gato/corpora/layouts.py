@@ -23,6 +23,7 @@ from gato.corpora.questions import Questions
 from gato.corpora.reading import MAX_RECORD_BYTES, OnBad, Place, Reader
 from gato.episodes import Episode
 from gato.episodes.exchange import LAYOUTS as RECORDINGS
+from gato.episodes.exchange import Imported
 from gato.episodes.store import Dataset, DatasetWriter, encode_chunk
 from gato.errors import UnknownNameError, UsageError, nearest
 
@@ -170,18 +171,6 @@ def _taken(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
 # -- into a dataset ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Imported:
-    """How far an import is: episodes in the dataset, those added by this call, records left out since the first."""
-
-    folder: Path
-    task: str
-    episodes: int = 0
-    added: int = 0
-    skipped: int = 0
-    complaints: tuple[str, ...] = ()
-
-
 def import_corpus(
     name: str,
     path: str | Path,
@@ -239,7 +228,7 @@ def import_corpus(
                 break
         if waiting:
             flush()
-        state.skipped, state.complaints = before + reader.skipped, tuple(reader.complaints)
+        state.skipped, state.complaints = before + reader.skipped, list(reader.complaints)
     yield state
 
 

@@ -77,7 +77,7 @@ class ShelvedStore:
         validation: bool = False,
     ):
         self.task, self.codec, self.dataset = dataset.task, codec, dataset
-        self._shelf, self._keep, self._part = Path(shelf), keep, (held_out, validation)
+        self._shelf, self._keep, self._side = Path(shelf), keep, (held_out, validation)
         if not len(self.chosen):
             raise EpisodeError("no episodes", where=self.task, fix=f"gato collect {self.task} --episodes 10 --out DIR")
 
@@ -96,7 +96,7 @@ class ShelvedStore:
         chosen = np.arange(len(self.dataset))
         if self._keep is not None and self.codec.acts and len(chosen):
             chosen = good_episodes(self.dataset.returns, self._keep)
-        share, validation = self._part
+        share, validation = self._side
         if not share:
             return chosen[:0] if validation else chosen
         numbers = [self.dataset.index[i].number for i in chosen]
@@ -158,7 +158,7 @@ class ShelvedStore:
     @cached_property
     def folder(self) -> Path:
         """Where the table is, or will be."""
-        facts = [FORMAT, gato.__version__, self.dataset.identity, self.codec.identity, self._keep, self._part]
+        facts = [FORMAT, gato.__version__, self.dataset.identity, self.codec.identity, self._keep, self._side]
         name = self.task.replace("/", "--").replace(":", "-")
         return self._shelf / f"{name}--{sha256_of(json.dumps(facts).encode())[:16]}"
 

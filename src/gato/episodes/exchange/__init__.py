@@ -118,7 +118,7 @@ def open_recordings(layout: str, path: Path | str, choices: Choices = Choices())
 
 @dataclass
 class Imported:
-    """How far an import is: episodes in the dataset, those added by this call, those left out so far."""
+    """How far an import is: episodes in the dataset, those added by this call, what was left out since the first, and the first messages."""
 
     folder: Path
     task: str

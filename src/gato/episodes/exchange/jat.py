@@ -23,11 +23,13 @@ import pyarrow.parquet as pq
 
 from gato.episodes.episode import Episode, Leaves
 from gato.episodes.exchange.leaves import (
+    AGAIN,
     action_spec,
     decode_image,
     discrete_spec,
     image_spec,
     observation_spec,
+    open_parquet,
     resized,
 )
 from gato.episodes.spec import Spec, Specs, TaskSpec
@@ -35,7 +37,6 @@ from gato.errors import DataError
 
 OBSERVATIONS = {f"{kind}_observations": kind for kind in ("continuous", "discrete", "image", "text")}
 ACTIONS = ("continuous_actions", "discrete_actions")
-AGAIN = "download it again; or leave out what is damaged: --on-bad skip"
 
 
 def _files(path: Path, split: str = "all") -> list[Path]:
@@ -71,9 +72,9 @@ class JatRecordings:
             below = sorted(f.parent.name for f in path.glob("*/*.parquet"))
             fix = f"name one task's folder: {', '.join(dict.fromkeys(below))}" if below else "name a task's folder"
             raise DataError(f"no Parquet file of the split {split}", where=str(path), fix=fix)
-        self._opened = [_open(file) for file in self._files]
+        self._opened = [open_parquet(file) for file in self._files]
         # The spec is that of all files, so that the splits of a task have one.
-        self._surveyed = [_open(file) for file in _files(path)] if split != "all" else self._opened
+        self._surveyed = [open_parquet(file) for file in _files(path)] if split != "all" else self._opened
         self._lengths = [file.metadata.num_rows for file in self._opened]
         names = set(self._opened[0].schema_arrow.names)
         self._leaves = {column: leaf for column, leaf in OBSERVATIONS.items() if column in names}
@@ -239,12 +240,3 @@ def _flat(array: pa.Array) -> np.ndarray:
     if array.null_count:
         raise ValueError("a value is missing")
     return array.to_numpy(zero_copy_only=False)
-
-
-def _open(file: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise DataError("the file is missing", where=str(file), fix=AGAIN) from None
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"not a readable Parquet file: {error}", where=str(file), fix=AGAIN) from error

@@ -6,15 +6,19 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from gato.episodes.episode import Episode, Leaves
 from gato.episodes.spec import MAX_DISCRETE, Spec, Specs, TaskSpec
-from gato.errors import SpecError, UsageError
+from gato.errors import DataError, SpecError, UsageError
 
+AGAIN = "download it again; or leave out what is damaged: --on-bad skip"
 PATCH = 16
 IMAGE_TOKENS = 256  # of all cameras together, where no size is asked for: a quarter of the paper's window
 
@@ -152,3 +156,13 @@ def match(recorded: TaskSpec, wanted: TaskSpec, task: str) -> Matching:
         side(recorded.observation, wanted.observation, "observation"),
         side(recorded.action, wanted.action, "action"),
     )
+
+
+def open_parquet(file: Path) -> pq.ParquetFile:
+    """A recorded file, pages checked as they are read. Raises DataError naming it."""
+    try:
+        return pq.ParquetFile(file, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise DataError("the file is missing", where=str(file), fix=AGAIN) from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"not a readable Parquet file: {error}", where=str(file), fix=AGAIN) from error

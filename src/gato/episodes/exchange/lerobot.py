@@ -24,21 +24,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gato.episodes.episode import Episode, Leaves
 from gato.episodes.exchange.leaves import (
+    AGAIN,
     action_spec,
     decode_image,
     discrete_spec,
     image_spec,
     observation_spec,
+    open_parquet,
     resized,
 )
 from gato.episodes.spec import Spec, Specs, TaskSpec
 from gato.errors import DataError, UsageError
 
-AGAIN = "download it again; or leave out what is damaged: --on-bad skip"
 TOLERANCE_SECONDS = 1e-3  # between a timestamp and the frame that is shown then (LeRobot's default is a tenth of it)
 
 
@@ -86,7 +86,7 @@ class LeRobotRecordings:
             )
         rows: list[dict[str, Any]] = []
         for file in files:
-            names = [n for n in _open(file).schema_arrow.names if not n.startswith("stats/")]
+            names = [n for n in open_parquet(file).schema_arrow.names if not n.startswith("stats/")]
             rows += _read(file, names).to_pylist()
         rows.sort(key=lambda r: r["episode_index"])
         if [r["episode_index"] for r in rows] != list(range(len(rows))):
@@ -341,17 +341,8 @@ def _read_json(file: Path) -> dict[str, Any]:
     return record
 
 
-def _open(file: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise DataError("the file is missing", where=str(file), fix=AGAIN) from None
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"not a readable Parquet file: {error}", where=str(file), fix=AGAIN) from error
-
-
 def _read(file: Path, columns: list[str] | None) -> pa.Table:
     try:
-        return _open(file).read(columns=columns, use_threads=False)
+        return open_parquet(file).read(columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot be decoded: {error}", where=str(file), fix=AGAIN) from error
