@@ -191,6 +191,9 @@ def draw(records: dict[str, Any], law: dict[str, float], file: Path) -> None:
         score.plot(r["parameters"], r["score"]["mean"], "o", color=colour)
     loss.set(xscale="log", xlabel="tokens", ylabel="held-out loss, nats per target")
     score.set(xscale="log", xlabel="parameters without tables", ylabel="% of expert")
+    sizes = [r["parameters"] for r in records.values()]
+    score.minorticks_off()
+    score.set_xticks(sizes, [f"{n / 1e6:.2g} M" for n in sizes])
     loss.legend(frameon=False, fontsize=8)
     for axes in (loss, score):
         axes.spines[["top", "right"]].set_visible(False)
