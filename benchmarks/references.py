@@ -10,6 +10,12 @@ task's own starts. Seeds belong to the evaluation split but lie far above the in
 episode that the expert could not play (ExpertError) is dropped and counted in `expert_failures`.
 `seconds_per_episode` is the expert's mean wall-clock time, simulator included. Tasks are written as they are measured,
 so that an interrupted run keeps what it has.
+
+    python benchmarks/references.py 'procgen/*' --random 20 --demonstrations DATA
+
+Where the expert is slow and its demonstrations are at hand, it need not play again: those of its episodes in DATA that are
+clean (`gato collect` without --noise and --coverage) are what it would be measured by, but for their seeds, which are those of
+training. Fewer than eight of them are no measurement.
 """
 
 from __future__ import annotations
@@ -26,12 +32,14 @@ from typing import Any
 import numpy as np
 
 import gato.worlds
-from gato.episodes import Episode
+from gato.episodes import Dataset, Episode
+from gato.episodes.store import dataset_folder
 from gato.errors import ExpertError
 from gato.rollouts import ExpertPolicy, LocalSlot, RandomPolicy, Unit, episode_seed, rollout
 from gato.worlds import Task
 
 FIRST_INDEX = 1_000_000  # evaluation counts its episodes from 0
+FEWEST = 8  # clean demonstrations that make a reference score
 FOLDER = Path(gato.worlds.__file__).parent / "references"
 
 
@@ -54,6 +62,17 @@ def measure(task: Task, policy: Any, episodes: int, slot: LocalSlot, seconds: fl
             yield None
 
 
+def clean_scores(task: Task, data: Path) -> list[float]:
+    """Scores of the expert's episodes in DATA without noise and from the task's own starts; none where it has no dataset."""
+    folder = dataset_folder(data, task.id)
+    episodes = Dataset.open(folder) if folder.is_dir() else ()
+    return [
+        score_of(task, episode)
+        for episode in episodes
+        if episode.info["source"] == "expert" and not episode.info.get("noise") and not episode.info.get("wide")
+    ]
+
+
 def summary(scores: list[float]) -> dict[str, Any]:
     """Mean, sample standard deviation, number of episodes."""
     std = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
@@ -67,7 +86,9 @@ def versions(task: Task) -> dict[str, str]:
     return {name.lower(): importlib.metadata.version(name) for name in sorted(names)}
 
 
-def measure_task(task: Task, num_random: int, num_expert: int, seconds_per_episode: float) -> dict[str, Any]:
+def measure_task(
+    task: Task, num_random: int, num_expert: int, seconds_per_episode: float, demonstrations: Path | None
+) -> dict[str, Any]:
     """The task's record; what was not asked for is absent."""
     record: dict[str, Any] = {"score": task.score, "versions": versions(task)}
     slot = LocalSlot()
@@ -75,7 +96,9 @@ def measure_task(task: Task, num_random: int, num_expert: int, seconds_per_episo
         if num_random:
             scores = list(measure(task, RandomPolicy(), num_random, slot, seconds_per_episode * num_random))
             record["random"] = summary([s for s in scores if s is not None])
-        if num_expert and task.make_expert is not None:
+        if demonstrations and len(scores := clean_scores(task, demonstrations)) >= FEWEST:
+            record["expert"] = summary(scores)
+        elif num_expert and not demonstrations and task.make_expert is not None:
             begun = time.monotonic()
             scores = list(measure(task, ExpertPolicy(), num_expert, slot, seconds_per_episode * num_expert))
             record["seconds_per_episode"] = round((time.monotonic() - begun) / len(scores), 4)
@@ -117,11 +140,14 @@ def main() -> None:
         "--seconds-per-episode", type=float, default=float("inf"), metavar="S",
         help="stop a task's measurement after S × N seconds with the episodes it has by then",
     )  # fmt: skip
+    parser.add_argument(
+        "--demonstrations", type=Path, metavar="DATA", help="take the expert's score from what it played there"
+    )
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of <domain>.json (default: the package's own)")
     args = parser.parse_args()
     print(f"{'task':44} {'random':>20}  {'expert':>20} {'failures':>8} {'s/episode':>9}")
     for task in gato.worlds.select(args.tasks):
-        record = measure_task(task, args.random, args.expert, args.seconds_per_episode)
+        record = measure_task(task, args.random, args.expert, args.seconds_per_episode, args.demonstrations)
         merge(task, record, args.out)
         print(line(task, record), flush=True)
 

@@ -263,7 +263,7 @@ def test_play(run, tmp_path):
     done = gato("play", run / "train", "sokoban/7x7-1-box", "--video", tmp_path / "film.webp", "--max-steps", 20)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "film.webp").stat().st_size > 100
-    words = ["sokoban/7x7-1-box", "--bundle", run / "train", "--plan", 2, "--plan-steps", 3, "--episodes", 2]
+    words = [run / "train", "sokoban/7x7-1-box", "--plan", 2, "--plan-steps", 3, "--episodes", 2]
     done = gato("play", *words, "--max-steps", 3, "--video", tmp_path / "planned.gif")
     assert done.returncode == 0, done.stderr
     assert "episode 1: return" in done.stdout and (tmp_path / "planned.gif").stat().st_size > 100

@@ -665,10 +665,62 @@ class Finetune:
 
 
 @dataclass
+class Improve:
+    """Rounds of acting, keeping what went best and training on it: can the agent pass its expert?"""
+
+    bundle: Positional[Path]
+    tasks: str = ""
+    """Globs, comma-separated: which of the datasets' tasks, one after another."""
+    data: tuple[Path, ...] = ()
+    """Folders of demonstrations: the expert's, or those of a random policy."""
+    out: Path | None = None
+    rounds: int = 5
+    episodes: int = 100
+    """Played in each round."""
+    keep: float = 0.2
+    """The share of all episodes so far, demonstrations included, that a round trains on: the best by their return."""
+    judged: int = 50
+    """Evaluation episodes after each round."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    """field=value of the recipe, which is the bundle's own at a constant rate, 300 steps a round."""
+    workers: int = 2
+    device: str = "auto"
+
+    def run(self) -> None:
+        for name, least in (("rounds", 1), ("episodes", 1), ("judged", 2), ("workers", 0)):
+            _within(f"--{name}", getattr(self, name), least)
+        _within("--keep", self.keep, 0.001, 1)
+        if not self.tasks or not self.data or self.out is None:
+            raise UsageError(
+                "--tasks, --data and --out are needed", fix="gato improve BUNDLE --tasks TASK --data DIR --out DIR"
+            )
+        device = _device(self.device)
+        from gato.episodes.store import Dataset
+        from gato.evaluation.improve import draw, improve, own_recipe
+        from gato.policy import load
+        from gato.training.start import datasets_of
+        from gato.worlds import find
+
+        bundle = load(self.bundle, device).bundle
+        recipe = own_recipe(bundle).override(list(self.set))
+        records = []
+        for folder in datasets_of(self.tasks, list(self.data)):
+            dataset = Dataset.open(folder)
+            records.append(
+                improve(
+                    bundle, find(dataset.task), dataset, recipe, self.out / dataset.task, rounds=self.rounds,
+                    episodes=self.episodes, keep=self.keep, judged=self.judged, workers=self.workers, device=device,
+                )
+            )  # fmt: skip
+        print(f"picture: {draw(records, self.out / 'improve.png')}")
+
+
+@dataclass
 class Evaluate:
     """Expert-normalised scores of a bundle: results.json, report.html and films in --out."""
 
     bundle: Positional[Path | None] = None
+    """The generalist that comes with the package if not given."""
     policy: Literal["retrieve"] | None = None
     """In place of a bundle, a baseline: retrieve replays the action of the most similar observation in --data."""
     data: tuple[Path, ...] = ()
@@ -734,14 +786,18 @@ class Evaluate:
         elif unplayed:
             if not known:
                 raise UsageError(
-                    f"there is no world to play {', '.join(unplayed)} in", where=str(self.bundle or ""),
+                    f"there is no world to play {', '.join(unplayed)} in", where=str(self.bundle or "the generalist"),
                     fix="--teacher-forced --data DIR tells the errors of its actions on held-out demonstrations",
                 )  # fmt: skip
             print(f"not played, since there is no world of theirs: {', '.join(unplayed)}", file=sys.stderr)
         language = None
         if self.language:
             language = _language(
-                agent, self.out, str(self.bundle), () if self.teacher_forced else self.data, self.scenes
+                agent,
+                self.out,
+                str(self.bundle or "the generalist"),
+                () if self.teacher_forced else self.data,
+                self.scenes,
             )
         record = evaluate(
             agent,
@@ -792,7 +848,7 @@ class Evaluate:
         if not asked:
             raise UsageError(
                 f"no demonstrations of {self.tasks}" if self.policy else f"this bundle was not trained on {self.tasks}",
-                where=", ".join(map(str, self.data)) if self.policy else str(self.bundle),
+                where=", ".join(map(str, self.data)) if self.policy else str(self.bundle or "the generalist"),
                 fix=f"it knows {', '.join(agent.tasks)}",
             )
         return [find(t) for t in asked if t not in nowhere], [t for t in asked if t in nowhere]
@@ -809,8 +865,6 @@ class Evaluate:
             from gato.rollouts.retrieve import Retrieval
 
             return Retrieval.open(self.data)
-        if self.bundle is None:
-            raise UsageError("what is to be evaluated?", fix="gato evaluate BUNDLE, or --policy retrieve --data DIR")
         from gato.policy import load
 
         agent = load(self.bundle, _device(self.device))
@@ -897,8 +951,7 @@ class Play:
     """Watch the agent play: a window where there is a screen, else a film. `gato play [BUNDLE] TASK`."""
 
     words: Positional[tuple[str, ...]]
-    """The task, or a bundle and a task."""
-    bundle: Path = Path("runs/demo")
+    """The task, or a bundle and a task; without a bundle, the generalist that comes with the package."""
     video: Path | None = None
     """A film in place of the window: .mp4 (with the extra `video`), .webp, .gif or .png."""
     episodes: int = 1
@@ -924,7 +977,7 @@ class Play:
         planning = _planning(self.plan, self.plan_steps, self.plan_follow)
         if len(self.words) not in (1, 2):
             raise UsageError("a task is needed", fix="gato play [BUNDLE] TASK; gato tasks lists tasks")
-        *bundle, task_id = self.words
+        bundle, task_id = (self.words[0] if len(self.words) == 2 else None), self.words[-1]
         if self.video:
             _suffix("--video", self.video, ".webp", ".mp4", ".gif", ".png")
         from gato.evaluation.screen import Screen
@@ -935,7 +988,7 @@ class Play:
         from gato.worlds import find
 
         window = Window(f"gato play {task_id}", self.fps) if self.video is None and has_screen() else None
-        agent, task = load(Path(bundle[0]) if bundle else self.bundle, _device(self.device)), find(task_id)
+        agent, task = load(bundle, _device(self.device)), find(task_id)
         acting = _acting(self.acting, agent.bundle.acting)
         agent.bundle.codec(task.id)
         policy = agent.planner(task.id, 1, planning, **acting) if planning else agent.policy(task.id, 1, **acting)
@@ -980,12 +1033,11 @@ def _planning(continuations: int, steps: int, follow: int) -> Any:
 class Chat:
     """Talk to the agent: one reply to a text, or a conversation. `/image FILE`, `/new`, `/system TEXT` and `/quit` are for the latter.
 
-    A bundle that was not trained on dialogues goes on with the text instead.
+    A bundle that was not trained on dialogues goes on with the text instead. `gato chat [BUNDLE] [TEXT]`.
     """
 
-    bundle: Positional[Path]
-    text: Positional[str | None] = None
-    """What to reply to; a conversation, line by line, if left out."""
+    words: Positional[tuple[str, ...]] = ()
+    """What to reply to; a conversation, line by line, if left out. Before it a bundle; the generalist if there is none."""
     system: str = ""
     """What stands before the dialogue."""
     image: Path | None = None
@@ -1003,19 +1055,23 @@ class Chat:
         _within("--max-tokens", self.max_tokens, 1)
         _within("--temperature", self.temperature, 0)
         _within("--seed", self.seed, 0)
-        if self.jobs is not None and self.text is not None:
+        bundle, words = _bundle_first(self.words)
+        if len(words) > 1:
+            raise UsageError(f"{len(words)} texts", fix='gato chat [BUNDLE] ["TEXT"]: a text is one word, in quotes')
+        text = words[0] if words else None
+        if self.jobs is not None and text is not None:
             raise UsageError("a text and a file of jobs", fix="one of the two")
         if self.out is not None and self.jobs is None:
             raise UsageError("--out goes with --jobs", fix="--jobs FILE.jsonl")
         from gato.policy import load
 
-        agent = load(self.bundle, _device(self.device))
+        agent = load(bundle, _device(self.device))
         if self.jobs is not None:
             self._batch(agent)
             return
         talk = agent.conversation(self.system, self.image)
-        if self.text is not None:
-            self._say(talk, self.text)
+        if text is not None:
+            self._say(talk, text)
             return
         shown = sys.stdin.isatty()
         if shown:
@@ -1074,10 +1130,10 @@ class Chat:
 
 @dataclass
 class Caption:
-    """What is in these pictures, films, folders, or the images that a .jsonl lists."""
+    """What is in these pictures, films, folders, or the images that a .jsonl lists. `gato caption [BUNDLE] IMAGES`."""
 
-    bundle: Positional[Path]
-    images: Positional[tuple[Path, ...]]
+    words: Positional[tuple[str, ...]]
+    """The images. Before them a bundle; the generalist if there is none."""
     clips: bool = False
     """Each folder is one clip: its pictures are the frames, in the order of their names."""
     out: Path | None = None
@@ -1089,14 +1145,16 @@ class Caption:
     device: str = "auto"
 
     def run(self) -> None:
-        _some(self.images, "a picture", "gato caption BUNDLE PICTURES")
+        bundle, words = _bundle_first(self.words)
+        images = tuple(map(Path, words))
+        _some(images, "a picture", "gato caption [BUNDLE] PICTURES")
         _within("--max-tokens", self.max_tokens, 1)
         _within("--batch", self.batch, 1)
-        jobs, beside = _image_jobs(self.images, self.clips, ["image"])
+        jobs, beside = _image_jobs(images, self.clips, ["image"])
         from gato.policy import load
         from gato.policy.jobs import path_of
 
-        agent = load(self.bundle, _device(self.device))
+        agent = load(bundle, _device(self.device))
 
         def work(part: Any) -> Any:
             return [{"caption": c} for c in agent.captions([path_of(job, beside) for job in part], self.max_tokens)]
@@ -1106,12 +1164,13 @@ class Caption:
 
 @dataclass
 class Answer:
-    """The reply to a question about a picture, or about every picture of a folder, or to those that a .jsonl lists."""
+    """The reply to a question about a picture, or about every picture of a folder, or to those that a .jsonl lists.
+    `gato answer [BUNDLE] IMAGE [QUESTION]`.
+    """
 
-    bundle: Positional[Path]
-    image: Positional[Path]
-    """A picture, a film (its last picture), a folder, or a .jsonl of {"image", "question"}."""
-    question: Positional[str | None] = None
+    words: Positional[tuple[str, ...]]
+    """A picture, a film (its last picture), a folder, or a .jsonl of {"image", "question"}; and the question. Before them a
+    bundle; the generalist if there is none."""
     clips: bool = False
     """A folder is one clip: the question is about its last picture."""
     out: Path | None = None
@@ -1125,26 +1184,41 @@ class Answer:
     def run(self) -> None:
         _within("--max-tokens", self.max_tokens, 1)
         _within("--batch", self.batch, 1)
-        listed = self.image.suffix == ".jsonl"
-        if not listed and self.question is None:
-            raise UsageError("a question is needed", fix='gato answer BUNDLE IMAGE "what is red?"')
-        jobs, beside = _image_jobs((self.image,), self.clips, ["image"] if self.question else ["image", "question"])
-        jobs = [{"question": self.question, **job} for job in jobs]
+        bundle, words = _bundle_first(self.words)
+        if len(words) not in (1, 2):
+            raise UsageError("a picture and a question are needed", fix='gato answer [BUNDLE] IMAGE "what is red?"')
+        image, question = Path(words[0]), words[1] if len(words) == 2 else None
+        listed = image.suffix == ".jsonl"
+        if not listed and question is None:
+            raise UsageError("a question is needed", fix='gato answer [BUNDLE] IMAGE "what is red?"')
+        jobs, beside = _image_jobs((image,), self.clips, ["image"] if question else ["image", "question"])
+        jobs = [{"question": question, **job} for job in jobs]
         from gato.policy import load
         from gato.policy.jobs import path_of
 
-        agent = load(self.bundle, _device(self.device))
+        agent = load(bundle, _device(self.device))
 
         def work(part: Any) -> Any:
             shown, asked = [path_of(job, beside) for job in part], [job["question"] for job in part]
             return [{"reply": reply} for reply in agent.answers(shown, asked, self.max_tokens)]
 
-        alone = len(jobs) == 1 and not listed and not self.image.is_dir()
+        alone = len(jobs) == 1 and not listed and not image.is_dir()
         line: Callable[[Any], str] = (lambda r: r["reply"]) if alone else (lambda r: f"{r['image']}: {r['reply']}")
         if alone and self.json and self.out is None:
-            print(json.dumps({"question": self.question, **work(jobs)[0]}))
+            print(json.dumps({"question": question, **work(jobs)[0]}))
         else:
             _run_jobs(jobs, work, self.out, self.batch, line, self.json)
+
+
+def _bundle_first(words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """The bundle that the words may begin with, and the rest. What looks like a folder's path, and is none, was to be one."""
+    from gato.policy.shipped import names_bundle
+
+    def meant(word: str) -> bool:
+        return "/" in word and not any(c.isspace() for c in word) and not Path(word).suffix and not Path(word).exists()
+
+    first = words[0] if words and (names_bundle(words[0]) or meant(words[0])) else None
+    return first, words[first is not None :]
 
 
 def _image_jobs(paths: tuple[Path, ...], clips: bool, needed: list[str]) -> tuple[list[dict[str, Any]], Path | None]:
@@ -1200,7 +1274,8 @@ def _bar(total: int, on: bool) -> Iterator[Callable[[int], None]]:
 class Serve:
     """A policy server, and a page to watch the agent, on this machine."""
 
-    bundle: Positional[Path]
+    bundle: Positional[Path | None] = None
+    """The generalist that comes with the package if not given."""
     host: str = "127.0.0.1"
     """Any other address needs a token."""
     port: int = 8000
@@ -1251,7 +1326,7 @@ VERBS: dict[str, Any] = {
         "generate": DataGenerate,
     },
     "tokenizer": {"train": TokenizerTrain},
-    "train": Train, "finetune": Finetune, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "answer": Answer,
+    "train": Train, "finetune": Finetune, "improve": Improve, "evaluate": Evaluate, "play": Play, "chat": Chat, "caption": Caption, "answer": Answer,
     "serve": Serve, "report": ReportAgain,
 }  # fmt: skip
 

@@ -42,7 +42,18 @@ def examine() -> dict[str, Any]:
     found |= _simulators()
     found["rendering"] = _render()
     found["training"] = _train()
+    found["generalist"] = _generalist()
     return found
+
+
+def _generalist() -> str:
+    from gato.errors import CheckpointMissingError
+    from gato.policy.shipped import shipped
+
+    try:
+        return str(shipped())
+    except CheckpointMissingError as error:
+        return f"{error.what}; {error.fix}"
 
 
 def _simulators() -> dict[str, str]:

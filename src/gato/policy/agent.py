@@ -17,6 +17,7 @@ from gato.model.bundle import Bundle
 from gato.model.cache import RingCache
 from gato.policy.batch import AgentPolicy, _rows, feed
 from gato.policy.planning import Planning, PlanningPolicy
+from gato.policy.shipped import bundle_in, shipped
 from gato.policy.sight import clip, is_clip, picture
 from gato.tokens import TimestepCodec, Tokens
 from gato.worlds import find
@@ -25,18 +26,19 @@ if TYPE_CHECKING:
     from gato.policy.conversation import Conversation
 
 
-def load(path: Path | str, device: str = "cpu") -> Agent:
-    """The agent of a bundle folder, of a run that holds one, or of `hf://org/name@revision` on the Hugging Face Hub.
+def load(path: Path | str | None = None, device: str = "cpu") -> Agent:
+    """The agent of a bundle folder, of a run that holds one, or of `hf://org/name@revision` on the Hugging Face Hub; the
+    generalist that comes with the package if no path is given.
 
     Raises CheckpointMissingError and its siblings. Nothing is downloaded unless `path` begins with `hf://`.
     """
-    if str(path).startswith(("hf://", "hf:/")):  # a Path has lost one of the slashes
+    if path is None:
+        path = shipped()
+    elif str(path).startswith(("hf://", "hf:/")):  # a Path has lost one of the slashes
         from gato.policy.hub import SCHEME, fetch
 
         path = fetch(SCHEME + str(path).removeprefix("hf:").lstrip("/"))
-    path = Path(path)
-    inside = [p for p in (path, path / "bundle", path / "train" / "bundle") if (p / "config.json").is_file()]
-    return Agent(Bundle.load(inside[0] if inside else path, device))
+    return Agent(Bundle.load(bundle_in(path) or Path(path), device))
 
 
 class Session:

@@ -1,20 +1,21 @@
 """The generalist: one network for every domain that has an expert here, and for the generated corpora.
 
-    gato train generalist --data DATA --tokenizer tokenizer.model --out RUN
+    gato train generalist --data DATA --tokenizer tokenizer.model --out RUN --steps 10000 --set final_ratio=1.0   # the trunk
+    gato finetune RUN generalist --tasks '*' --data DATA --out SHIPPED --set steps=2500 warmup=0.02              # the end
 
 The network, windows and optimizer follow the demo's (docs/deviations.md says what each costs); a task token tells alike
 tasks apart, since a window holds one timestep and no prompt. Weights are shares of tokens: a domain's number of tasks
-and how hard they are to imitate both count, and what learns slowly (pictures, missions) gets more than its number. A step is two
-slots: of the same tokens, more and smaller steps teach more (docs/log.md).
+and how hard they are to imitate both count, and what learns slowly (pictures, missions) gets more than its number.
 """
 
 from gato.recipes.demo import recipe as demo
 
 WEIGHTS = {
-    "babyai": 15, "meta-world": 12, "sokoban": 4, "ale-atari": 7, "procgen": 8, "miniworld": 5, "vizdoom": 4,
-    "dm-control-maze": 2, "dm-control-suite": 7, "dm-control-suite-pixels": 4, "modular-rl": 4, "classic-control": 1,
-    "box2d": 1, "gym-mujoco": 1.5, "gymnasium-robotics": 3, "dm-manipulation-playground": 2, "rgb-stacking": 3,
-    "text": 5, "captions": 4, "questions": 4, "dialogues": 3, "pages": 1, "clips": 1,
+    "babyai": 15, "meta-world": 10, "sokoban": 5, "ale-atari": 4, "procgen": 6, "miniworld": 6, "vizdoom": 5,
+    "dm-control-maze": 2, "dm-control-suite": 6, "dm-control-suite-pixels": 4, "dm-control-suite-text": 1,
+    "dm-control-suite-random-small": 2, "modular-rl": 4, "classic-control": 2, "box2d": 1, "gym-mujoco": 1,
+    "gymnasium-robotics": 3, "dm-manipulation-playground": 2, "rgb-stacking": 3,
+    "text": 4, "captions": 5, "questions": 6, "dialogues": 3, "pages": 1, "clips": 1,
 }  # fmt: skip
 
 DOCUMENTS = ("text", "captions", "questions", "dialogues", "pages", "clips")
@@ -31,7 +32,7 @@ recipe = demo.replace(
     },
     steps=500_000,
     weights=WEIGHTS,
-    slots=2,
+    slots=6,
     window_timesteps={"*": 1, **dict.fromkeys(DOCUMENTS)},
     learning_rate=2e-3,
     table_learning_rate=0.01,

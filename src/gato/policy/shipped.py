@@ -1,0 +1,48 @@
+"""The generalist that comes with the package: what `gato play TASK` and its siblings use where no bundle is named.
+
+In a checkout it is `bundles/generalist`; a wheel carries it as data, installed under `share/gato/bundles`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator
+from pathlib import Path
+
+from gato.errors import CheckpointMissingError
+
+NAME = "generalist"
+INSIDE = ("", "bundle", "train/bundle")  # of a run of `gato train`, and of `gato demo`
+
+
+def shipped() -> Path:
+    """The folder of the generalist's bundle. Raises CheckpointMissingError where the package came without it."""
+    for folder in _places():
+        if (folder / "config.json").is_file():
+            return folder
+    raise CheckpointMissingError(
+        "no bundle is named, and the generalist is not installed",
+        where=str(next(_places())),
+        fix="name a bundle, say that of `gato demo`: runs/demo; a clone of the repository has the generalist in bundles/",
+    )
+
+
+def bundle_in(path: Path | str) -> Path | None:
+    """The bundle that a folder is, or that a run's folder holds; None where there is none."""
+    return next((p for inside in INSIDE if ((p := Path(path) / inside) / "config.json").is_file()), None)
+
+
+def names_bundle(word: Path | str) -> bool:
+    """Whether the first word of a command is a bundle's address, and not yet what is asked of the agent."""
+    return str(word).startswith(("hf://", "hf:/")) or bundle_in(word) is not None
+
+
+def _places() -> Iterator[Path]:
+    yield Path(__file__).resolve().parents[3] / "bundles" / NAME
+    try:
+        files = importlib.metadata.files("gato-agent") or []
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for file in files:
+        if file.parts[-4:] == ("gato", "bundles", NAME, "config.json"):
+            yield Path(str(file.locate())).resolve().parent

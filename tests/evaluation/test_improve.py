@@ -1,0 +1,105 @@
+"""Rounds of acting and training on what went best: what is kept, whose seeds, and that a game is learned from random play."""
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+
+from gato.cli import main
+from gato.episodes.store import Dataset, dataset_folder
+from gato.errors import RecipeError
+from gato.evaluation.improve import gain, improve, own_recipe
+from gato.model.bundle import Bundle
+from gato.policy import load
+from gato.rollouts.collect import collect
+from gato.training.start import start_run
+from gato.worlds import Reference, find
+
+TASK = "gym/Match-v0"
+
+
+class Match(gymnasium.Env):
+    """Twenty times: one of four numbers is shown, and a point is for naming it."""
+
+    observation_space, action_space = gymnasium.spaces.Discrete(4), gymnasium.spaces.Discrete(4)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left, self.shown = 20, int(self.np_random.integers(4))
+        return self.shown, {}
+
+    def step(self, action):
+        point, self.left, self.shown = float(action == self.shown), self.left - 1, int(self.np_random.integers(4))
+        return self.shown, point, self.left == 0, False, {}
+
+
+gymnasium.register("Match-v0", entry_point=Match)
+NETWORK = {"layer_width": 32, "num_attention_heads": 2, "key_value_size": 16, "feedforward_hidden_size": 64}
+SMALL = ["steps=2", "discrete=greedy", "slots=2", "slot_tokens=512", "window_tokens=128", "precision=float32", "prompt_share=0.0",
+         'window_timesteps={"*": 1}', *(f"model.{k}={v}" for k, v in NETWORK.items())]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory, tokenizer):
+    """A network that has hardly begun, and the random play that it learned from."""
+    folder = tmp_path_factory.mktemp("begun")
+    tokenizer.save(folder / "tokenizer.model")
+    collect([find(TASK)], 60, folder / "data", workers=0, policy="random", progress=False)
+    bundle = start_run(
+        "tiny", SMALL, [folder / "data"], folder / "train", folder / "tokenizer.model", "cpu", processes=1
+    )
+    return load(bundle).bundle, Dataset.open(dataset_folder(folder / "data", TASK)), folder
+
+
+def test_a_game_is_learned_from_random_play(begun, tmp_path):
+    bundle, random_play, _ = begun
+    recipe = own_recipe(bundle).override(["steps=30", "slots=1", "optimizer=muon", "learning_rate=0.003"])
+    settings = {"rounds": 2, "episodes": 60, "keep": 0.2, "judged": 10, "workers": 0}
+    record = improve(bundle, find(TASK), random_play, recipe, tmp_path, **settings)
+    first, *rounds = record["rounds"]
+    assert [r["round"] for r in rounds] == [1, 2]
+    assert first["score"] < 10 and rounds[-1]["score"] > 15  # random play has five of twenty points
+    assert rounds[1]["played_mean"] > rounds[0]["played_mean"] + 0.5
+
+    own = [Dataset.open(dataset_folder(tmp_path / f"round-{n}", TASK)) for n in (1, 2)]
+    seen = [[e.info["seed"] for e in d] for d in (random_play, *own)]
+    assert len({*seen[0], *seen[1], *seen[2]}) == 60 + 60 + 60  # no seed twice
+    for n, played in ((1, own[:1]), (2, own)):
+        returns = np.concatenate([random_play.returns, *(d.returns for d in played)])
+        kept = returns[returns >= rounds[n - 1]["bar"]]
+        assert rounds[n - 1]["kept"] == len(kept) and kept.min() >= np.sort(returns)[-int(0.2 * len(returns)) - 1]
+    assert rounds[1]["kept_own"] <= rounds[1]["kept"]
+    trained = Bundle.load(tmp_path / "round-1/train/bundle")
+    assert trained.card["data"][0]["episodes"] == rounds[0]["kept"]
+
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.safetensors")}
+    (tmp_path / "round-2/scores.json").unlink()
+    assert improve(bundle, find(TASK), random_play, recipe, tmp_path, **settings) == record  # what is there stays
+    assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.safetensors")}
+
+
+def test_from_the_command_line(begun, tmp_path):
+    _, _, folder = begun
+    words = ["improve", folder / "train", "--tasks", TASK, "--data", folder / "data", "--out", tmp_path / "out", "--rounds", 1,
+             "--episodes", 3, "--judged", 2, "--workers", 0, "--set", "steps=2", "slots=1"]  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        main([str(w) for w in words])
+    assert stopped.value.code == 0
+    record = json.loads((tmp_path / "out" / TASK / "improve.json").read_text())
+    assert record["protocol"]["episodes"] == 3 and len(record["rounds"]) == 2
+    assert (tmp_path / "out/improve.png").stat().st_size > 5000
+
+
+def test_the_gain_over_an_expert_is_welchs():
+    low = gain(np.array([1.0, 2.0, 3.0, 4.0]), Reference(2.0, 1.0, 9))
+    # By hand: variances of the means 5/12 and 1/9, standard error 0.7265, 4.70 degrees of freedom, t = 2.619.
+    assert low == pytest.approx([0.5, 0.5 - 1.903, 0.5 + 1.903], abs=0.003)
+    assert gain(np.full(5, 3.0), Reference(2.0, 0.0, 20)) == [1.0, 1.0, 1.0]
+
+
+def test_a_task_it_does_not_know(begun, tmp_path):
+    bundle, random_play, _ = begun
+    with pytest.raises(RecipeError, match="not trained on sokoban"):
+        improve(bundle, find("sokoban/7x7-1-box"), random_play, own_recipe(bundle), tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
