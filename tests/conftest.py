@@ -15,3 +15,24 @@ def tokenizer():
     from gato.tokens.text import TextTokenizer
 
     return TextTokenizer.train((e.observations["text"][0] for e in itertools.islice(python_docs("train"), 60)), 1024)
+
+
+@pytest.fixture(scope="session")
+def match():
+    """`gym/Match-v0`. Twenty times one of four numbers is shown, and a point is for naming it: random play has five."""
+    import gymnasium
+
+    class Match(gymnasium.Env):
+        observation_space, action_space = gymnasium.spaces.Discrete(4), gymnasium.spaces.Discrete(4)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.left, self.shown = 20, int(self.np_random.integers(4))
+            return self.shown, {}
+
+        def step(self, action):
+            point, self.left, self.shown = float(action == self.shown), self.left - 1, int(self.np_random.integers(4))
+            return self.shown, point, self.left == 0, False, {}
+
+    gymnasium.register("Match-v0", entry_point=Match)
+    return "gym/Match-v0"

@@ -16,6 +16,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def improve(
             fix=f"gato finetune BUNDLE --tasks {task.id} --data DIR --out DIR",
         )
     make_folder(out)
-    bundle, history = start, []
+    bundle, history, expert = start, [], teacher(task, demonstrations)
     with WorkerPool(workers) as pool:
         for number in range(rounds + 1):
             folder = out / f"round-{number}"
@@ -75,10 +76,10 @@ def improve(
             if number:
                 bundle, facts = _round(bundle, task, demonstrations, recipe, out, number, episodes, keep, pool, device)
                 entry |= facts
-            entry |= _judge(bundle, task, judged, pool, folder)
+            entry |= _judge(bundle, task, expert, judged, pool, folder)
             history.append(entry)
             print(_line(task, entry), flush=True)
-            record = _record(task, demonstrations, recipe, history, episodes, keep, judged)
+            record = _record(task, demonstrations, expert, recipe, history, episodes, keep, judged)
             write_whole(out / "improve.json", json.dumps(record, indent=1))
     return record
 
@@ -139,21 +140,32 @@ def _play(bundle: Bundle, task: Task, folder: Path, number: int, episodes: int, 
     return Dataset.open(place)
 
 
-def _judge(bundle: Bundle, task: Task, judged: int, pool: WorkerPool, folder: Path) -> dict[str, Any]:
+def _judge(
+    bundle: Bundle, task: Task, expert: Reference | None, judged: int, pool: WorkerPool, folder: Path
+) -> dict[str, Any]:
     """Score on evaluation seeds, kept in the round's folder."""
     file = folder / "scores.json"
     if not file.exists() or len(json.loads(file.read_text())) != judged:
         scores, _ = evaluate_task(Agent(bundle), task, judged, pool)
         make_folder(folder)
         write_file_atomically(file, json.dumps(scores.episodes).encode())
-    scores_ = np.asarray(json.loads(file.read_text()), np.float64)
-    references = task.references
-    random, expert = (references[k].mean if k in references else None for k in ("random", "expert"))
+    played = np.asarray(json.loads(file.read_text()), np.float64)
+    random = task.references.get("random")
     return {
-        "score": float(scores_.mean()), "std": float(scores_.std(ddof=1)) if judged > 1 else 0.0, "episodes": judged,
-        "percent": expert_normalised(float(scores_.mean()), random, expert),
-        "over_expert": gain(scores_, references["expert"]) if "expert" in references else None,
+        "score": float(played.mean()), "std": float(played.std(ddof=1)) if judged > 1 else 0.0, "episodes": judged,
+        "percent": expert_normalised(float(played.mean()), random.mean if random else None, expert.mean if expert else None),
+        "over_expert": gain(played, expert) if expert else None,
     }  # fmt: skip
+
+
+def teacher(task: Task, demonstrations: Dataset) -> Reference | None:
+    """The score to pass: the task's expert's as it is measured, or, where another function demonstrated, that of what it did."""
+    if ":" not in demonstrations.meta.get("source", ""):
+        return task.references.get("expert")
+    scores = demonstrations.returns
+    if task.score == "success":
+        scores = np.array([float(bool(entry.success)) for entry in demonstrations.index])
+    return Reference(float(scores.mean()), float(scores.std(ddof=1)), len(scores))
 
 
 def gain(scores: np.ndarray, expert: Reference) -> list[float]:
@@ -170,11 +182,12 @@ def gain(scores: np.ndarray, expert: Reference) -> list[float]:
 
 
 def _record(
-    task: Task, demonstrations: Dataset, recipe: Recipe, history: list[dict[str, Any]], episodes: int, keep: float, judged: int
+    task: Task, demonstrations: Dataset, expert: Reference | None, recipe: Recipe, history: list[dict[str, Any]], episodes: int,
+    keep: float, judged: int,
 ) -> dict[str, Any]:  # fmt: skip
-    reference = {k: {"mean": r.mean, "std": r.std, "episodes": r.episodes} for k, r in task.references.items()}
+    random = task.references.get("random")
     return {
-        "task": task.id, "score": task.score, "references": reference,
+        "task": task.id, "score": task.score, "random": random and asdict(random), "expert": expert and asdict(expert),
         "demonstrations": {"episodes": len(demonstrations), "mean": float(demonstrations.returns.mean()),
                            "best": float(demonstrations.returns.max()), "source": demonstrations.meta.get("source")},
         "protocol": {"episodes": episodes, "keep": keep, "judged": judged, "recipe": recipe.to_json()},
@@ -206,9 +219,9 @@ def draw(records: Sequence[Mapping[str, Any]], file: Path) -> Path:
         half = np.array([1.96 * r["std"] / math.sqrt(r["episodes"]) for r in record["rounds"]])
         ax.fill_between(x, y - half, y + half, color="#2a78c8", alpha=0.2, linewidth=0)
         ax.plot(x, y, color="#2a78c8", marker="o", markersize=3, linewidth=1.6, label="agent")
-        if "expert" in record["references"]:
+        if record["expert"]:
             ax.axhline(
-                record["references"]["expert"]["mean"],
+                record["expert"]["mean"],
                 color="#777777",
                 linewidth=0.9,
                 linestyle="--",

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "top_k": None,  # only the k likeliest ids of a token are sampled
     "memory": "window",  # "xl": keys reach back one context more than the network was trained on (paper section 2.4)
     "precision": "float32",  # of the weights: "float16", "bf16" and "int8" are read faster (gato.model.decoder)
+    "return_rank": None,  # how good an episode to ask for, where the network was told of demonstrations; None: the best
     "verify": None,  # guess all of an action, check it in one pass: "last", the last action, or "parallel", blank tokens
 }
 
@@ -35,6 +36,12 @@ def check_acting(options: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"{name}={value!r}", fix=f"one of {', '.join(map(str, CHOICES[name]))}")
         if name == "temperature" and not (_is_number(value) and 0 < value < math.inf):
             raise UsageError(f"temperature={value!r}", fix="a number above 0; discrete=greedy for the likeliest")
+        if (
+            name == "return_rank"
+            and value is not None
+            and not (_is_number(value) and value == int(value) and value >= 0)
+        ):
+            raise UsageError(f"return_rank={value!r}", fix="a whole number from 0, the worst")
         if name == "top_k" and value is not None and not (_is_number(value) and value == int(value) and value >= 1):
             raise UsageError(f"top_k={value!r}", fix="a whole number from 1")
     return {**DEFAULTS, **options}

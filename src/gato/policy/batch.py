@@ -33,6 +33,7 @@ from gato.model.bundle import Bundle, TaskCard
 from gato.model.cache import RingCache
 from gato.policy.acting import check_acting
 from gato.sequences.batch import Batch
+from gato.sequences.ranks import RETURN_RANK, num_ranks
 from gato.tokens import TimestepCodec, Tokens
 from gato.tokens.patches import PatchTable, mean_index
 from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, IMAGE, NO_POSITION, Legal
@@ -260,6 +261,12 @@ class AgentPolicy:
             self._before[i] = ids
         return out
 
+    def _wish(self, part: Part) -> dict[str, Any]:
+        """How good an episode is asked for, where the network was told how good each demonstration was."""
+        ranks = num_ranks(part.card.spec)
+        wanted = self._acting["return_rank"]
+        return {RETURN_RANK: np.int64(ranks - 1 if wanted is None else min(int(wanted), ranks - 1))} if ranks else {}
+
     def _encode(
         self, observations: Mapping[int, Any], slots: list[int], table: PatchTable
     ) -> list[dict[str, np.ndarray]]:
@@ -270,7 +277,10 @@ class AgentPolicy:
             if not mine:
                 continue
             spec = part.card.spec.observation
-            flat = [check_values(spec, flatten(observations[i], "observation"), f"{part.task} slot {i}") for i in mine]
+            flat = [
+                check_values(spec, self._wish(part) | flatten(observations[i], "observation"), f"{part.task} slot {i}")
+                for i in mine
+            ]
             leaves = {
                 path: [f[path] for f in flat] if s.kind == "text" else np.stack([f[path] for f in flat])
                 for path, s in spec.items()

@@ -253,7 +253,7 @@ def _unit(
 ) -> NumberedUnit:
     """Episode `number`: everything about it follows from its seed."""
     seed = episode_seed(task_id, number, "train")
-    rng = np.random.default_rng([seed, 0x5E77])  # a stream of its own: the noise itself is drawn from the bare seed
+    rng = np.random.default_rng([seed, 0x5E77])  # a stream of its own
     wide = bool(rng.random() < wide_share)
     noise = levels[int(rng.integers(len(levels)))]
     return NumberedUnit(task_id, seed, noise, wide, max_steps, number, traces)

@@ -164,7 +164,7 @@ class ExpertPolicy:
 
 
 class RandomPolicy:
-    """Uniform over the action space, from the unit's seed."""
+    """Uniform over the action space, in a stream of its own that follows from the unit's seed."""
 
     name = "random"
 
@@ -176,7 +176,8 @@ class RandomPolicy:
         if unit.task not in self._known:
             self._known[unit.task] = _action_space(find(unit.task), slot)
         self._spaces[index] = copy.deepcopy(self._known[unit.task])
-        self._spaces[index].seed(unit.seed)
+        # Never the bare seed: a world that Gymnasium seeds with it draws the same numbers, and chance would know the answers.
+        self._spaces[index].seed(int(np.random.SeedSequence([unit.seed, 0x4A2D]).generate_state(1)[0]))
 
     def act(self, observations, infos):
         return {i: self._spaces[i].sample() for i in observations}
@@ -253,7 +254,7 @@ def rollout(
             if unit.task not in known:
                 known[unit.task] = _action_space(task, slots[i])
             playing[i] = _Playing(
-                unit, task.spec, known[unit.task], np.random.default_rng(unit.seed), first.observation, first.info,
+                unit, task.spec, known[unit.task], np.random.default_rng([unit.seed, 0x4015E]), first.observation, first.info,
                 drawn=first.info.get("drawn"),
             )  # fmt: skip
             policy.begin(i, unit, slots[i])

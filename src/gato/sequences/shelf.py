@@ -41,6 +41,7 @@ from gato.episodes.manifest import (
 from gato.episodes.store import Dataset
 from gato.errors import DatasetCorruptError, EpisodeError
 from gato.sequences.filter import good_episodes
+from gato.sequences.ranks import num_ranks, rank_edges, ranked
 from gato.sequences.store import Layout, Piece, TokenStore, boundaries, encode
 from gato.tokens import TimestepCodec, Tokens
 from gato.tokens.patches import PatchTable
@@ -123,7 +124,7 @@ class ShelvedStore:
         specs = {**self.codec.spec.observation, **self.codec.spec.action}
         if any(spec.kind == "text" or path == MARKS for path, spec in specs.items()):
             read = indices[_spread(len(indices), READ_EPISODES if self.codec.acts else READ_DOCUMENTS)]
-            pieces = list(encode(self.codec, self.dataset.episodes(read.tolist()), PatchTable()))
+            pieces = list(encode(self.codec, self._read(read), PatchTable()))
             sizes = np.concatenate([np.diff(piece.tokens.starts()) for piece in pieces])
             share = float(np.concatenate([piece.tokens.targets for piece in pieces]).mean())
         else:
@@ -131,6 +132,13 @@ class ShelvedStore:
             share = self.codec.action_tokens / self.codec.fixed_tokens
         starts = np.concatenate([[0], np.cumsum(np.resize(sizes, steps))])
         return Layout(starts.astype(np.int64), episodes.astype(np.int64), prompts), share
+
+    def _read(self, chosen: np.ndarray) -> Iterator[Episode]:
+        """Episodes of the dataset, with their ranks where the codec reads them; a few in memory at a time."""
+        ranks = num_ranks(self.codec.spec)
+        edges = rank_edges(self.dataset.returns[self.chosen], ranks) if ranks else None
+        for episode in _episodes(self.dataset, chosen):
+            yield episode if edges is None else ranked(episode, edges)
 
     @property
     def num_episodes(self) -> int:
@@ -151,7 +159,7 @@ class ShelvedStore:
     def example(self) -> Episode | None:
         """The first episode that may be a prompt."""
         first = next((int(k) for k in self.chosen if self.dataset.index[k].success is not False), None)
-        return None if first is None else self.dataset[first]
+        return None if first is None else next(self._read(np.array([first])))
 
     # -- known when opened --------------------------------------------------------------------------------------------
 
@@ -168,7 +176,7 @@ class ShelvedStore:
         if not folder.exists():
             with _alone(self._shelf, folder.name):
                 if not folder.exists():  # another process made it while this one waited
-                    _write(folder, self.codec, self.dataset, self.chosen)
+                    _write(folder, self)
         return folder
 
     @cached_property
@@ -204,7 +212,7 @@ def _spread(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
-def _write(folder: Path, codec: TimestepCodec, dataset: Dataset, chosen: np.ndarray) -> None:
+def _write(folder: Path, store: ShelvedStore) -> None:
     """Encode episodes piece by piece into files; whole, or not there at all."""
     beside = temporary_beside(folder)
     pieces: list[Piece] = []
@@ -215,7 +223,7 @@ def _write(folder: Path, codec: TimestepCodec, dataset: Dataset, chosen: np.ndar
             open(beside / "patches.bin", "wb") as patches,
         ):
             table, written = PatchTable(), 0
-            for piece in encode(codec, _episodes(dataset, chosen), table):
+            for piece in encode(store.codec, store._read(store.chosen), table):
                 _rows(piece.tokens, written).tofile(tokens)
                 pieces.append(_without_columns(piece))
                 if len(table) > TABLE_PATCHES:
@@ -224,17 +232,10 @@ def _write(folder: Path, codec: TimestepCodec, dataset: Dataset, chosen: np.ndar
             _flush(table, patches, written)
             for name, array in zip(("starts", "episodes", "prompts"), boundaries(pieces), strict=True):
                 array.astype(BOUNDARY).tofile(beside / f"{name}.bin")
-        commit_folder(beside, folder, {"task": dataset.task}, kind="tokens")
+        commit_folder(beside, folder, {"task": store.task}, kind="tokens")
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-
-
-def _episodes(dataset: Dataset, chosen: np.ndarray) -> Iterator[Episode]:
-    if len(chosen) == len(dataset):
-        yield from dataset
-    for i in range(0, len(chosen), 16) if len(chosen) < len(dataset) else ():
-        yield from dataset.episodes(chosen[i : i + 16].tolist())
 
 
 def _rows(tokens: Tokens, offset: int) -> np.ndarray:
@@ -286,3 +287,10 @@ def _alone(shelf: Path, name: str) -> Iterator[None]:
         for left in shelf.glob(f"{name}{TEMPORARY}*"):  # of a maker that was killed
             shutil.rmtree(left)
         yield
+
+
+def _episodes(dataset: Dataset, chosen: np.ndarray) -> Iterator[Episode]:
+    if len(chosen) == len(dataset):
+        yield from dataset
+    for i in range(0, len(chosen), 16) if len(chosen) < len(dataset) else ():
+        yield from dataset.episodes(chosen[i : i + 16].tolist())

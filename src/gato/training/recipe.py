@@ -49,6 +49,7 @@ class Recipe:
     data_workers: int = 0  # processes that prepare batches beside the training; 0 for none
     validation_share: float = 0.0  # of each dataset's episodes, drawn by their numbers: set aside, never trained on
     return_filter: float | None = None  # train on episodes with at least this share of the expert's return (paper: 0.8)
+    return_ranks: int = 0  # so many ranks of return, which each timestep names (gato.sequences.ranks); 0 for none
     # optimiser (paper: section 2.3 and appendix D for AdamW's; Muon is ours)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-4
@@ -93,6 +94,8 @@ class Recipe:
             raise RecipeError(
                 f"return_filter {self.return_filter} is not a share", where=self.name, fix="the paper's 0.8"
             )
+        if self.return_ranks < 0 or self.return_ranks == 1:
+            raise RecipeError(f"return_ranks {self.return_ranks}", where=self.name, fix="0 for none, or at least 2")
         if not 0 <= self.validation_share < 1:
             raise RecipeError(f"validation_share {self.validation_share}", where=self.name, fix="a share, say 0.05")
         if self.observation_loss < 0:

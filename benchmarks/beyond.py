@@ -1,0 +1,219 @@
+"""Beyond the paper: can the agent pass its expert, learn from nothing, and do as well as it is asked to? (docs/beyond.md)
+
+    python benchmarks/beyond.py --state STATE                        # about an hour and a half of one core; goes on where it stopped
+    python benchmarks/beyond.py --state STATE --only expert nothing  # a part
+    python benchmarks/beyond.py --state STATE --report               # results/beyond.json, the figures
+
+expert     rounds of `gato improve` from demonstrations of a weak expert: the task's own, or the first rule one would write
+nothing    the same rounds from random play
+returns    demonstrations by a player who in some episodes does what the expert does and in others anything: trained on all of
+           them, on those that pass the return filter, on all with the rank of their return beside (`return_ranks`), and, as what
+           could be had at most, on as many of the expert's alone; the same steps each, three seeds
+
+Every task has a network of its own, the demo's, trained from scratch. Scores are of evaluation seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato.episodes.manifest import write_file_atomically
+from gato.episodes.store import Dataset, dataset_folder
+from gato.evaluation.evaluate import evaluate_task
+from gato.evaluation.improve import draw, improve, own_recipe
+from gato.evaluation.scores import write_whole
+from gato.policy import load
+from gato.rollouts.collect import collect
+from gato.rollouts.pool import WorkerPool
+from gato.training.start import start_run
+from gato.worlds import Task, find
+
+ROOT = Path(__file__).parents[1]
+NETWORK = [
+    "steps=600",
+    "seconds=null",
+    "slots=4",
+    'weights={"*": 1}',
+    'window_timesteps={"*": 1}',
+    "model.vocabulary_size=1024",
+]
+SEEDS, JUDGED = 3, 50
+
+
+# -- players ----------------------------------------------------------------------------------------------------------
+
+
+def towards_its_fall(env: Any, seed: int) -> Callable[..., int]:
+    """Cart-pole by the first rule one would write: push to the side that the pole leans to. It sways more and more."""
+    return lambda observation, info: int(observation[2] > 0)
+
+
+def with_its_swing(env: Any, seed: int) -> Callable[..., int]:
+    """Acrobot: always push the way that the second joint turns."""
+    return lambda observation, info: 2 if observation[5] > 0 else 0
+
+
+def now_and_then(task: Task) -> Callable[[Any, int], Callable[..., Any]]:
+    """The task's expert in some episodes, chance in others, mostly a mixture; the skill follows from the episode's seed."""
+
+    def begin(env: Any, seed: int) -> Callable[..., Any]:
+        rng = np.random.default_rng([seed, 0xBE])
+        skill = rng.choice([0.0, 0.25, 0.5, 0.75, 1.0])
+        assert task.make_expert is not None
+        expert, space = task.make_expert(env, seed), env.action_space
+        space.seed(int(rng.integers(2**31)))
+        return lambda observation, info: expert(observation, info) if rng.random() < skill else space.sample()
+
+    return begin
+
+
+WEAK: dict[str, Any] = {  # task: who demonstrates
+    "classic-control/acrobot-v1": with_its_swing,
+    "classic-control/cartpole-v1": towards_its_fall,
+    "vizdoom/rocket-basic": "expert",
+    "box2d/lunar-lander-v3": "expert",
+}
+NOTHING = ("classic-control/cartpole-v1", "babyai/go-to-red-ball-grey", "vizdoom/basic")
+RETURNS = ("classic-control/cartpole-v1", "babyai/go-to-red-ball-grey", "meta-world/reach")
+
+
+# -- experiments ------------------------------------------------------------------------------------------------------
+
+
+def rounds(state: Path, task: Task, policy: Any, tokenizer: Path, demonstrations: int, count: int) -> dict[str, Any]:
+    collect([task], demonstrations, state / "data", workers=0, policy=policy)
+    start = load(_trained([], state / "data" / task.id, state / "train" / task.id, tokenizer)).bundle
+    dataset = Dataset.open(dataset_folder(state / "data", task.id))
+    return improve(
+        start,
+        task,
+        dataset,
+        own_recipe(start),
+        state / "rounds" / task.id,
+        rounds=count,
+        episodes=100,
+        judged=JUDGED,
+        workers=0,
+    )
+
+
+def _trained(words: list[str], data: Path, run: Path, tokenizer: Path) -> Path:
+    """The run's bundle; one that was interrupted begins again, since it is a minute's work."""
+    if not (run / "bundle").exists():
+        shutil.rmtree(run, ignore_errors=True)
+        start_run("demo", [*NETWORK, *words], [data], run, tokenizer, "cpu", processes=1)
+    return run / "bundle"
+
+
+def conditioned(state: Path, task: Task, tokenizer: Path) -> dict[str, Any]:
+    collect([task], 200, state / "mixed", workers=0, policy=now_and_then(task))
+    collect([task], 200, state / "pure", workers=0, policy="expert")
+    kinds = {
+        "all": (state / "mixed", []), "filtered": (state / "mixed", ["return_filter=0.8"]),
+        "ranks": (state / "mixed", ["return_ranks=8"]), "expert": (state / "pure", []),
+    }  # fmt: skip
+    returns = Dataset.open(dataset_folder(state / "mixed", task.id)).returns
+    found: dict[str, Any] = {
+        "task": task.id,
+        "demonstrations": {"episodes": len(returns), "mean": float(returns.mean())},
+    }
+    for kind, (data, words) in kinds.items():
+        found[kind] = [_score(state, task, kind, data, words, seed, tokenizer) for seed in range(SEEDS)]
+    found["ranks, asked for the worst"] = [
+        _score(state, task, "ranks", state / "mixed", kinds["ranks"][1], seed, tokenizer, return_rank=0)
+        for seed in range(SEEDS)
+    ]
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def _score(
+    state: Path, task: Task, kind: str, data: Path, words: list[str], seed: int, tokenizer: Path, **acting: Any
+) -> float:
+    run = state / "runs" / f"{task.id.replace('/', '--')}-{kind}-{seed}"
+    file = run / f"score{''.join(f'-{k}-{v}' for k, v in acting.items())}.json"
+    if not file.exists():
+        agent = load(_trained([f"seed={seed}", *words], data / task.id, run, tokenizer))
+        agent.bundle.acting |= acting
+        with WorkerPool(0) as pool:
+            scores, _ = evaluate_task(agent, task, JUDGED, pool)
+        write_file_atomically(file, json.dumps(scores.episodes).encode())
+    return float(np.mean(json.loads(file.read_text())))
+
+
+# -- report -----------------------------------------------------------------------------------------------------------
+
+
+def report(state: Path) -> dict[str, Any]:
+    """results/beyond.json from what is there, and docs/images/beyond-*.png."""
+    found: dict[str, Any] = {}
+    for part in ("expert", "nothing"):
+        records = [json.loads(f.read_text()) for f in sorted((state / part / "rounds").rglob("improve.json"))]
+        found[part] = records
+        if records:
+            draw(records, ROOT / f"docs/images/beyond-{part}.png")
+    found["returns"] = [json.loads(f.read_text()) for f in sorted((state / "returns").glob("*.json"))]
+    write_whole(ROOT / "results/beyond.json", json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def say(found: Mapping[str, Any]) -> None:
+    for part in ("expert", "nothing"):
+        for record in found[part]:
+            first, last = record["rounds"][0], record["rounds"][-1]
+            over = last["over_expert"]
+            beside = f"; over its expert {over[0]:+.3g} ({over[1]:+.3g} to {over[2]:+.3g})" if over else ""
+            print(
+                f"{part}: {record['task']}: {first['score']:.4g} → {last['score']:.4g} after {last['round']} rounds{beside}"
+            )
+    for record in found["returns"]:
+        print(
+            f"returns: {record['task']}: "
+            + ", ".join(f"{k} {np.mean(v):.4g}" for k, v in record.items() if isinstance(v, list))
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--state", type=Path, required=True, help="a folder outside the checkout")
+    parser.add_argument(
+        "--only", nargs="+", choices=("expert", "nothing", "returns"), default=("expert", "nothing", "returns")
+    )
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--tokenizer", type=Path, help="any SentencePiece model of 1,024 pieces; made if not given")
+    parser.add_argument("--report", action="store_true", help="only write what is there")
+    args = parser.parse_args()
+    args.state.mkdir(parents=True, exist_ok=True)
+    if not args.report:
+        tokenizer = args.tokenizer or _tokenizer(args.state / "tokenizer.model")
+        if "expert" in args.only:
+            for name, policy in WEAK.items():
+                rounds(args.state / "expert", find(name), policy, tokenizer, 60, args.rounds)
+        if "nothing" in args.only:
+            for name in NOTHING:
+                rounds(args.state / "nothing", find(name), "random", tokenizer, 100, args.rounds)
+        for name in RETURNS if "returns" in args.only else ():
+            record = conditioned(args.state / "returns" / "state", find(name), tokenizer)
+            write_whole(args.state / "returns" / f"{name.replace('/', '--')}.json", json.dumps(record))
+    say(report(args.state))
+
+
+def _tokenizer(file: Path) -> Path:
+    from gato.corpora.text import python_docs
+    from gato.tokens.text import TextTokenizer
+
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        TextTokenizer.train((e.observations["text"][0] for e in python_docs("train")), 1024).save(file)
+    return file
+
+
+if __name__ == "__main__":
+    main()
