@@ -19,11 +19,15 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def match():
-    """`gym/Match-v0`. Twenty times one of four numbers is shown, and a point is for naming it: random play has five."""
+    """`gym/Match-v0`. Twenty times one of four numbers is shown, and a point is for naming it: random play has five. In
+    `gym/Match-KLMN-v0` the right names of 0, 1, 2 and 3 are K, L, M and N."""
     import gymnasium
 
     class Match(gymnasium.Env):
         observation_space, action_space = gymnasium.spaces.Discrete(4), gymnasium.spaces.Discrete(4)
+
+        def __init__(self, names=(0, 1, 2, 3)):
+            self.names = names
 
         def reset(self, *, seed=None, options=None):
             super().reset(seed=seed)
@@ -31,8 +35,14 @@ def match():
             return self.shown, {}
 
         def step(self, action):
-            point, self.left, self.shown = float(action == self.shown), self.left - 1, int(self.np_random.integers(4))
+            point, self.left, self.shown = (
+                float(action == self.names[self.shown]),
+                self.left - 1,
+                int(self.np_random.integers(4)),
+            )
             return self.shown, point, self.left == 0, False, {}
 
     gymnasium.register("Match-v0", entry_point=Match)
+    for names in itertools.permutations(range(4)):
+        gymnasium.register(f"Match-{''.join(map(str, names))}-v0", entry_point=Match, kwargs={"names": names})
     return "gym/Match-v0"

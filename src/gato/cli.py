@@ -738,6 +738,9 @@ class Evaluate:
     film: bool = True
     acting: Annotated[tuple[str, ...], tyro.conf.arg(name="acting")] = ()
     """How to act: discrete=greedy, continuous=mean, temperature=0.5, top_k=4, memory=xl; the bundle's own if not given."""
+    shown: tuple[Path, ...] = ()
+    """Folders of demonstrations that stay in sight, for a bundle trained with `similar_timesteps`: their tasks, also those that
+    it was never trained on, are played reading the timesteps that are most like the present one."""
     plan: int = 0
     """Look ahead on saved states of the worlds, as `gato play --plan` does; such worlds run in this process."""
     plan_steps: int = 20
@@ -869,6 +872,10 @@ class Evaluate:
 
         agent = load(self.bundle, _device(self.device))
         agent.bundle.acting |= _acting(self.acting, agent.bundle.acting)
+        if self.shown:
+            from gato.episodes.store import Dataset, find_datasets
+
+            agent = agent.shown([Dataset.open(folder) for folder in find_datasets(list(self.shown))])
         return agent
 
 
@@ -1442,7 +1449,7 @@ def _dispatch(words: list[str]) -> int:
         chosen: Callable[..., Any] | dict[str, Any] = verbs[word]
         if not isinstance(chosen, dict):
             tyro.cli(
-                chosen, args=_together(words, ("--set", "--data", "--acting")), prog=f"gato {' '.join(said)}"
+                chosen, args=_together(words, ("--set", "--data", "--acting", "--shown")), prog=f"gato {' '.join(said)}"
             ).run()
             return 0
         verbs = chosen

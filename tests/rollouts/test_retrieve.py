@@ -8,10 +8,11 @@ import pytest
 
 from gato.cli import main
 from gato.episodes import Dataset, DatasetWriter
+from gato.episodes.likeness import Memory
 from gato.errors import DatasetMissingError
 from gato.rollouts import LocalSlot, Unit, rollout
 from gato.rollouts.collect import collect
-from gato.rollouts.retrieve import Memory, Retrieval
+from gato.rollouts.retrieve import Retrieval
 from gato.worlds import find
 
 

@@ -44,6 +44,9 @@ class TaskCard:
     spec: TaskSpec
     window_timesteps: int | None = None
     prompt: Episode | None = None
+    shown: Any = (
+        None  # demonstrations whose most similar timesteps it reads at each step (gato.policy.shown); not saved
+    )
 
     def to_json(self) -> dict[str, Any]:
         return {"spec": self.spec.to_json(), "window_timesteps": self.window_timesteps}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,14 @@ import torch
 
 from gato.corpora.dialogues import DOMAIN as DIALOGUES
 from gato.corpora.dialogues import Turn
-from gato.errors import ObservationError, UnknownNameError
-from gato.model.bundle import Bundle
+from gato.episodes import Dataset
+from gato.errors import ObservationError, RecipeError, UnknownNameError
+from gato.model.bundle import Bundle, TaskCard, make_codec
 from gato.model.cache import RingCache
 from gato.policy.batch import AgentPolicy, _rows, feed
 from gato.policy.planning import Planning, PlanningPolicy
 from gato.policy.shipped import bundle_in, shipped
+from gato.policy.shown import Shown
 from gato.policy.sight import clip, is_clip, picture
 from gato.tokens import TimestepCodec, Tokens
 from gato.worlds import find
@@ -85,6 +88,29 @@ class Agent:
     def planner(self, task: str, slots: int, planning: Planning | None = None, **acting: Any) -> PlanningPolicy:
         """The same policy, which first tries things out on saved states of the world (local slots only)."""
         return PlanningPolicy(self.bundle, task, slots, planning or Planning(), acting=acting)
+
+    def shown(self, datasets: Sequence[Dataset], count: int | None = None) -> Agent:
+        """The agent with these demonstrations in sight, one dataset per task: at each step it reads the `count` timesteps that
+        are most like this one (as many as in training, if not said). Tasks that it was not trained on become its tasks.
+
+        Raises RecipeError where the network was trained on no such sequences, or knows its tasks by tokens of their own.
+        """
+        trained = int((self.bundle.card.get("recipe") or {}).get("similar_timesteps", 0))
+        if not trained:
+            raise RecipeError(
+                "this network was not trained to read timesteps like the present one",
+                fix="gato train RECIPE … --set similar_timesteps=8 prompt_share=0",
+            )
+        tasks = dict(self.bundle.tasks)
+        for dataset in datasets:
+            if dataset.task not in tasks and self.bundle.config.task_token:
+                raise RecipeError("a network with task tokens has none for a new task", where=dataset.task,
+                                  fix="train with model.task_token=false")  # fmt: skip
+            card = tasks.get(dataset.task) or TaskCard(dataset.spec, 1)
+            position = list(tasks).index(dataset.task) if dataset.task in tasks else len(tasks)
+            codec = make_codec(self.bundle.config, self.bundle.tokenizer, card.spec, dataset.task, position)
+            tasks[dataset.task] = replace(card, shown=Shown.of(dataset, codec, count or trained))
+        return Agent(replace(self.bundle, tasks=tasks, prefixes={}))
 
     def act(self, observation: Any, task: str) -> Any:
         """One action of a session kept per task; `session` gives the control over when it begins."""

@@ -63,6 +63,8 @@ class Part:
         steps = None if card.prompt is not None else card.window_timesteps
         texts = any(s.kind == "text" for s in card.spec.observation.values())
         longest = codec.fixed_tokens + (TEXT_ROOM if texts else 0)
+        if card.shown is not None:
+            longest = min(longest + card.shown.count * card.shown.longest, bundle.config.token_sequence_length)
         context = _context(bundle, acting)
         return cls(
             task,
@@ -287,9 +289,12 @@ class AgentPolicy:
             }
             tokens = part.codec.encode_observations(leaves, len(mine), table)
             starts = tokens.starts()
-            self._start_over(mine, np.diff(starts))
             for r, i in enumerate(mine):
                 rows[i] = _rows(tokens, int(starts[r]), int(starts[r + 1]), time=int(self._time[i]))
+                if part.card.shown is not None:
+                    room = self._context - len(rows[i]["ids"]) - len(part.legal)
+                    rows[i] = _join(part.card.shown.rows(flat[r], room, table, int(self._time[i])), rows[i])
+            self._start_over(mine, np.array([len(rows[i]["ids"]) for i in mine]))
         return [rows[i] for i in slots]
 
     def _verify(self, choice: _Choice, hidden: torch.Tensor, blanks: bool, table: PatchTable) -> None:

@@ -42,6 +42,7 @@ class Mixture:
     parallel_actions: bool = False
     seed: int = 0
     document_tokens: int | None = None  # the window of documents, where it is another
+    similar_timesteps: int = 0  # a timestep stands alone, behind so many of other episodes that are most like it
 
     def __post_init__(self) -> None:
         if not 0 <= self.prompt_share <= 1:
@@ -85,6 +86,12 @@ class Mixture:
     def _segment(self, k: int, rng: np.random.Generator, left: int, layout: Store | Layout) -> Segment | None:
         """A window of store k, prompted or not, within `left` tokens; None where it does not fit."""
         acts = self.stores[k].codec.acts
+        if acts and self.similar_timesteps:
+            behind = layout.among_alike(rng, self.similar_timesteps, self.window_tokens)
+            *others, own = (end - begin for begin, end in behind)
+            return (
+                Segment(k, tuple(behind), sum(others), int(rng.integers(2**62))) if sum(others) + own <= left else None
+            )
         prompted = bool(self.prompt_share and acts and rng.random() < self.prompt_share)
         # A prompt may take half of the window; it is decided first, so that long episodes get theirs too.
         most = self.window_tokens // 2 if prompted else self.window_tokens

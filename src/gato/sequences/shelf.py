@@ -42,7 +42,7 @@ from gato.episodes.store import Dataset
 from gato.errors import DatasetCorruptError, EpisodeError
 from gato.sequences.filter import good_episodes
 from gato.sequences.ranks import num_ranks, rank_edges, ranked
-from gato.sequences.store import Layout, Piece, TokenStore, boundaries, encode
+from gato.sequences.store import Layout, Piece, TokenStore, boundaries, encode, most_alike
 from gato.tokens import TimestepCodec, Tokens
 from gato.tokens.patches import PatchTable
 from gato.tokens.timestep import MARKS
@@ -63,6 +63,7 @@ class ShelvedStore:
     """The tokens of a dataset's episodes: an outline now, a table in `shelf` when first drawn from.
 
     keep: of the expert's return, the share that an episode must reach (paper section 3); None for every episode.
+    alike: find the so many timesteps of other episodes most like each.
     held_out: the share of episodes that are set aside, drawn by their numbers, so that an episode stays on its side when
     others join; the store is of the rest, or, if `validation`, of them.
     Raises EpisodeError where no episode is left.
@@ -76,9 +77,11 @@ class ShelvedStore:
         keep: float | None = None,
         held_out: float = 0.0,
         validation: bool = False,
+        alike: int = 0,
     ):
         self.task, self.codec, self.dataset = dataset.task, codec, dataset
         self._shelf, self._keep, self._side = Path(shelf), keep, (held_out, validation)
+        self._alike = alike if codec.acts else 0
         if not len(self.chosen):
             raise EpisodeError("no episodes", where=self.task, fix=f"gato collect {self.task} --episodes 10 --out DIR")
 
@@ -167,6 +170,7 @@ class ShelvedStore:
     def folder(self) -> Path:
         """Where the table is, or will be."""
         facts = [FORMAT, gato.__version__, self.dataset.identity, self.codec.identity, self._keep, self._side]
+        facts += [self._alike] * bool(self._alike)
         name = self.task.replace("/", "--").replace(":", "-")
         return self._shelf / f"{name}--{sha256_of(json.dumps(facts).encode())[:16]}"
 
@@ -197,6 +201,9 @@ class ShelvedStore:
         self, rng: np.random.Generator, not_episode: int, max_tokens: int, from_end: bool
     ) -> tuple[int, int] | None:
         return self.table.prompt(rng, not_episode, max_tokens, from_end)
+
+    def among_alike(self, rng: np.random.Generator, count: int, max_tokens: int) -> list[tuple[int, int]]:
+        return self.table.among_alike(rng, count, max_tokens)
 
     def episode_at(self, token: int) -> int:
         return self.table.episode_at(token)
@@ -232,6 +239,9 @@ def _write(folder: Path, store: ShelvedStore) -> None:
             _flush(table, patches, written)
             for name, array in zip(("starts", "episodes", "prompts"), boundaries(pieces), strict=True):
                 array.astype(BOUNDARY).tofile(beside / f"{name}.bin")
+            if store._alike:
+                likest = most_alike(store.codec, list(store._read(store.chosen)), store._alike, store.task)
+                likest.astype(BOUNDARY).tofile(beside / "alike.bin")
         commit_folder(beside, folder, {"task": store.task}, kind="tokens")
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
@@ -267,7 +277,9 @@ def _open(folder: Path, task: str, codec: TimestepCodec) -> TokenStore:
         rows["boxes"], PatchTable.of(patches),
     )  # fmt: skip
     starts, episodes, prompts = (_map(folder / f"{name}.bin", BOUNDARY) for name in ("starts", "episodes", "prompts"))
-    return TokenStore(starts, episodes, prompts, task, codec, tokens)
+    alike = folder / "alike.bin"
+    likest = _map(alike, BOUNDARY).reshape(len(starts) - 1, -1) if alike.exists() else None
+    return TokenStore(starts, episodes, prompts, task, codec, tokens, alike=likest)
 
 
 def _map(path: Path, dtype: np.dtype) -> np.ndarray:

@@ -7,13 +7,14 @@ TokenStore   a layout with its tokens, in memory or mapped from a file (`shelf.p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
 
 import numpy as np
 
 from gato.episodes import Episode
+from gato.episodes.likeness import Memory
 from gato.errors import EpisodeError
 from gato.tokens import TimestepCodec, Tokens
 from gato.tokens.patches import PatchTable
@@ -28,6 +29,9 @@ class Layout:
     starts: np.ndarray  # int64 (T + 1,)
     episodes: np.ndarray  # int64 (E + 1,)
     prompts: np.ndarray  # int64 (P,) episodes fit to be prompts
+    alike: np.ndarray | None = field(
+        default=None, kw_only=True
+    )  # int64 (T, K) the timesteps of other episodes most like each, -1 for none
 
     @property
     def num_timesteps(self) -> int:
@@ -86,6 +90,22 @@ class Layout:
         t = max(first, int(np.searchsorted(self.starts, self.starts[last] - max_tokens, side="left")))
         return (int(self.starts[t]), int(self.starts[last])) if t < last else None
 
+    def among_alike(self, rng: np.random.Generator, count: int, max_tokens: int) -> list[tuple[int, int]]:
+        """Token rows of a random timestep, last, behind those of up to `count` timesteps of other episodes that are most like
+        it, the likest next to it; the least alike are left out where they would be more than `max_tokens` together. Where
+        likeness is not known (an outline), any timesteps stand in."""
+        t = int(rng.integers(self.num_timesteps))
+        others = rng.integers(self.num_timesteps, size=count) if self.alike is None else self.alike[t, :count]
+        spans = [(int(self.starts[t]), int(self.starts[t + 1]))]
+        left = max_tokens - (spans[0][1] - spans[0][0])
+        for other in others[others >= 0]:
+            begin, end = int(self.starts[other]), int(self.starts[other + 1])
+            if end - begin > left:
+                break
+            spans.append((begin, end))
+            left -= end - begin
+        return spans[::-1]
+
     def episode_at(self, token: int) -> int:
         t = int(np.searchsorted(self.starts, token, side="right")) - 1
         return int(np.searchsorted(self.episodes, t, side="right")) - 1
@@ -129,6 +149,7 @@ class Store(Protocol):
     def prompt(
         self, rng: np.random.Generator, not_episode: int, max_tokens: int, from_end: bool
     ) -> tuple[int, int] | None: ...
+    def among_alike(self, rng: np.random.Generator, count: int, max_tokens: int) -> list[tuple[int, int]]: ...
     def episode_at(self, token: int) -> int: ...
 
 
@@ -155,11 +176,19 @@ class TokenStore(Layout):
 
     @classmethod
     def build(
-        cls, task: str, codec: TimestepCodec, episodes: Iterable[Episode], table: PatchTable | None = None
+        cls,
+        task: str,
+        codec: TimestepCodec,
+        episodes: Iterable[Episode],
+        table: PatchTable | None = None,
+        alike: int = 0,
     ) -> TokenStore:
-        """Encode episodes, many at once, into memory. Raises EpisodeError where there are none."""
+        """Encode episodes, many at once, into memory; `alike`: find the so many timesteps most like each. Raises EpisodeError
+        where there are none."""
         table = PatchTable() if table is None else table
         first: list[Episode] = []
+        if alike:
+            episodes = list(episodes)
 
         def noting(episodes: Iterable[Episode]) -> Iterator[Episode]:
             for episode in episodes:
@@ -178,7 +207,8 @@ class TokenStore(Layout):
             join("ids"), join("kinds"), join("positions"), join("targets"), np.zeros(0, np.int32),  # steps: see `starts`
             join("patches"), join("boxes"), table,
         )  # fmt: skip
-        return cls(*boundaries(pieces), task, codec, tokens, first[0] if first else None)
+        likest = most_alike(codec, episodes, alike, task) if alike else None  # type: ignore[arg-type]
+        return cls(*boundaries(pieces), task, codec, tokens, first[0] if first else None, alike=likest)
 
 
 @dataclass
@@ -203,6 +233,12 @@ def encode(codec: TimestepCodec, episodes: Iterable[Episode], table: PatchTable)
                 codec.encode(_concatenate(waiting), table), [len(e) for e in waiting], [fit(e) for e in waiting]
             )
             waiting, steps = [], 0
+
+
+def most_alike(codec: TimestepCodec, episodes: Sequence[Episode], count: int, where: str) -> np.ndarray:
+    """For each timestep the `count` of other episodes most like it, int64 (T, count), -1 where there are no more."""
+    memory = Memory.build(codec.spec, episodes, where)
+    return memory.most_alike(memory.keys, count, memory.episodes)
 
 
 def fit(episode: Episode) -> bool:

@@ -53,7 +53,15 @@ def shelve(
     for dataset, codec in _datasets(folders, config, tokenizer, recipe, known):
         try:
             stores.append(
-                ShelvedStore(dataset, codec, shelf, recipe.return_filter, recipe.validation_share, validation)
+                ShelvedStore(
+                    dataset,
+                    codec,
+                    shelf,
+                    recipe.return_filter,
+                    recipe.validation_share,
+                    validation,
+                    recipe.similar_timesteps,
+                )
             )
         except EpisodeError:
             if not validation:
@@ -74,7 +82,7 @@ def load_stores(
         if ranks := num_ranks(codec.spec):
             edges = rank_edges(dataset.returns[list(chosen)], ranks)
             episodes = (ranked(dataset[i], edges) for i in chosen)
-        stores.append(TokenStore.build(dataset.task, codec, episodes))
+        stores.append(TokenStore.build(dataset.task, codec, episodes, alike=recipe.similar_timesteps * codec.acts))
     return stores
 
 
@@ -116,6 +124,7 @@ def make_mixture(stores: Sequence[Store], recipe: Recipe) -> Mixture:
     return Mixture(
         stores, recipe.weights, recipe.slots, recipe.slot_tokens, recipe.window_tokens, recipe.window_timesteps,
         recipe.prompt_share, recipe.prompt_loss, recipe.config().parallel_actions, recipe.seed, recipe.document_tokens,
+        recipe.similar_timesteps,
     )  # fmt: skip
 
 

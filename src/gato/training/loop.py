@@ -354,7 +354,7 @@ def _task_cards(stores: Sequence[Store], recipe: Recipe) -> dict[str, TaskCard]:
     return {
         s.task: TaskCard(
             s.codec.spec,
-            pattern_value(recipe.window_timesteps, s.task, None),
+            1 if recipe.similar_timesteps and s.codec.acts else pattern_value(recipe.window_timesteps, s.task, None),
             s.example if recipe.prompt_share and s.codec.acts else None,
         )
         for s in stores

@@ -42,6 +42,7 @@ class Recipe:
     document_tokens: int | None = None  # documents are cut into windows of so many tokens; None for window_tokens
     window_timesteps: Mapping[str, int | None] = field(default_factory=dict)
     prompt_share: float = 0.25
+    similar_timesteps: int = 0  # in place of windows and prompts: a timestep behind so many like it, of other episodes
     prompt_loss: bool = True
     text_targets: bool = True
     question_targets: bool = False  # the paper predicts the answer alone (figure 2)
@@ -86,6 +87,11 @@ class Recipe:
             raise RecipeError(
                 "a recipe is bounded by steps or by seconds, one of them", where=self.name, fix="--set steps=1000"
             )
+        if self.similar_timesteps < 0 or (self.similar_timesteps and self.prompt_share):
+            raise RecipeError(
+                f"similar_timesteps {self.similar_timesteps}, prompt_share {self.prompt_share}", where=self.name,
+                fix="one of the two; similar_timesteps at least 1, or 0 for none",
+            )  # fmt: skip
         if not 0 <= self.prompt_share <= 1:
             raise RecipeError(
                 f"prompt_share {self.prompt_share} is not a share", where=self.name, fix="between 0 and 1"

@@ -1,0 +1,162 @@
+"""Demonstrations in sight: what is most alike, the same tokens in training and acting, and a task never trained on."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gato.cli import main
+from gato.episodes import Dataset, Episode, Spec, TaskSpec
+from gato.episodes.likeness import Memory
+from gato.episodes.store import dataset_folder
+from gato.errors import RecipeError
+from gato.evaluation.evaluate import evaluate_task
+from gato.model.bundle import make_codec
+from gato.model.config import GatoConfig
+from gato.policy import load
+from gato.policy.shown import Shown
+from gato.rollouts.collect import collect
+from gato.rollouts.pool import WorkerPool
+from gato.sequences import Mixture, TokenStore
+from gato.tokens.patches import PatchTable
+from gato.training import load_recipe
+from gato.training.start import start_run
+from gato.worlds import find
+
+SMALL = ["steps=150", "slots=2", "slot_tokens=512", "window_tokens=128", "precision=float32", "discrete=greedy",
+         "optimizer=muon", "learning_rate=0.003", "prompt_share=0", "similar_timesteps=3", "model.layer_width=64",
+         "model.num_attention_heads=4", "model.key_value_size=16", "model.feedforward_hidden_size=128",
+         "model.num_transformer_blocks=2"]  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(-4, 4), min_size=1, max_size=4), min_size=1, max_size=5), st.integers(1, 6), st.data()
+)
+def test_the_most_alike_are_those_of_a_slow_search(values, count, data):
+    spec = TaskSpec(
+        {"x": Spec("continuous", (1,), "float32", (-9.0,), (9.0,))},
+        {"a": Spec("discrete", (), "int64", (0.0,), (1.0,))},
+    )
+    episodes = [
+        Episode("gym/x", {"x": np.array(v, np.float32)[:, None]}, {"a": np.zeros(len(v), np.int64)}, np.zeros(len(v)))
+        for v in values
+    ]
+    memory = Memory.build(spec, episodes, "test")
+    flat, of = (
+        np.concatenate([np.array(v, float) for v in values]),
+        np.repeat(np.arange(len(values)), [len(v) for v in values]),
+    )
+    t = data.draw(st.integers(0, len(flat) - 1))
+    (found,) = memory.most_alike(memory.keys[t : t + 1], count, of[t : t + 1])
+    others = [i for i in range(len(flat)) if of[i] != of[t]]
+    best = sorted(abs(flat[i] - flat[t]) for i in others)[:count]
+    there = [i for i in found if i >= 0]
+    assert len(there) == len(best) and set(there) <= set(others) and len(set(there)) == len(there)
+    assert np.allclose([abs(flat[i] - flat[t]) for i in there], best, atol=0.02)
+
+
+@pytest.mark.parametrize("task", ["babyai/go-to-red-ball-grey", "sokoban/7x7-1-box"])
+def test_training_and_acting_read_the_same(task, tokenizer, tmp_path):
+    pytest.importorskip("minigrid")
+    collect([find(task)], 5, tmp_path, workers=0, progress=False)
+    dataset = Dataset.open(dataset_folder(tmp_path, task))
+    config = GatoConfig.tiny().replace(vocabulary_size=1024)
+    codec = make_codec(config, tokenizer, dataset.spec, task)
+    store = TokenStore.build(task, codec, dataset, alike=3)
+    mixture = Mixture([store], {"*": 1.0}, 1, 1024, 1024, similar_timesteps=3)
+    (segment, *_) = mixture.slot(0, 0)
+    *others, (begin, _) = segment.spans
+    assert segment.masked == sum(b - a for a, b in others) and len(others) == 3
+    episode = store.episode_at(begin)
+    assert all(store.episode_at(a) != episode for a, _ in others)
+
+    step = int(np.searchsorted(store.starts, begin))
+    number = int(np.searchsorted(store.episodes, step, side="right")) - 1
+    assert number == episode
+    inside = step - int(store.episodes[number])
+    rest = [e for i, e in enumerate(dataset) if i != number]
+    memory = Memory.build(dataset.spec, rest, "test")
+    shown = Shown(memory, TokenStore.build(task, codec, rest), 3)
+    leaves = {k: v[inside] for k, v in dataset[number].observations.items()}
+    table = PatchTable()
+    rows = shown.rows(leaves, 900, table, 0)
+    trained = np.concatenate([np.arange(a, b) for a, b in others])
+    if task.startswith(
+        "babyai"
+    ):  # nothing there is measured in deviations of the demonstrations, so the rest finds the same
+        assert rows["ids"].tolist() == store.tokens.ids[trained].tolist()
+    assert len(rows["ids"]) == len(trained) and rows["kinds"].tolist() == store.tokens.kinds[trained].tolist()
+    pictures = rows["patches"] >= 0
+    if pictures.any():  # an action apart from its picture would be the worst
+        own = shown.store.tokens
+        (near,) = memory.most_alike(memory.key(leaves)[None], 3)
+        at = np.concatenate([np.arange(shown.store.starts[t], shown.store.starts[t + 1]) for t in near[::-1]])
+        assert np.array_equal(table.rows[rows["patches"][pictures]], own.table.rows[own.patches[at][pictures]])
+        assert rows["ids"].tolist() == own.ids[at].tolist()
+    assert (
+        shown.rows(leaves, len(rows["ids"]) - 1, table, 0)["ids"].tolist()
+        == rows["ids"].tolist()[-2 * len(rows["ids"]) // 3 :]
+    )
+    assert len(shown.rows(leaves, 0, table, 0)["ids"]) == 0
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory, tokenizer, match):
+    """Twelve ways of naming four numbers, learned; and demonstrations of one that was not."""
+    folder = tmp_path_factory.mktemp("shown")
+    tokenizer.save(folder / "tokenizer.model")
+    ways = ["".join(map(str, p)) for p in itertools.permutations(range(4))]
+    tasks = [find(f"gym/Match-{way}-v0") for way in ways]
+
+    def knowing(env, seed):
+        return lambda shown, info: env.unwrapped.names[int(shown)]
+
+    collect(tasks[:12], 4, folder / "data", workers=0, policy=knowing, progress=False)
+    collect([tasks[17]], 3, folder / "new", workers=0, policy=knowing, progress=False)
+    bundle = start_run("tiny", SMALL, [folder / "data"], folder / "run", folder / "tokenizer.model", "cpu", processes=1)
+    return bundle, tasks[17], folder
+
+
+def test_a_task_never_trained_on(learned):
+    bundle, task, folder = learned
+    agent = load(bundle)
+    assert task.id not in agent.tasks
+    seeing = agent.shown([Dataset.open(dataset_folder(folder / "new", task.id))])
+    with WorkerPool(0) as pool:
+        scores, _ = evaluate_task(seeing, task, 10, pool)
+    assert np.mean(scores.episodes) > 18  # of 20; chance has five
+    assert task.id not in agent.tasks  # the agent itself is what it was
+
+
+def test_from_the_command_line(learned, tmp_path):
+    bundle, task, folder = learned
+    words = [
+        "evaluate",
+        bundle,
+        "--shown",
+        folder / "new",
+        "--tasks",
+        task.id,
+        "--episodes",
+        2,
+        "--workers",
+        0,
+        "--out",
+        tmp_path / "o",
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        main([str(w) for w in words])
+    assert stopped.value.code == 0 and (tmp_path / "o/results.json").is_file()
+
+
+def test_what_cannot_read_like_that_says_so(learned, tokenizer, tmp_path):
+    bundle, task, folder = learned
+    agent = load(bundle)
+    agent.bundle.card = {**agent.bundle.card, "recipe": {**agent.bundle.card["recipe"], "similar_timesteps": 0}}
+    with pytest.raises(RecipeError, match="not trained to read"):
+        agent.shown([Dataset.open(dataset_folder(folder / "new", task.id))])
+    with pytest.raises(RecipeError, match="similar_timesteps"):
+        load_recipe("tiny").override(["similar_timesteps=4"])  # beside a prompt
