@@ -119,4 +119,3 @@ def test_what_is_missing_is_named(dummy, tmp_path, capsys):
     assert gato("evaluate", "--policy", "retrieve", "--out", tmp_path / "a") == 2
     assert "--data" in capsys.readouterr().err
     assert gato("evaluate", "bundle", "--policy", "retrieve", "--data", dummy, "--out", tmp_path / "b") == 2
-    assert gato("evaluate", "--out", tmp_path / "c") == 2

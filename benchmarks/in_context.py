@@ -1,0 +1,166 @@
+"""Does a chosen context replace fine-tuning? Tasks never trained on, from a few demonstrations in sight (docs/beyond.md).
+
+    python benchmarks/in_context.py --data DATA --state STATE            # about an hour and a half of two cores; resumes
+    python benchmarks/in_context.py --state STATE --report              # results/in_context.json, the figure
+
+Two networks of the demo's size learn from the same datasets, the same number of tokens, all but the held-out tasks:
+
+similar    each timestep behind the K demonstrated timesteps that are most like it, of other episodes (`similar_timesteps`)
+prompt     as the paper: windows, half of them behind the beginning or end of another episode
+
+On every held-out task they play beside retrieve-and-replay, all with the same N demonstrations: `similar` searches them at each
+step, `prompt` begins with the first of them. `blind` is `similar` with nothing in sight. Some held-out tasks have shapes of
+observation or action that no task of the training has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato.episodes import Dataset, DatasetWriter, find_datasets
+from gato.episodes.manifest import write_file_atomically
+from gato.episodes.store import dataset_folder
+from gato.evaluation.evaluate import evaluate_task
+from gato.evaluation.scores import expert_normalised, write_whole
+from gato.model.bundle import TaskCard
+from gato.policy import Agent, load
+from gato.rollouts.pool import WorkerPool
+from gato.rollouts.retrieve import Retrieval
+from gato.tokens.text import TextTokenizer
+from gato.training.start import resume_run, start_run
+from gato.worlds import find
+
+ROOT = Path(__file__).parents[1]
+LEARNED = ("meta-world/*", "babyai/*", "dm-control-suite/*", "classic-control/*", "sokoban/*")
+HELD_OUT = (
+    "meta-world/button-press", "meta-world/door-open", "meta-world/reach",
+    "babyai/go-to-local", "babyai/pickup-loc", "sokoban/7x7-1-box",
+    "dm-control-suite/point-mass-easy", "dm-control-suite/point-mass-hard", "classic-control/pendulum-v1",
+    "classic-control/mountain-car-v0",
+)  # fmt: skip
+K, COUNTS, EPISODES = 4, (1, 5, 20), 20
+WORDS = {
+    "similar": [f"similar_timesteps={K}", "prompt_share=0", "window_tokens=768"],
+    "prompt": ["prompt_share=0.5", "window_tokens=768", 'window_timesteps={"*": null}'],
+}
+
+
+def learn(kind: str, args: argparse.Namespace) -> Path:
+    """The network's bundle; a run that was interrupted goes on."""
+    run = args.state / kind
+    if (run / "recipe.json").exists():
+        return resume_run(run, "cpu", args.processes)
+    words = [*WORDS[kind], f"steps={args.steps}", "slots=4", f"hold_out={json.dumps(HELD_OUT)}", 'weights={"*": 1.0}',
+             "final_ratio=0.05", "model.task_token=false", *args.set]  # fmt: skip
+    data = [d for d in find_datasets([args.data]) if any(Path(Dataset.open(d).task).match(p) for p in LEARNED)]
+    return start_run("demo", words, data, run, _tokenizer(args), "cpu", args.processes)
+
+
+def _tokenizer(args: argparse.Namespace) -> Path:
+    file = args.state / "tokenizer.model"
+    if not file.exists():
+        from gato.corpora.text import python_docs
+
+        args.state.mkdir(parents=True, exist_ok=True)
+        TextTokenizer.train((e.observations["text"][0] for e in python_docs("train")), 1024).save(file)
+    return file
+
+
+def some(task: str, count: int, args: argparse.Namespace) -> Dataset:
+    """The first `count` demonstrations of a task, as a dataset of their own."""
+    whole = Dataset.open(dataset_folder(args.data, task))
+    folder = dataset_folder(args.state / f"demonstrations-{count}", task)
+    if not (folder / "MANIFEST.json").exists():
+        with DatasetWriter(folder, task, whole.spec, {"source": whole.meta["source"]}) as writer:
+            for number, episode in enumerate(whole.episodes(range(min(count, len(whole))))):
+                writer.add(episode, number)
+    return Dataset.open(folder)
+
+
+def player(kind: str, agent: Agent, dataset: Dataset) -> Any:
+    if kind == "retrieve":
+        return Retrieval([dataset])
+    if kind == "similar":
+        return agent.shown([dataset])
+    bundle = replace(agent.bundle, tasks={**agent.bundle.tasks}, prefixes={})
+    bundle.tasks[dataset.task] = TaskCard(
+        dataset.spec, 1 if kind == "blind" else None, dataset[0] if kind == "prompt" else None
+    )
+    return Agent(bundle)
+
+
+def play(args: argparse.Namespace) -> None:
+    agents = {kind: load(learn(kind, args)) for kind in WORDS}
+    agents["blind"] = agents["retrieve"] = agents["similar"]
+    with WorkerPool(args.workers) as pool:
+        for task in HELD_OUT:
+            for kind in ("blind", "retrieve", "prompt", "similar"):
+                for count in COUNTS if kind in ("retrieve", "similar") else (1,):
+                    file = args.state / "scores" / f"{task.replace('/', '--')}-{kind}-{count}.json"
+                    if file.exists() or not find(task).installed:
+                        continue
+                    scores, _ = evaluate_task(
+                        player(kind, agents[kind], some(task, count, args)), find(task), EPISODES, pool
+                    )
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    write_file_atomically(file, json.dumps(scores.episodes).encode())
+                    print(f"{task} {kind} {count}: {np.mean(scores.episodes):.4g}", flush=True)
+
+
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "protocol": {
+            "episodes": EPISODES,
+            "similar_timesteps": K,
+            "learned": LEARNED,
+            "held_out": HELD_OUT,
+            "networks": {},
+        },
+        "tasks": [],
+    }
+    for kind in WORDS:
+        if (args.state / kind / "bundle").exists():
+            card = load(args.state / kind).bundle.card
+            found["protocol"]["networks"][kind] = {k: card[k] for k in ("parameters", "steps", "tokens", "seconds")}
+    for name in HELD_OUT:
+        references = find(name).references
+        entry: dict[str, Any] = {"task": name, **{k: references[k].mean for k in references}, "scores": {}}
+        for file in sorted((args.state / "scores").glob(f"{name.replace('/', '--')}-*.json")):
+            kind, count = file.stem.removeprefix(name.replace("/", "--") + "-").rsplit("-", 1)
+            mean = float(np.mean(json.loads(file.read_text())))
+            percent = expert_normalised(mean, entry.get("random"), entry.get("expert"))
+            entry["scores"].setdefault(kind, {})[count] = {"mean": mean, "percent": percent}
+        if entry["scores"]:
+            found["tasks"].append(entry)
+    write_whole(ROOT / "results/in_context.json", json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="demonstrations of the tasks learned and held out")
+    parser.add_argument("--state", type=Path, required=True, help="a folder outside the checkout")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--processes", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--set", nargs="*", default=[], help="field=value of both recipes")
+    parser.add_argument("--report", action="store_true", help="only write what is there")
+    args = parser.parse_args()
+    if not args.report:
+        play(args)
+    for entry in report(args)["tasks"]:
+        told = ", ".join(
+            f"{kind} {count}: {score['percent']:.0f}" for kind, by in entry["scores"].items() for count, score in by.items()
+            if score["percent"] is not None
+        )  # fmt: skip
+        print(f"{entry['task']}: {told}")
+
+
+if __name__ == "__main__":
+    main()
