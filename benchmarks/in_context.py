@@ -10,20 +10,22 @@ prompt     as the paper: windows, half of them behind the beginning or end of an
 
 On every held-out task they play beside retrieve-and-replay, all with the same N demonstrations: `similar` searches them at each
 step, `prompt` begins with the first of them. `blind` is `similar` with nothing in sight. Some held-out tasks have shapes of
-observation or action that no task of the training has.
+observation or action that no task of the training has. What a prompt changes is asked on tasks that were learned: begun with
+their own demonstration, with that of another task of the same shapes (`wrong`), and with none (`bare`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gato.episodes import Dataset, DatasetWriter, find_datasets
+from gato.episodes import Dataset, DatasetWriter, Episode, find_datasets
 from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import dataset_folder
 from gato.evaluation.evaluate import evaluate_task
@@ -44,6 +46,10 @@ HELD_OUT = (
     "dm-control-suite/point-mass-easy", "dm-control-suite/point-mass-hard", "classic-control/pendulum-v1",
     "classic-control/mountain-car-v0",
 )  # fmt: skip
+OTHER = {  # learned tasks, and whose prompt is the wrong one
+    "meta-world/drawer-close": "meta-world/window-open", "meta-world/window-open": "meta-world/drawer-open",
+    "meta-world/button-press-topdown": "meta-world/drawer-close", "babyai/go-to-red-ball-grey": "babyai/open-door",
+}  # fmt: skip
 K, COUNTS, EPISODES = 4, (1, 5, 20), 20
 WORDS = {
     "similar": [f"similar_timesteps={K}", "prompt_share=0", "window_tokens=768"],
@@ -88,10 +94,13 @@ def player(kind: str, agent: Agent, dataset: Dataset) -> Any:
         return Retrieval([dataset])
     if kind == "similar":
         return agent.shown([dataset])
+    return begun(agent, dataset, dataset[0] if kind == "prompt" else None, 1 if kind == "blind" else None)
+
+
+def begun(agent: Agent, dataset: Dataset, prompt: Episode | None, window: int | None = None) -> Agent:
+    """The agent as it plays the dataset's task behind this prompt."""
     bundle = replace(agent.bundle, tasks={**agent.bundle.tasks}, prefixes={})
-    bundle.tasks[dataset.task] = TaskCard(
-        dataset.spec, 1 if kind == "blind" else None, dataset[0] if kind == "prompt" else None
-    )
+    bundle.tasks[dataset.task] = TaskCard(dataset.spec, window, prompt)
     return Agent(bundle)
 
 
@@ -102,15 +111,29 @@ def play(args: argparse.Namespace) -> None:
         for task in HELD_OUT:
             for kind in ("blind", "retrieve", "prompt", "similar"):
                 for count in COUNTS if kind in ("retrieve", "similar") else (1,):
-                    file = args.state / "scores" / f"{task.replace('/', '--')}-{kind}-{count}.json"
-                    if file.exists() or not find(task).installed:
-                        continue
-                    scores, _ = evaluate_task(
-                        player(kind, agents[kind], some(task, count, args)), find(task), EPISODES, pool
+                    one(
+                        args,
+                        pool,
+                        task,
+                        kind,
+                        count,
+                        lambda k=kind, n=count, t=task: player(k, agents[k], some(t, n, args)),
                     )
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    write_file_atomically(file, json.dumps(scores.episodes).encode())
-                    print(f"{task} {kind} {count}: {np.mean(scores.episodes):.4g}", flush=True)
+        for task, other in OTHER.items():
+            own, wrong = some(task, 1, args), some(other, 1, args)
+            for kind, prompt in (("prompt", own[0]), ("wrong", wrong[0]), ("bare", None)):
+                one(args, pool, task, kind, 1, lambda p=prompt, d=own: begun(agents["prompt"], d, p))
+
+
+def one(args: argparse.Namespace, pool: WorkerPool, task: str, kind: str, count: int, make: Callable[[], Any]) -> None:
+    """The episodes of one player on one task, if they are not there yet."""
+    file = args.state / "scores" / f"{task.replace('/', '--')}-{kind}-{count}.json"
+    if file.exists() or not find(task).installed:
+        return
+    scores, _ = evaluate_task(make(), find(task), EPISODES, pool)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_file_atomically(file, json.dumps(scores.episodes).encode())
+    print(f"{task} {kind} {count}: {np.mean(scores.episodes):.4g}", flush=True)
 
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
@@ -128,7 +151,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         if (args.state / kind / "bundle").exists():
             card = load(args.state / kind).bundle.card
             found["protocol"]["networks"][kind] = {k: card[k] for k in ("parameters", "steps", "tokens", "seconds")}
-    for name in HELD_OUT:
+    for name in (*HELD_OUT, *OTHER):
         references = find(name).references
         entry: dict[str, Any] = {"task": name, **{k: references[k].mean for k in references}, "scores": {}}
         for file in sorted((args.state / "scores").glob(f"{name.replace('/', '--')}-*.json")):
