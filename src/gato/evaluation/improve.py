@@ -4,8 +4,8 @@
              of all that was played or demonstrated, the best share is kept (by return, ties included)
              the bundle is trained on what is kept, and plays evaluation episodes
 
-The paper's agent only imitates, so it stays at or below its experts; its section 7 names this loop's like as what comes next. A
-network that knows nothing begins the same way, from a random policy's episodes for demonstrations. What a round played, kept
+The paper's agent only imitates, so its experts are its measure. A network that knows nothing begins the same way, from a random
+policy's episodes for demonstrations. What a round played, kept
 and reached is in its folder as soon as it is there; killed, the same call goes on with what is missing.
 """
 
