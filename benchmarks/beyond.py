@@ -10,6 +10,9 @@ returns    demonstrations by a player who in some episodes does what the expert 
            them, on those that pass the return filter, on all with the rank of their return beside (`return_ranks`), and, as what
            could be had at most, on as many of the expert's alone; the same steps each, three seeds
 
+plan       the same mixed demonstrations, windows of four timesteps, and a network that also foretells what it will see and what
+           that brings: played at once, with continuations tried in its imagination, and with as many tried in the true simulator
+
 Every task has a network of its own, the demo's, trained from scratch. Scores are of evaluation seeds.
 """
 
@@ -19,6 +22,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ from gato.evaluation.evaluate import evaluate_task
 from gato.evaluation.improve import draw, improve, own_recipe
 from gato.evaluation.scores import write_whole
 from gato.policy import load
+from gato.policy.planning import Planning
 from gato.rollouts.collect import collect
 from gato.rollouts.pool import WorkerPool
 from gato.training.start import start_run
@@ -44,6 +49,7 @@ NETWORK = [
     'window_timesteps={"*": 1}',
     "model.vocabulary_size=1024",
 ]
+PARTS = ("expert", "nothing", "returns", "plan")
 SEEDS, JUDGED = 3, 50
 
 
@@ -81,6 +87,7 @@ WEAK: dict[str, Any] = {  # task: who demonstrates
     "box2d/lunar-lander-v3": "expert",
 }
 NOTHING = ("classic-control/cartpole-v1", "babyai/go-to-red-ball-grey", "vizdoom/basic")
+PLAN = ("classic-control/pendulum-v1", "dm-control-suite/point-mass-easy", "dm-control-suite/cartpole-swingup")
 RETURNS = ("classic-control/cartpole-v1", "babyai/go-to-red-ball-grey", "meta-world/reach")
 
 
@@ -148,6 +155,25 @@ def _score(
     return float(np.mean(json.loads(file.read_text())))
 
 
+def planned(state: Path, task: Task, tokenizer: Path, episodes: int = 20) -> dict[str, Any]:
+    """Scores of one network that plays at once, and that looks ahead, in imagination and in the simulator."""
+    collect([task], 200, state / "mixed", workers=0, policy=now_and_then(task), max_steps=200)
+    words = ["steps=900", "reward_shown=true", "observation_loss=0.5", 'window_timesteps={"*": 4}']
+    agent = load(_trained(words, state / "mixed" / task.id, state / "train" / task.id, tokenizer))
+    found: dict[str, Any] = {"task": task.id}
+    planning = Planning(16, steps=8, follow=1, drawn=8, imagined=True)
+    for kind, ahead in (("plain", None), ("imagined", planning), ("simulator", replace(planning, imagined=False))):
+        file = state / "scores" / f"{task.id.replace('/', '--')}-{kind}.json"
+        if not file.exists():
+            with WorkerPool(0) as pool:
+                scores, _ = evaluate_task(agent, task, episodes, pool, planning=ahead)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_file_atomically(file, json.dumps(scores.episodes).encode())
+        found[kind] = json.loads(file.read_text())
+        print(f"{task.id} {kind}: {np.mean(found[kind]):.4g}", flush=True)
+    return found
+
+
 # -- report -----------------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +186,7 @@ def report(state: Path) -> dict[str, Any]:
         if records:
             draw(records, ROOT / f"docs/images/beyond-{part}.png")
     found["returns"] = [json.loads(f.read_text()) for f in sorted((state / "returns").glob("*.json"))]
+    found["plan"] = [json.loads(f.read_text()) for f in sorted((state / "plan").glob("*.json"))]
     write_whole(ROOT / "results/beyond.json", json.dumps(found, indent=1) + "\n")
     return found
 
@@ -183,9 +210,7 @@ def say(found: Mapping[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, required=True, help="a folder outside the checkout")
-    parser.add_argument(
-        "--only", nargs="+", choices=("expert", "nothing", "returns"), default=("expert", "nothing", "returns")
-    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--tokenizer", type=Path, help="any SentencePiece model of 1,024 pieces; made if not given")
     parser.add_argument("--report", action="store_true", help="only write what is there")
@@ -202,6 +227,9 @@ def main() -> None:
         for name in RETURNS if "returns" in args.only else ():
             record = conditioned(args.state / "returns" / "state", find(name), tokenizer)
             write_whole(args.state / "returns" / f"{name.replace('/', '--')}.json", json.dumps(record))
+        for name in PLAN if "plan" in args.only else ():
+            record = planned(args.state / "plan" / "state", find(name), tokenizer)
+            write_whole(args.state / "plan" / f"{name.replace('/', '--')}.json", json.dumps(record))
     say(report(args.state))
 
 

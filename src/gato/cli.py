@@ -745,6 +745,8 @@ class Evaluate:
     """Look ahead on saved states of the worlds, as `gato play --plan` does; such worlds run in this process."""
     plan_steps: int = 20
     plan_follow: int = 4
+    imagined: bool = False
+    """With --plan: try things out on what the network foretells, not on the world."""
     language: bool = False
     """Language too: captions, replies and text of the generated corpora, held out, that the bundle was trained on, and of your
     own in --data (imported, or written by yourself); also in language.json."""
@@ -761,7 +763,7 @@ class Evaluate:
         _within("--episodes", self.episodes, 1)
         _workers(self.workers, self.cluster)
         _within("--seed", self.seed, 0)
-        planning = _planning(self.plan, self.plan_steps, self.plan_follow)
+        planning = _planning(self.plan, self.plan_steps, self.plan_follow, self.imagined)
         if (self.out / "MANIFEST.json").exists():
             raise OutputExistsError("this folder holds a dataset or a bundle", where=str(self.out), fix="another --out")
         if (self.out / "results.json").exists() and not self.overwrite:
@@ -972,6 +974,8 @@ class Play:
     """How far."""
     plan_follow: int = 4
     """Steps taken before looking ahead again."""
+    imagined: bool = False
+    """Try things out on what the network foretells, not on the world; for bundles that were trained to (docs/playing.md)."""
     acting: Annotated[tuple[str, ...], tyro.conf.arg(name="acting")] = ()
     """How to act: see `gato evaluate --help`."""
     device: str = "auto"
@@ -981,7 +985,7 @@ class Play:
             _within(f"--{flag.replace('_', '-')}", getattr(self, flag), 1)
         _within("--seed", self.seed, 0)
         _within("--fps", self.fps, 1, 120)
-        planning = _planning(self.plan, self.plan_steps, self.plan_follow)
+        planning = _planning(self.plan, self.plan_steps, self.plan_follow, self.imagined)
         if len(self.words) not in (1, 2):
             raise UsageError("a task is needed", fix="gato play [BUNDLE] TASK; gato tasks lists tasks")
         bundle, task_id = (self.words[0] if len(self.words) == 2 else None), self.words[-1]
@@ -1024,7 +1028,7 @@ class Play:
             print(f"{len(frames)} frames → {write_film(frames, self.video or Path('episode.webp'), fps=self.fps)}")
 
 
-def _planning(continuations: int, steps: int, follow: int) -> Any:
+def _planning(continuations: int, steps: int, follow: int, imagined: bool) -> Any:
     """`--plan N` and its companions; None for 0."""
     _within("--plan", continuations, 0)
     if not continuations:
@@ -1033,7 +1037,7 @@ def _planning(continuations: int, steps: int, follow: int) -> Any:
     _within("--plan-follow", follow, 1)
     from gato.policy.planning import Planning
 
-    return Planning(continuations, steps, follow, drawn=steps)
+    return Planning(continuations, steps, follow, drawn=steps, imagined=imagined)
 
 
 @dataclass

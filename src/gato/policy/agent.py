@@ -18,6 +18,7 @@ from gato.errors import ObservationError, RecipeError, UnknownNameError
 from gato.model.bundle import Bundle, TaskCard, make_codec
 from gato.model.cache import RingCache
 from gato.policy.batch import AgentPolicy, _rows, feed
+from gato.policy.imagining import ImaginingPolicy
 from gato.policy.planning import Planning, PlanningPolicy
 from gato.policy.shipped import bundle_in, shipped
 from gato.policy.shown import Shown
@@ -86,8 +87,11 @@ class Agent:
         return AgentPolicy(self.bundle, task, slots, acting=acting, watch_mass=watch_mass)
 
     def planner(self, task: str, slots: int, planning: Planning | None = None, **acting: Any) -> PlanningPolicy:
-        """The same policy, which first tries things out on saved states of the world (local slots only)."""
-        return PlanningPolicy(self.bundle, task, slots, planning or Planning(), acting=acting)
+        """The same policy, which first tries things out on saved states of the world (local slots only), or in imagination."""
+        planning = planning or Planning()
+        return (ImaginingPolicy if planning.imagined else PlanningPolicy)(
+            self.bundle, task, slots, planning, acting=acting
+        )
 
     def shown(self, datasets: Sequence[Dataset], count: int | None = None) -> Agent:
         """The agent with these demonstrations in sight, one dataset per task: at each step it reads the `count` timesteps that

@@ -28,12 +28,12 @@ import torch
 from torch.nn import functional as F
 
 from gato.episodes import check_values, flatten
-from gato.errors import UnknownNameError
+from gato.errors import UnknownNameError, UsageError
 from gato.model.bundle import Bundle, TaskCard
 from gato.model.cache import RingCache
 from gato.policy.acting import check_acting
 from gato.sequences.batch import Batch
-from gato.sequences.ranks import RETURN_RANK, num_ranks
+from gato.sequences.returns import LAST_REWARD, RETURN_RANK, num_ranks
 from gato.tokens import TimestepCodec, Tokens
 from gato.tokens.patches import PatchTable, mean_index
 from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, IMAGE, NO_POSITION, Legal
@@ -224,7 +224,7 @@ class AgentPolicy:
         `given` decides for some slots what they do: their context holds these action leaves, as if they had chosen them."""
         slots = list(observations)
         table = PatchTable()
-        encoded = self._encode(observations, slots, table)
+        encoded = self._encode(observations, infos or {}, slots, table)
         guess = None if self._parallel else self._acting["verify"]
         blanks = self._parallel or guess == "parallel"
         choice = _Choice(self, slots, {i: self._action_ids(i, leaves) for i, leaves in (given or {}).items()})
@@ -263,14 +263,19 @@ class AgentPolicy:
             self._before[i] = ids
         return out
 
-    def _wish(self, part: Part) -> dict[str, Any]:
-        """How good an episode is asked for, where the network was told how good each demonstration was."""
-        ranks = num_ranks(part.card.spec)
-        wanted = self._acting["return_rank"]
-        return {RETURN_RANK: np.int64(ranks - 1 if wanted is None else min(int(wanted), ranks - 1))} if ranks else {}
+    def _told(self, part: Part, info: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What the network reads beside the world's own observation: how good an episode is asked for, and what the last step
+        brought (0 where nobody says)."""
+        more: dict[str, Any] = {}
+        if ranks := num_ranks(part.card.spec):
+            wanted = self._acting["return_rank"]
+            more[RETURN_RANK] = np.int64(ranks - 1 if wanted is None else min(int(wanted), ranks - 1))
+        if LAST_REWARD in part.card.spec.observation:
+            more[LAST_REWARD] = np.float32((info or {}).get(LAST_REWARD, 0.0))
+        return more
 
     def _encode(
-        self, observations: Mapping[int, Any], slots: list[int], table: PatchTable
+        self, observations: Mapping[int, Any], infos: Mapping[int, Any], slots: list[int], table: PatchTable
     ) -> list[dict[str, np.ndarray]]:
         """The new tokens of each slot's observation, those of one task together."""
         rows: dict[int, dict[str, np.ndarray]] = {}
@@ -280,7 +285,11 @@ class AgentPolicy:
                 continue
             spec = part.card.spec.observation
             flat = [
-                check_values(spec, self._wish(part) | flatten(observations[i], "observation"), f"{part.task} slot {i}")
+                check_values(
+                    spec,
+                    self._told(part, infos.get(i)) | flatten(observations[i], "observation"),
+                    f"{part.task} slot {i}",
+                )
                 for i in mine
             ]
             leaves = {
@@ -296,6 +305,36 @@ class AgentPolicy:
                     rows[i] = _join(part.card.shown.rows(flat[r], room, table, int(self._time[i])), rows[i])
             self._start_over(mine, np.array([len(rows[i]["ids"]) for i in mine]))
         return [rows[i] for i in slots]
+
+    @torch.inference_mode()
+    def imagine(self, slots: Sequence[int]) -> dict[int, dict[str, np.ndarray]]:
+        """{slot: flat observation leaves} as the network foretells them after each slot's last action, token by token, the
+        likeliest each. The slots' context stays as it is. All of one task.
+
+        Raises UsageError where there are texts or images, or where the network sees no more than one timestep.
+        """
+        part = self._part[slots[0]]
+        if part.steps == 1 or self._parallel or any(self._last[i] is None for i in slots):
+            raise UsageError(
+                "nothing to foretell from: the network does not see its last action", where=part.task,
+                fix="train with observation_loss and windows of several timesteps, and act first",
+            )  # fmt: skip
+        blocks, begun = part.codec.observation_blocks(), part.codec.observation_beginning()
+        ids = np.zeros((len(slots), len(blocks)), np.int64)
+        table, time = PatchTable(), [int(self._time[i]) for i in slots]
+        rows = [
+            _join(self._action_row(self._last[i], t - 1), *(self._observation_row(0, token, t) for token in begun))  # type: ignore[arg-type]
+            for i, t in zip(slots, time, strict=True)
+        ]
+        for j, block in enumerate(blocks):
+            hidden = self._pass(list(slots), rows, table, 1)[:, 0]
+            ids[:, j] = block.low + self._logits(block, hidden).argmax(-1).cpu().numpy()
+            rows = [self._observation_row(len(begun) + j, int(ids[r, j]), t) for r, t in enumerate(time)]
+        self._take_back(list(slots), np.full(len(slots), len(begun) + len(blocks)))
+        return {i: part.codec.decode_observation(ids[r]) for r, i in enumerate(slots)}
+
+    def _observation_row(self, index: int, token: int, time: int) -> dict[str, np.ndarray]:
+        return self._action_rows(np.array([token]), time) | {"positions": np.array([index])}
 
     def _verify(self, choice: _Choice, hidden: torch.Tensor, blanks: bool, table: PatchTable) -> None:
         """Choose the action tokens of each row, from a first pass that read guesses (or blank tokens) for all but the last of

@@ -33,6 +33,7 @@ from gato.model.bundle import Bundle
 from gato.policy.batch import AgentPolicy
 from gato.rollouts import LocalSlot, Unit
 from gato.rollouts.loop import Slot
+from gato.sequences.returns import LAST_REWARD
 from gato.worlds import find
 from gato.worlds.saving import Saver, saver_of
 
@@ -49,6 +50,7 @@ class Planning:
     follow: int = 4  # steps of a plan that are taken before the next one is made
     drawn: int = 1  # first steps of a continuation that are sampled, whatever the agent's own manner
     discount: float = 0.99
+    imagined: bool = False  # tried out on what the network foretells (`gato.policy.imagining`), not on the world
 
     def __post_init__(self) -> None:
         for name in ("continuations", "steps", "follow", "drawn"):
@@ -64,6 +66,7 @@ class _Continuation:
 
     state: Any
     observation: Any
+    info: Mapping[str, Any]  # what came with it
     actions: list[Leaves] = field(default_factory=list)
     seen: list[Leaves] = field(default_factory=list)  # the observation after each action
     success: float = 0.0
@@ -76,7 +79,7 @@ class _Session:
     """One slot of the rollout: its world, and the plan that it follows."""
 
     env: Any
-    saver: Saver
+    saver: Any  # a Saver; None in imagination
     seed: int
     decisions: int = 0
     plan: _Continuation | None = None
@@ -127,14 +130,17 @@ class PlanningPolicy:
     ) -> dict[int, dict[str, np.ndarray]]:
         """{slot: observation} → {slot: action leaves}."""
         flat = {i: flatten(observation, "observation") for i, observation in observations.items()}
-        self._think({i: observations[i] for i in observations if not self._as_planned(self._sessions[i], flat[i])})
+        infos = infos or {}
+        self._think(
+            {i: seen for i, seen in observations.items() if not self._as_planned(self._sessions[i], flat[i])}, infos
+        )
         chosen = {}
         for i in observations:
             session = self._sessions[i]
             assert session.plan is not None
             chosen[i] = session.plan.actions[session.followed]
             session.followed += 1
-        return self._policy.act(observations, given=chosen)
+        return self._policy.act(observations, infos, given=chosen)
 
     def _as_planned(self, session: _Session, observation: Leaves) -> bool:
         """Whether the plan goes on: it has a next step, is not too old, and the world is where it said."""
@@ -145,22 +151,24 @@ class PlanningPolicy:
 
     # -- continuations ------------------------------------------------------------------------------------------------
 
-    def _think(self, observations: Mapping[int, Any]) -> None:
+    def _think(self, observations: Mapping[int, Any], infos: Mapping[int, Any]) -> None:
         """Make a plan for each of these slots. Their worlds are left as they were."""
         count = self.planning.continuations
-        starts = {i: self._sessions[i].saver.save() for i in observations}
-        tried = {i: [_Continuation(starts[i], seen) for _ in range(count)] for i, seen in observations.items()}
+        starts = {i: self._save(self._sessions[i]) for i in observations}
+        tried = {
+            i: [_Continuation(starts[i], seen, infos.get(i) or {}) for _ in range(count)]
+            for i, seen in observations.items()
+        }
         for i in observations:
             session = self._sessions[i]
             self._policy.fork(i, [self._row(i, n) for n in range(count)], (session.seed, 2, session.decisions))
             session.decisions += 1
         for step in range(self.planning.steps):
             going = {(i, n): tried[i][n] for i in tried for n in range(count) if not tried[i][n].over}
-            for (i, n), action in self._decide(going, step).items():
-                self._advance(self._sessions[i], tried[i][n], action, self.planning.discount**step)
+            self._advance_all(tried, self._decide(going, step), self.planning.discount**step)
         for i, start in starts.items():
             session = self._sessions[i]
-            session.saver.restore(start)
+            self._put_back(session, start)
             session.plan, session.followed = max(tried[i], key=lambda c: (c.success, c.value)), 0
 
     def _row(self, index: int, n: int) -> int:
@@ -192,16 +200,29 @@ class PlanningPolicy:
         rows = {self._row(*key): key for key in going}
         actions = self._policy.act(
             {row: going[key].observation for row, key in rows.items()},
+            {row: going[key].info for row, key in rows.items()},
             given={self._row(*key): leaves for key, leaves in given.items()},
         )
         return {rows[row]: leaves for row, leaves in actions.items()}
+
+    def _save(self, session: _Session) -> Any:
+        return session.saver.save()
+
+    def _put_back(self, session: _Session, state: Any) -> None:
+        session.saver.restore(state)
+
+    def _advance_all(
+        self, tried: Mapping[int, list[_Continuation]], decided: Mapping[tuple[int, int], Leaves], weight: float
+    ) -> None:
+        for (i, n), action in decided.items():
+            self._advance(self._sessions[i], tried[i][n], action, weight)
 
     def _advance(self, session: _Session, tried: _Continuation, action: Leaves, weight: float) -> None:
         """One step of a continuation in the session's own world; `weight` is the discount so far."""
         session.saver.restore(tried.state)
         env = session.env
         seen, reward, terminated, truncated, info = env.step(unflatten(action, env.action_space, "action"))
-        tried.observation = seen
+        tried.observation, tried.info = seen, {**info, LAST_REWARD: float(reward)}
         tried.actions.append(action)
         tried.seen.append(flatten(seen, "observation"))
         tried.value += weight * float(reward)

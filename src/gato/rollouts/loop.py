@@ -200,6 +200,11 @@ class _Playing:
     burst_left: int = 0
     drawn: Any = None  # what the world drew for this episode, if its reset's info tells
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the world says beside its observation, and what the last step brought."""
+        return {**self.info, "last_reward": self.rewards[-1] if self.rewards else 0.0}
+
     def disturb(self, action: Any) -> Any:
         """The action to execute: the policy's own, or noise in its place."""
         noise = self.unit.noise
@@ -268,7 +273,7 @@ def rollout(
             checked[i] = check_values(p.spec.observation, flat, where)
             p.observations.append(checked[i])
         observations = {i: p.observation for i, p in playing.items()}
-        actions = policy.act(observations, {i: p.info for i, p in playing.items()})
+        actions = policy.act(observations, {i: p.told for i, p in playing.items()})
         for i, p in playing.items():
             action = unflatten(flatten(actions[i], "action"), p.space, "action")
             executed = p.disturb(action)

@@ -41,7 +41,7 @@ from gato.episodes.manifest import (
 from gato.episodes.store import Dataset
 from gato.errors import DatasetCorruptError, EpisodeError
 from gato.sequences.filter import good_episodes
-from gato.sequences.ranks import num_ranks, rank_edges, ranked
+from gato.sequences.returns import tell
 from gato.sequences.store import Layout, Piece, TokenStore, boundaries, encode, most_alike
 from gato.tokens import TimestepCodec, Tokens
 from gato.tokens.patches import PatchTable
@@ -137,11 +137,9 @@ class ShelvedStore:
         return Layout(starts.astype(np.int64), episodes.astype(np.int64), prompts), share
 
     def _read(self, chosen: np.ndarray) -> Iterator[Episode]:
-        """Episodes of the dataset, with their ranks where the codec reads them; a few in memory at a time."""
-        ranks = num_ranks(self.codec.spec)
-        edges = rank_edges(self.dataset.returns[self.chosen], ranks) if ranks else None
-        for episode in _episodes(self.dataset, chosen):
-            yield episode if edges is None else ranked(episode, edges)
+        """Episodes of the dataset, told what the codec reads of returns; a few in memory at a time."""
+        returns = self.dataset.returns[self.chosen]
+        return (tell(episode, self.codec.spec, returns) for episode in _episodes(self.dataset, chosen))
 
     @property
     def num_episodes(self) -> int:

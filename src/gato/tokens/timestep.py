@@ -32,7 +32,7 @@ from gato.episodes import Episode, Spec, TaskSpec
 from gato.errors import SpecError
 from gato.tokens import patches as images
 from gato.tokens.text import TextTokenizer
-from gato.tokens.values import Vocabulary, mu_law, scale_action, unscale_action
+from gato.tokens.values import Vocabulary, mu_law, mu_law_inverse, scale_action, unscale_action
 
 TEXT, IMAGE, DISCRETE, CONTINUOUS, SEPARATOR = range(5)
 KINDS = ("text", "image", "discrete", "continuous", "separator")
@@ -138,6 +138,23 @@ class TimestepCodec:
         v = self.vocabulary
         out: list[Legal] = []
         for spec in self.spec.action.values():
+            if spec.kind == "discrete":
+                out += [Legal(v.discrete, v.discrete + int(n)) for n in spec.num_values()]
+            else:
+                out += [Legal(v.continuous, v.separator)] * spec.size
+        return out
+
+    def observation_beginning(self) -> list[int]:
+        """The ids that every observation begins with: that of the task, where the network has task tokens."""
+        return [] if self._task_index is None else [int(self.vocabulary.encode_discrete(np.array(self._task_index)))]
+
+    def observation_blocks(self) -> list[Legal]:
+        """For each token of an observation after those, the block of ids it may have. Raises SpecError for texts and images."""
+        v = self.vocabulary
+        out: list[Legal] = []
+        for path, spec in self.spec.observation.items():
+            if spec.kind not in ("discrete", "continuous"):
+                raise SpecError(f"{path} is {spec.kind}: only numbers are foretold", where=self.task)
             if spec.kind == "discrete":
                 out += [Legal(v.discrete, v.discrete + int(n)) for n in spec.num_values()]
             else:
@@ -261,6 +278,21 @@ class TimestepCodec:
         return self._texts[text, ends]
 
     # -- decode -------------------------------------------------------------------------------------------------------
+
+    def decode_observation(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Ids (k,) as `observation_blocks` counts them → flat leaves, continuous ones at the centres of their bins."""
+        at, out = 0, {}
+        for path, spec in self.spec.observation.items():
+            part = ids[at : at + spec.size]
+            low, high = spec.bounds()
+            if spec.kind == "discrete":
+                flat = self.vocabulary.decode_discrete(part) + low.astype(np.int64)
+            else:
+                y = self.vocabulary.decode_continuous(part)
+                flat = np.clip(y * LINEAR_RANGE if self._linear else mu_law_inverse(y), low, high)
+            out[path] = flat.astype(spec.dtype).reshape(spec.shape)
+            at += spec.size
+        return out
 
     def decode_action(
         self, ids: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray | None = None

@@ -8,7 +8,7 @@ asks for them, prepare the steps ahead; they change nothing about what is drawn.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -19,14 +19,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from gato.episodes import Episode
 from gato.episodes.store import Dataset, find_datasets
 from gato.errors import DatasetMissingError, EpisodeError, TokenizerError
 from gato.model import GatoConfig
 from gato.model.bundle import make_codec
 from gato.sequences import Batch, Mixture, ShelvedStore, Store, TokenStore
 from gato.sequences.filter import good_episodes
-from gato.sequences.ranks import num_ranks, rank_edges, ranked, ranked_spec
+from gato.sequences.returns import tell, told_spec
 from gato.tokens import TimestepCodec
 from gato.tokens.text import TextTokenizer
 from gato.training.recipe import Recipe
@@ -78,10 +77,8 @@ def load_stores(
         chosen: Sequence[int] = range(len(dataset))
         if recipe.return_filter is not None and codec.acts and len(dataset):
             chosen = good_episodes(dataset.returns, recipe.return_filter).tolist()
-        episodes: Iterable[Episode] = (dataset[i] for i in chosen)
-        if ranks := num_ranks(codec.spec):
-            edges = rank_edges(dataset.returns[list(chosen)], ranks)
-            episodes = (ranked(dataset[i], edges) for i in chosen)
+        returns = dataset.returns[list(chosen)]
+        episodes = (tell(dataset[i], codec.spec, returns) for i in chosen)
         stores.append(TokenStore.build(dataset.task, codec, episodes, alike=recipe.similar_timesteps * codec.acts))
     return stores
 
@@ -104,7 +101,7 @@ def _datasets(
         dataset = Dataset.open(path)
         if any(fnmatch.fnmatch(dataset.task, pattern) for pattern in recipe.hold_out):
             continue
-        spec = ranked_spec(dataset.spec, recipe.return_ranks if dataset.spec.action else 0)
+        spec = told_spec(dataset.spec, recipe.return_ranks, recipe.reward_shown)
         yield dataset, make_codec(
             config, tokenizer, spec, dataset.task, numbers.setdefault(dataset.task, len(numbers)),
             text_targets=recipe.text_targets, question_targets=recipe.question_targets,

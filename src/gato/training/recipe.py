@@ -50,7 +50,8 @@ class Recipe:
     data_workers: int = 0  # processes that prepare batches beside the training; 0 for none
     validation_share: float = 0.0  # of each dataset's episodes, drawn by their numbers: set aside, never trained on
     return_filter: float | None = None  # train on episodes with at least this share of the expert's return (paper: 0.8)
-    return_ranks: int = 0  # so many ranks of return, which each timestep names (gato.sequences.ranks); 0 for none
+    return_ranks: int = 0  # so many ranks of return, which each timestep names (gato.sequences.returns); 0 for none
+    reward_shown: bool = False  # each timestep says what the step before brought
     # optimiser (paper: section 2.3 and appendix D for AdamW's; Muon is ours)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-4

@@ -10,7 +10,7 @@ from gato.evaluation.evaluate import evaluate_task
 from gato.policy import load
 from gato.rollouts.collect import collect
 from gato.rollouts.pool import WorkerPool
-from gato.sequences.ranks import RETURN_RANK, num_ranks, rank_edges, ranked, ranked_spec
+from gato.sequences.returns import LAST_REWARD, RETURN_RANK, num_ranks, rank_edges, tell, told_spec
 from gato.training import load_recipe
 from gato.training.data import load_stores, shelve
 from gato.training.start import start_run
@@ -21,26 +21,28 @@ SMALL = ["steps=120", "slots=1", "slot_tokens=512", "window_tokens=128", "precis
          "model.num_attention_heads=2", "model.key_value_size=16", "model.feedforward_hidden_size=64"]  # fmt: skip
 
 
-def test_ranks_by_hand():
-    edges = rank_edges(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), 4)
-    assert edges.tolist() == [2.0, 3.0, 4.0]
+def test_what_is_told_by_hand():
+    returns = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert rank_edges(returns, 4).tolist() == [2.0, 3.0, 4.0]
+    spec = told_spec(find("sokoban/7x7-1-box").spec, 4, True)
 
-    def rank(value):
-        episode = Episode("dummy/x", {"a": np.zeros(2)}, {}, np.array([value, 0], np.float32))
-        return ranked(episode, edges).observations[RETURN_RANK].tolist()
+    def told(value, among=returns):
+        return tell(
+            Episode("dummy/x", {"image": np.zeros(2)}, {}, np.array([value, 0], np.float32)), spec, among
+        ).observations
 
-    assert [rank(v) for v in (-9, 1, 2, 3.5, 4, 99)] == [[0, 0], [0, 0], [1, 1], [2, 2], [3, 3], [3, 3]]
-    alike = rank_edges(np.full(7, 2.0), 4)
-    assert ranked(Episode("dummy/x", {}, {}, np.array([2.0])), alike).observations[RETURN_RANK].tolist() == [3]
+    ranks = [told(v)[RETURN_RANK].tolist() for v in (-9, 1, 2, 3.5, 4, 99)]
+    assert ranks == [[0, 0], [0, 0], [1, 1], [2, 2], [3, 3], [3, 3]]
+    assert told(2.0, np.full(7, 2.0))[RETURN_RANK].tolist() == [3, 3]
+    assert told(3.5)[LAST_REWARD].tolist() == [0.0, 3.5]  # the last step's is never seen: there is nothing after it
 
 
-def test_the_spec_has_one_observation_more():
+def test_the_spec_has_more_observations():
     spec = find("sokoban/7x7-1-box").spec
-    more = ranked_spec(spec, 8)
-    assert num_ranks(more) == 8 and num_ranks(spec) == 0 and ranked_spec(spec, 0) == spec
-    assert {*more.observation} - {*spec.observation} == {RETURN_RANK} and list(more.observation) == sorted(
-        more.observation
-    )
+    more = told_spec(spec, 8, True)
+    assert num_ranks(more) == 8 and num_ranks(spec) == 0 and told_spec(spec, 0, False) == spec
+    assert {*more.observation} - {*spec.observation} == {RETURN_RANK, LAST_REWARD}
+    assert list(more.observation) == sorted(more.observation)
 
 
 def now_and_then(env, seed):
