@@ -71,13 +71,15 @@ def few_shot(
     every: int = EVALUATE_EVERY,
     workers: int = 2,
     device: str = "cpu",
+    like: Bundle | None = None,
 ) -> dict[str, Any]:
     """All runs of one task; writes out/few_shot.json and returns it.
 
     {"task", "random", "expert", "protocol": …, "runs": [{"start", "demonstrations", "series", "scores", "score",
-    "expert_normalised"}, …]}. Raises RecipeError where a start was trained on the task: it must be held out.
+    "expert_normalised"}, …]}. `like` is the bundle whose network and tokenizer a start from scratch has; the first of the
+    starts, if not said. Raises RecipeError where a start was trained on the task: it must be held out.
     """
-    some = next(b for b in starts.values() if b is not None)
+    some = like or next(b for b in starts.values() if b is not None)
     for name, bundle in starts.items():
         _check_held_out(name, bundle, task.id)
     subsets = {

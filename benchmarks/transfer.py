@@ -1,0 +1,219 @@
+"""Figures 9 and 10: what a task never seen is learned from few demonstrations, by what came before and by size.
+
+    python benchmarks/transfer.py --data DATA --tokenizer tokenizer.model --state STATE --seconds 3000   # a piece; goes on
+    python benchmarks/transfer.py --state STATE --report                     # results/transfer.json, the figures
+
+Four tasks are held out: two from state, one from pictures, one grid world. Networks are pretrained on everything else (`all`), on the
+held-out task's own domain alone (`domain`), on no control data (`language`), or not at all (`scratch`), for the same number of
+steps, and fine-tuned on 1, 10 and 100 demonstrations, three series each, as `gato finetune --demonstrations` does it. `all` and
+`scratch` in two sizes. Before any fine-tuning `all` and `domain` play the task as they are: zero-shot, with no prompt and
+no name of the task.
+
+About six hours of two cores. Pieces end after --seconds, between two runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato.episodes import Dataset, find_datasets
+from gato.episodes.manifest import write_file_atomically
+from gato.episodes.store import dataset_folder
+from gato.evaluation.evaluate import evaluate_task
+from gato.evaluation.few_shot import COLOURS, few_shot
+from gato.evaluation.scores import expert_normalised, write_whole
+from gato.model.bundle import Bundle, TaskCard
+from gato.policy import Agent, load
+from gato.recipes.generalist import DOCUMENTS
+from gato.rollouts.pool import WorkerPool
+from gato.training.start import finetune_recipe, resume_run, start_run
+from gato.worlds import find
+
+ROOT = Path(__file__).parents[1]
+HELD_OUT = ("dm-control-suite/cartpole-swingup", "meta-world/door-open", "miniworld/one-room", "babyai/go-to-local")
+SIZES = {"small": (2, 128, 4), "large": (4, 256, 8)}  # blocks, width, heads
+COUNTS, SERIES, EPISODES, ZERO_SHOT = (1, 10, 100), 3, 10, 20
+FINE = ["steps=300", "slots=4", "prompt_share=0", 'window_timesteps={"*": 1}', "learning_rate=0.001"]
+
+
+def domain_of(task: str) -> str:
+    return task.split("/", 1)[0]
+
+
+def networks() -> list[tuple[str, str]]:
+    """(what came before, size) of every pretraining: `domain-…` once per domain."""
+    return [
+        ("all", "small"), ("language", "small"), *((f"domain-{domain_of(t)}", "small") for t in HELD_OUT), ("all", "large"),
+    ]  # fmt: skip
+
+
+def pretrain(kind: str, size: str, args: argparse.Namespace) -> Path:
+    """The bundle; a run that was interrupted goes on."""
+    run = args.state / f"{kind}-{size}"
+    if (run / "recipe.json").exists():
+        return resume_run(run, "cpu", args.processes)
+    blocks, width, heads = SIZES[size]
+    words = [
+        f"steps={args.steps}", f"hold_out={json.dumps(HELD_OUT)}", "model.task_token=false", f"model.layer_width={width}",
+        f"model.num_transformer_blocks={blocks}", f"model.num_attention_heads={heads}",
+        f"model.feedforward_hidden_size={4 * width}",
+    ]  # fmt: skip
+
+    def wanted(task: str) -> bool:
+        domain = domain_of(task)
+        return kind == "all" or (domain in DOCUMENTS if kind == "language" else f"domain-{domain}" == kind)
+
+    data = [folder for folder in find_datasets([args.data]) if wanted(Dataset.open(folder).task)]
+    return start_run("generalist", words, data, run, args.tokenizer, "cpu", args.processes)
+
+
+def zero_shot(bundle: Bundle, task: str, spec: Any, file: Path) -> None:
+    if file.exists():
+        return
+    tasks = {**bundle.tasks, task: TaskCard(spec, 1)}
+    with WorkerPool(1) as pool:
+        scores, _ = evaluate_task(
+            Agent(Bundle(bundle.config, bundle.model, bundle.tokenizer, tasks, bundle.acting)),
+            find(task),
+            ZERO_SHOT,
+            pool,
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_file_atomically(file, json.dumps(scores.episodes).encode())
+
+
+def learn(args: argparse.Namespace) -> None:
+    ends = time.monotonic() + args.seconds
+    for kind, size in networks():
+        if time.monotonic() > ends:
+            return
+        pretrain(kind, size, args)
+    for size in SIZES:
+        for task in HELD_OUT:
+            dataset = Dataset.open(dataset_folder(args.data, task))
+            kinds = (
+                {"all": "all", "domain": f"domain-{domain_of(task)}", "language": "language"}
+                if size == "small"
+                else {"all": "all"}
+            )
+            starts = {name: load(args.state / f"{kind}-{size}").bundle for name, kind in kinds.items()}
+            for name in ("all", "domain"):
+                if name in starts:
+                    zero_shot(
+                        starts[name],
+                        task,
+                        dataset.spec,
+                        args.state / "zero" / f"{task.replace('/', '--')}-{name}-{size}.json",
+                    )
+            for count in [c for c in COUNTS if c <= len(dataset)]:
+                for name, start in {**starts, "scratch": None}.items():
+                    if time.monotonic() > ends:
+                        return
+                    recipe = finetune_recipe(starts["all"], "finetune", FINE)
+                    out = args.state / "runs" / size / task.replace("/", "--") / f"{name}-{count}"
+                    few_shot(
+                        {name: start},
+                        find(task),
+                        dataset,
+                        recipe,
+                        [count],
+                        SERIES,
+                        out,
+                        episodes=EPISODES,
+                        every=50,
+                        workers=1,
+                        like=starts["all"],
+                    )
+
+
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "protocol": {
+            "pretraining": {},
+            "fine_tuning": FINE,
+            "episodes": EPISODES,
+            "every": 50,
+            "zero_shot_episodes": ZERO_SHOT,
+        },
+        "tasks": [],
+    }
+    for kind, size in networks():
+        if (args.state / f"{kind}-{size}" / "bundle").exists():
+            card = load(args.state / f"{kind}-{size}").bundle.card
+            found["protocol"]["pretraining"][f"{kind}-{size}"] = {
+                k: card[k] for k in ("parameters", "steps", "tokens", "seconds")
+            }
+    for task in HELD_OUT:
+        means = {k: r.mean for k, r in find(task).references.items()}
+        entry: dict[str, Any] = {"task": task, **means, "runs": [], "zero_shot": {}}
+        name = task.replace("/", "--")
+        for file in sorted((args.state / "zero").glob(f"{name}-*.json")):
+            mean = float(np.mean(json.loads(file.read_text())))
+            entry["zero_shot"][file.stem.removeprefix(name + "-")] = expert_normalised(
+                mean, means.get("random"), means.get("expert")
+            )
+        for file in sorted((args.state / "runs").glob(f"*/{name}/*/few_shot.json")):
+            size = file.parts[-4]
+            entry["runs"] += [{"size": size, **run} for run in json.loads(file.read_text())["runs"]]
+        found["tasks"].append(entry)
+    write_whole(ROOT / "results/transfer.json", json.dumps(found, indent=1) + "\n")
+    draw(found, "small", ROOT / "docs/images/transfer.png")
+    draw(found, "large", ROOT / "docs/images/transfer-size.png")
+    return found
+
+
+def draw(found: dict[str, Any], size: str, file: Path) -> None:
+    """A panel per task: percent of expert over demonstrations, a line per start; for the large size the small one beside it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 2.9), dpi=150, layout="constrained")
+    for ax, entry in zip(figure.subplots(1, len(HELD_OUT)), found["tasks"], strict=True):
+        shown = [
+            r for r in entry["runs"] if r["size"] == size or (size == "large" and r["start"] in ("all", "scratch"))
+        ]
+        labels = dict.fromkeys(r["start"] if size == "small" else f"{r['start']}, {r['size']}" for r in shown)
+        for n, label in enumerate(labels):
+            mine = [r for r in shown if label in (r["start"], f"{r['start']}, {r['size']}")]
+            if size == "small":
+                mine = [r for r in mine if r["size"] == "small"]
+            x = sorted({r["demonstrations"] for r in mine})
+            y = [np.mean([r["expert_normalised"] for r in mine if r["demonstrations"] == k]) for k in x]
+            ax.plot(x, y, color=COLOURS[n % len(COLOURS)], linewidth=1.5, marker="o", markersize=3, label=label)
+        ax.axhline(100, color="#999999", linewidth=0.8, linestyle="--")
+        ax.set(xscale="log", xlabel="demonstrations")
+        ax.set_title(entry["task"], loc="left", fontsize=9)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("% of expert")
+    figure.axes[0].legend(frameon=False, fontsize=7)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    write_file_atomically(file, stream.getvalue())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="demonstrations, at least 100 of each held-out task, and corpora")
+    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--state", type=Path, required=True, help="a folder outside the checkout")
+    parser.add_argument("--steps", type=int, default=3000, help="of each pretraining")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after this")
+    parser.add_argument("--processes", type=int, default=0)
+    parser.add_argument("--report", action="store_true", help="only write what is there")
+    args = parser.parse_args()
+    if not args.report:
+        learn(args)
+    for entry in report(args)["tasks"]:
+        print(
+            entry["task"], "zero-shot", {k: round(v) for k, v in entry["zero_shot"].items()}, len(entry["runs"]), "runs"
+        )
+
+
+if __name__ == "__main__":
+    main()
