@@ -7,7 +7,7 @@ import pytest
 
 from gato.cli import main
 from gato.episodes.store import Dataset, dataset_folder
-from gato.errors import RecipeError
+from gato.errors import OutputExistsError, RecipeError
 from gato.evaluation.improve import gain, improve, own_recipe
 from gato.model.bundle import Bundle
 from gato.policy import load
@@ -57,6 +57,8 @@ def test_a_game_is_learned_from_random_play(begun, tmp_path):
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.safetensors")}
     (tmp_path / "round-2/scores.json").unlink()
     assert improve(bundle, find(TASK), random_play, recipe, tmp_path, **settings) == record  # what is there stays
+    with pytest.raises(OutputExistsError, match="keep"):
+        improve(bundle, find(TASK), random_play, recipe, tmp_path, **settings | {"keep": 0.5})
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.safetensors")}
 
 

@@ -5,12 +5,13 @@
              the bundle is trained on what is kept, and plays evaluation episodes
 
 The paper's agent only imitates, so its experts are its measure. A network that knows nothing begins the same way, from a random
-policy's episodes for demonstrations. What a round played, kept
-and reached is in its folder as soon as it is there; killed, the same call goes on with what is missing.
+policy's episodes for demonstrations. What a round played, kept and reached is in its folder as soon as it is there; killed, the
+same call goes on with what is missing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -21,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gato.episodes import Episode
 from gato.episodes.manifest import make_folder, write_file_atomically
 from gato.episodes.store import Dataset, DatasetWriter, dataset_folder
-from gato.errors import RecipeError, UsageError
+from gato.errors import OutputExistsError, RecipeError, UsageError
 from gato.evaluation.evaluate import evaluate_task
 from gato.evaluation.scores import expert_normalised, write_whole
 from gato.model.bundle import Bundle, make_codec
@@ -59,15 +61,16 @@ def improve(
     "std", "episodes", "bar", "kept", "kept_own", "played_mean", "percent", "over_expert"}, …]}; round 0 is the start.
 
     `keep` is the share kept of all episodes so far; `over_expert` is [gain, low, high], the difference to the expert's measured
-    score with its 95 % interval (Welch). The last round's bundle is in out/round-N/train/bundle. Raises RecipeError for a
-    bundle that does not know the task.
+    score with its 95 % interval (Welch). The last round's bundle is in out/round-N/train/bundle. More rounds go on where fewer
+    ended. Raises RecipeError for a bundle that does not know the task, OutputExistsError where `out` holds the rounds of another
+    bundle, other demonstrations or other settings.
     """
     if task.id not in start.tasks:
         raise RecipeError(
             f"the bundle was not trained on {task.id}",
             fix=f"gato finetune BUNDLE --tasks {task.id} --data DIR --out DIR",
         )
-    make_folder(out)
+    _claim(out, start, demonstrations, {"episodes": episodes, "keep": keep, "recipe": recipe.to_json()})
     bundle, history, expert = start, [], teacher(task, demonstrations)
     with WorkerPool(workers) as pool:
         for number in range(rounds + 1):
@@ -92,7 +95,23 @@ def own_recipe(bundle: Bundle) -> Recipe:
     return own.replace(
         name="improve", model=bundle.config.to_json(), steps=300, slots=4, slot_tokens=1024, accumulate=1, weights={"*": 1.0},
         hold_out=(), warmup=0.0, final_ratio=1.0, return_filter=None, validation_share=0.0,
+        return_ranks=0, reward_shown=False, similar_timesteps=0, observation_loss=0.0,
     )  # fmt: skip
+
+
+def _claim(out: Path, start: Bundle, demonstrations: Dataset, settings: dict[str, Any]) -> None:
+    """Say what the rounds in `out` follow from, or find that it is the same."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(start.model.state_dict().items()):
+        weights.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    said = {"start": weights.hexdigest(), "demonstrations": demonstrations.identity, **settings}
+    file = out / "begun.json"
+    if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(said)):
+        held = json.loads(file.read_text())
+        other = ", ".join(key for key in said if held.get(key) != json.loads(json.dumps(said[key])))
+        raise OutputExistsError(f"these rounds began otherwise: {other}", where=str(out), fix="another --out")
+    make_folder(out)
+    write_file_atomically(file, json.dumps(said, indent=1).encode())
 
 
 def _round(

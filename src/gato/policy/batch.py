@@ -311,7 +311,7 @@ class AgentPolicy:
         """{slot: flat observation leaves} as the network foretells them after each slot's last action, token by token, the
         likeliest each. The slots' context stays as it is. All of one task.
 
-        Raises UsageError where there are texts or images, or where the network sees no more than one timestep.
+        Raises SpecError where there are texts or images, UsageError where the network sees no more than one timestep.
         """
         part = self._part[slots[0]]
         if part.steps == 1 or self._parallel or any(self._last[i] is None for i in slots):
