@@ -53,6 +53,7 @@ def test_a_game_is_learned_from_random_play(begun, tmp_path):
     assert rounds[1]["kept_own"] <= rounds[1]["kept"]
     trained = Bundle.load(tmp_path / "round-1/train/bundle")
     assert trained.card["data"][0]["episodes"] == rounds[0]["kept"]
+    assert trained.trained("steps") == 2 + 30
 
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.safetensors")}
     (tmp_path / "round-2/scores.json").unlink()

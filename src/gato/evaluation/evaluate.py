@@ -400,10 +400,10 @@ def protocol_of(agent: Agent | Retrieval, episodes: int, seed: int, seconds: flo
 
 
 def _facts(agent: Agent) -> dict[str, Any]:
-    card = agent.bundle.card
+    bundle = agent.bundle
     return {
-        "acting": agent.bundle.acting, "parameters": agent.bundle.model.num_parameters,
-        "training_tokens": card.get("tokens"), "training_seconds": card.get("seconds"), "training_steps": card.get("steps"),
+        "acting": bundle.acting, "parameters": bundle.model.num_parameters, "training_tokens": bundle.trained("tokens"),
+        "training_seconds": bundle.trained("seconds"), "training_steps": bundle.trained("steps"),
     }  # fmt: skip
 
 

@@ -73,6 +73,12 @@ class Bundle:
             self._decoders[precision] = Decoder(self.model, precision)
         return self._decoders[precision]
 
+    def trained(self, what: str) -> Any:
+        """`steps`, `tokens` or `seconds` of its training, that of the bundles which it was trained on from included; None
+        where the card does not say."""
+        runs = [*self.card.get("history", []), self.card]
+        return sum(run[what] for run in runs if run.get(what)) if self.card.get(what) else None
+
     def codec(self, task: str) -> TimestepCodec:
         """The tokens of one of its tasks. Raises UnknownNameError."""
         if task not in self.tasks:

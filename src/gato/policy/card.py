@@ -136,13 +136,13 @@ def _data(bundle: Bundle) -> str:
 def _network(bundle: Bundle) -> str:
     card, config = bundle.card, bundle.config
     recipe = card.get("recipe") or {}
-    seconds = card.get("seconds")
+    steps, tokens, seconds = (bundle.trained(what) for what in ("steps", "tokens", "seconds"))
     facts = [
         ("parameters", f"{bundle.model.num_parameters:,}"),
         ("blocks, width, context", f"{config.num_transformer_blocks}, {config.layer_width}, {config.token_sequence_length} tokens"),
         ("recipe", str(recipe.get("name", "")) if isinstance(recipe, Mapping) else str(recipe)),
-        ("training steps", f"{card['steps']:,}" if card.get("steps") else ""),
-        ("tokens seen in training", f"{card['tokens']:,}" if card.get("tokens") else ""),
+        ("training steps", f"{steps:,}" if steps else ""),
+        ("tokens seen in training", f"{tokens:,}" if tokens else ""),
         ("hours of training", f"{seconds / 3600:.2f}" if seconds else ""),
         ("acts by", ", ".join(f"{k} {v}" for k, v in bundle.acting.items())),
     ]  # fmt: skip
