@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import gato
 from gato.errors import CheckpointMissingError
@@ -20,8 +21,6 @@ def run(*words, cwd):
 
 
 def test_it_acts_captions_and_talks_without_a_path(tmp_path):
-    from PIL import Image
-
     agent = gato.load()
     assert len(agent.tasks) >= 200 and (shipped.shipped() / "README.md").is_file()
     assert sum(f.stat().st_size for f in shipped.shipped().rglob("*")) <= 40e6
@@ -46,6 +45,7 @@ def test_the_first_word_is_a_bundle_or_what_is_asked(tmp_path):
     (tmp_path / "run/bundle/config.json").write_text("{}")
     assert shipped.names_bundle(tmp_path / "run") and shipped.names_bundle("hf://org/name")
     assert not shipped.names_bundle(tmp_path / "photos") and not shipped.names_bundle("hello there")
+    Image.new("RGB", (16, 16)).save(tmp_path / "red.png")
     missing = run("caption", "runs/none", "red.png", cwd=tmp_path)  # no picture is named like a folder
     assert missing.returncode == 4 and "runs/none" in missing.stderr
     assert run("chat", "one", "two", cwd=tmp_path).returncode == 2
@@ -61,7 +61,9 @@ def test_a_wheel_carries_it(tmp_path):
         (source / name).write_bytes((ROOT / name).read_bytes())
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--prefix", tmp_path / "there", wheel], check=True)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--ignore-installed", "--prefix", tmp_path / "there", wheel], check=True
+    )
     (packages,) = (tmp_path / "there").glob("lib/python*/site-packages")
     say = (
         "import gato, json; from gato.policy.shipped import shipped; print(json.dumps([gato.__file__, str(shipped())]))"

@@ -263,7 +263,7 @@ class AgentPolicy:
             self._before[i] = ids
         return out
 
-    def _told(self, part: Part, info: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _beside(self, part: Part, info: Mapping[str, Any] | None) -> dict[str, Any]:
         """What the network reads beside the world's own observation: how good an episode is asked for, and what the last step
         brought (0 where nobody says)."""
         more: dict[str, Any] = {}
@@ -287,7 +287,7 @@ class AgentPolicy:
             flat = [
                 check_values(
                     spec,
-                    self._told(part, infos.get(i)) | flatten(observations[i], "observation"),
+                    self._beside(part, infos.get(i)) | flatten(observations[i], "observation"),
                     f"{part.task} slot {i}",
                 )
                 for i in mine
