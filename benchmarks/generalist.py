@@ -40,6 +40,7 @@ from gato.evaluation.scores import TaskScores, read_results, results, write_resu
 from gato.model.bundle import Bundle
 from gato.policy import Agent, load
 from gato.policy.card import model_card
+from gato.policy.shipped import bundle_in
 from gato.rollouts.pool import WorkerPool
 from gato.rollouts.retrieve import Retrieval
 from gato.worlds import Task, find, registry, select
@@ -163,7 +164,7 @@ def evaluate_all(args: argparse.Namespace) -> None:
         identity = "".join(sorted(Dataset.open(f).identity for f in datasets.values()))
     else:
         agent = load(args.bundle)
-        identity = (_bundle_folder(args.bundle) / "MANIFEST.json").read_text()
+        identity = ((bundle_in(args.bundle) or args.bundle) / "MANIFEST.json").read_text()
     known = [find(task) for task in agent.tasks if task in registry() or task.startswith("gym/")]
     begin(
         folder,
@@ -200,10 +201,6 @@ def _force(agent: Agent, task: Task, file: Path, datasets: Mapping[str, Path], h
         held["teacher_forced"] = {**errors, "held_out": held_out}
         write_whole(file, json.dumps(held) + "\n")
         print(f"{task.id}: {held['teacher_forced']['timesteps']} timesteps predicted", flush=True)
-
-
-def _bundle_folder(path: Path) -> Path:
-    return next(p for p in (path, path / "bundle", path / "train" / "bundle") if (p / "config.json").is_file())
 
 
 def _without_data(protocol: Mapping[str, Any]) -> dict[str, Any]:
@@ -573,7 +570,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--state, --page, --card, or several of them")
     record = read_results(args.results) if args.results.is_file() else None
     if args.card:
-        folder = _bundle_folder(args.bundle)
+        folder = bundle_in(args.bundle) or args.bundle
         write_whole(folder / "README.md", model_card(Bundle.load(folder), args.card, record))
         print(f"card: {folder / 'README.md'}")
     if args.page:

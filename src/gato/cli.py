@@ -791,7 +791,7 @@ class Evaluate:
         elif unplayed:
             if not known:
                 raise UsageError(
-                    f"there is no world to play {', '.join(unplayed)} in", where=str(self.bundle or "the generalist"),
+                    f"there is no world to play {', '.join(unplayed)} in", where=self._whose,
                     fix="--teacher-forced --data DIR tells the errors of its actions on held-out demonstrations",
                 )  # fmt: skip
             print(f"not played, since there is no world of theirs: {', '.join(unplayed)}", file=sys.stderr)
@@ -800,7 +800,7 @@ class Evaluate:
             language = _language(
                 agent,
                 self.out,
-                str(self.bundle or "the generalist"),
+                self._whose,
                 () if self.teacher_forced else self.data,
                 self.scenes,
             )
@@ -834,6 +834,11 @@ class Evaluate:
             said = "no task with reference scores" if mean is None else f"{mean:.1f} % of expert (mean of domain means)"
             print(f"{said}; report: {report}")
 
+    @property
+    def _whose(self) -> str:
+        """Where what is evaluated comes from, for errors."""
+        return ", ".join(map(str, self.data)) if self.policy else str(self.bundle or "the generalist")
+
     def _chosen(self, agent: Any) -> tuple[list[Any], list[str]]:
         """The tasks to be played, and the ids of those that have no world to be played in."""
         from fnmatch import fnmatchcase
@@ -853,7 +858,7 @@ class Evaluate:
         if not asked:
             raise UsageError(
                 f"no demonstrations of {self.tasks}" if self.policy else f"this bundle was not trained on {self.tasks}",
-                where=", ".join(map(str, self.data)) if self.policy else str(self.bundle or "the generalist"),
+                where=self._whose,
                 fix=f"it knows {', '.join(agent.tasks)}",
             )
         return [find(t) for t in asked if t not in nowhere], [t for t in asked if t in nowhere]
@@ -875,6 +880,8 @@ class Evaluate:
         agent = load(self.bundle, _device(self.device))
         agent.bundle.acting |= _acting(self.acting, agent.bundle.acting)
         if self.shown:
+            if self.cluster:
+                raise UsageError("--shown and --cluster", fix="one of the two: what is shown does not travel")
             from gato.episodes.store import Dataset, find_datasets
 
             agent = agent.shown([Dataset.open(folder) for folder in find_datasets(list(self.shown))])

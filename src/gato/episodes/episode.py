@@ -19,6 +19,9 @@ from gato.errors import EpisodeError
 Leaves = dict[str, Any]  # path → array (T, *shape), or a list of T strings
 
 
+LAST_REWARD = "last_reward"  # what the step before brought: where a policy is told of it, and where a network reads it
+
+
 @dataclass
 class Episode:
     """`actions` are the targets (the expert's choice); `executed` is what was done instead, where noise was mixed in.

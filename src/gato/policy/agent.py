@@ -20,7 +20,7 @@ from gato.model.cache import RingCache
 from gato.policy.batch import AgentPolicy, _rows, feed
 from gato.policy.imagining import ImaginingPolicy
 from gato.policy.planning import Planning, PlanningPolicy
-from gato.policy.shipped import bundle_in, shipped
+from gato.policy.shipped import bundle_in, on_hub, shipped
 from gato.policy.shown import Shown
 from gato.policy.sight import clip, is_clip, picture
 from gato.tokens import TimestepCodec, Tokens
@@ -38,7 +38,7 @@ def load(path: Path | str | None = None, device: str = "cpu") -> Agent:
     """
     if path is None:
         path = shipped()
-    elif str(path).startswith(("hf://", "hf:/")):  # a Path has lost one of the slashes
+    elif on_hub(path):
         from gato.policy.hub import SCHEME, fetch
 
         path = fetch(SCHEME + str(path).removeprefix("hf:").lstrip("/"))

@@ -34,7 +34,12 @@ def bundle_in(path: Path | str) -> Path | None:
 
 def names_bundle(word: Path | str) -> bool:
     """Whether the first word of a command is a bundle's address, and not yet what is asked of the agent."""
-    return str(word).startswith(("hf://", "hf:/")) or bundle_in(word) is not None
+    return on_hub(word) or bundle_in(word) is not None
+
+
+def on_hub(path: Path | str) -> bool:
+    """Whether it is `hf://org/name`; a Path has lost one of the slashes."""
+    return str(path).startswith("hf:/")
 
 
 def _places() -> Iterator[Path]:

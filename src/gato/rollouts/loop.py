@@ -18,6 +18,7 @@ import gymnasium
 import numpy as np
 
 from gato.episodes import Episode, TaskSpec, check_values, flatten, stack_episode, unflatten
+from gato.episodes.episode import LAST_REWARD
 from gato.errors import GatoError, WorldError
 from gato.worlds import Task, find
 
@@ -203,7 +204,7 @@ class _Playing:
     @property
     def told(self) -> dict[str, Any]:
         """What the world says beside its observation, and what the last step brought."""
-        return {**self.info, "last_reward": self.rewards[-1] if self.rewards else 0.0}
+        return {**self.info, LAST_REWARD: self.rewards[-1] if self.rewards else 0.0}
 
     def disturb(self, action: Any) -> Any:
         """The action to execute: the policy's own, or noise in its place."""

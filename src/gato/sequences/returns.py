@@ -15,8 +15,9 @@ from dataclasses import replace
 import numpy as np
 
 from gato.episodes import Episode, Spec, TaskSpec
+from gato.episodes.episode import LAST_REWARD
 
-RETURN_RANK, LAST_REWARD = "return_rank", "last_reward"  # paths of the leaves
+RETURN_RANK = "return_rank"  # path of the leaf
 
 
 def told_spec(spec: TaskSpec, ranks: int, rewards: bool) -> TaskSpec:
