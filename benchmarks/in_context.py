@@ -64,7 +64,8 @@ def learn(kind: str, args: argparse.Namespace) -> Path:
         return resume_run(run, "cpu", args.processes)
     words = [*WORDS[kind], f"steps={args.steps}", "slots=4", f"hold_out={json.dumps(HELD_OUT)}", 'weights={"*": 1.0}',
              "final_ratio=0.05", "model.task_token=false", *args.set]  # fmt: skip
-    data = [d for d in find_datasets([args.data]) if any(Path(Dataset.open(d).task).match(p) for p in LEARNED)]
+    held = [(d, Dataset.open(d)) for d in find_datasets([args.data])]
+    data = [d for d, dataset in held if len(dataset) and any(Path(dataset.task).match(p) for p in LEARNED)]
     return start_run("demo", words, data, run, _tokenizer(args), "cpu", args.processes)
 
 

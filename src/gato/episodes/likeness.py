@@ -6,7 +6,8 @@
 
 Likeness is a squared distance, summed over the leaves of the observation, each divided by its size: continuous values in
 standard deviations of the demonstrations, discrete values 0 where equal and 1 where not, images as 16×16 grey pixels in the
-same way, texts 0 or 1. Of equals the earliest wins, so the same data and observations give the same answer.
+same way, texts 0 or 1. Of equals, as float32 tells them, the earliest wins, so the same data and observations give the same
+answer.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Memory:
     centre: Mapping[str, np.ndarray]  # per leaf, of the continuous ones and the images
     scale: Mapping[str, np.ndarray]
     texts: Mapping[str, dict[str, int]]
+    values: Mapping[str, list[np.ndarray]]  # per discrete leaf and position, those that occur, ascending
     actions: dict[str, Any]  # flat leaves, (N, …)
 
     @classmethod
@@ -61,7 +63,10 @@ class Memory:
         texts = {
             p: {text: i for i, text in enumerate(sorted(set(columns[p])))} for p, s in specs.items() if s.kind == "text"
         }
-        width = sum(_width(s, texts.get(p, {})) for p, s in specs.items())
+        values = {
+            p: [np.unique(columns[p][:, i]) for i in range(s.size)] for p, s in specs.items() if s.kind == "discrete"
+        }
+        width = sum(_width(s, texts.get(p, {}), values.get(p, [])) for p, s in specs.items())
         if sum(lengths) * width > MAX_VALUES:
             raise DatasetMissingError(
                 f"{sum(lengths):,} timesteps of {width} values are more than can be searched at every step",
@@ -74,7 +79,7 @@ class Memory:
         }  # fmt: skip
         numbers = np.repeat(np.arange(len(lengths)), lengths)
         empty = np.zeros((0, width), np.float32)
-        memory = cls(specs, empty, np.zeros(0, np.float32), numbers, centre, scale, texts, actions)
+        memory = cls(specs, empty, np.zeros(0, np.float32), numbers, centre, scale, texts, values, actions)
         keys = memory.encode(columns)
         return replace(memory, keys=keys, norms=np.square(keys).sum(axis=1))
 
@@ -88,10 +93,9 @@ class Memory:
                 part = np.zeros((len(values), len(known) + 1), np.float32)
                 part[np.arange(len(values)), [known.get(v, len(known)) for v in values]] = np.sqrt(0.5)
             elif spec.kind == "discrete":
-                low = spec.bounds()[0].astype(np.int64)
-                part = np.concatenate(
-                    [np.eye(n, dtype=np.float32)[values[:, i] - low[i]] for i, n in enumerate(spec.num_values())], axis=1
-                ) * np.sqrt(0.5 / spec.size)  # fmt: skip
+                # what never occurs is as far from everything, so it needs no column
+                equal = [column[:, None] == known for column, known in zip(values.T, self.values[path], strict=True)]
+                part = np.concatenate(equal, axis=1) * np.sqrt(0.5 / spec.size)
             else:
                 part = (values - self.centre[path]) / self.scale[path] / np.sqrt(values.shape[1])
             parts.append(part.astype(np.float32))
@@ -145,9 +149,9 @@ def _plain(spec: Spec, values: Any) -> np.ndarray:
     return summed.reshape(len(values), -1)
 
 
-def _width(spec: Spec, texts: Mapping[str, int]) -> int:
+def _width(spec: Spec, texts: Mapping[str, int], values: Sequence[np.ndarray]) -> int:
     if spec.kind == "text":
         return len(texts) + 1
     if spec.kind == "discrete":
-        return int(spec.num_values().sum())
+        return sum(map(len, values))
     return PIXELS**2 if spec.kind == "image" else spec.size
