@@ -445,12 +445,15 @@ class AgentPolicy:
         self, slots: list[int], rows: list[dict[str, np.ndarray]], table: PatchTable, last: int = 1
     ) -> torch.Tensor:
         """Hidden states (R, last, D) of the last tokens of each row, computed among at least LEAST_ROWS in a batch of
-        several slots."""
+        several slots: of single tokens with idle slots beside, of more with the tokens before the last."""
         self.passes += 1
-        idle = [i for i in range(self._least) if i not in slots][: max(0, self._least - len(slots))]
+        alone = max(len(row["ids"]) for row in rows) == 1
+        idle = [i for i in range(self._least) if i not in slots][: max(0, self._least - len(slots))] if alone else []
         rows = rows + [{name: values[:0] for name, values in rows[0].items()}] * len(idle)
+        seen = last if alone else max(last, self._least)
         precision = self._acting["precision"]
-        return feed(self._bundle, self._cache, slots + idle, rows, table, last, precision, self._least)[: len(slots)]
+        hidden = feed(self._bundle, self._cache, slots + idle, rows, table, seen, precision, self._least)
+        return hidden[: len(slots), seen - last :]
 
 
 class _Choice:
