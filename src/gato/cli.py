@@ -678,11 +678,19 @@ class Improve:
     episodes: int = 100
     """Played in each round."""
     keep: float = 0.2
-    """The share of all episodes so far, demonstrations included, that a round trains on: the best by their return."""
+    """The share that a round trains on: of all episodes so far, demonstrations included, the best by their return; with --by
+    steps, of the timesteps most like each, how many may have gone better."""
+    by: Literal["episodes", "steps"] = "episodes"
+    """What is kept: whole episodes, or the round's timesteps that went better than those most like them."""
+    explore: float = 0.0
+    """The share of actions that are drawn at random (for continuous ones, noise in half-ranges): in a third of the episodes
+    none, in a third half of it."""
+    discount: float = 0.98
+    """Of what follows a timestep, with --by steps."""
     judged: int = 50
     """Evaluation episodes after each round."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
-    """field=value of the recipe, which is the bundle's own at a constant rate, 300 steps a round."""
+    """field=value of the recipe, which is the bundle's own at a constant rate, 300 steps a round (--by steps: 50)."""
     workers: int = 2
     device: str = "auto"
 
@@ -690,6 +698,8 @@ class Improve:
         for name, least in (("rounds", 1), ("episodes", 1), ("judged", 2), ("workers", 0)):
             _within(f"--{name}", getattr(self, name), least)
         _within("--keep", self.keep, 0.001, 1)
+        _within("--explore", self.explore, 0, 1)
+        _within("--discount", self.discount, 0, 1)
         if not self.tasks or not self.data or self.out is None:
             raise UsageError(
                 "--tasks, --data and --out are needed", fix="gato improve BUNDLE --tasks TASK --data DIR --out DIR"
@@ -702,14 +712,15 @@ class Improve:
         from gato.worlds import find
 
         bundle = load(self.bundle, device).bundle
-        recipe = own_recipe(bundle).override(list(self.set))
+        recipe = own_recipe(bundle, self.by).override(list(self.set))
         records = []
         for folder in datasets_of(self.tasks, list(self.data)):
             dataset = Dataset.open(folder)
             records.append(
                 improve(
                     bundle, find(dataset.task), dataset, recipe, self.out / dataset.task, rounds=self.rounds,
-                    episodes=self.episodes, keep=self.keep, judged=self.judged, workers=self.workers, device=device,
+                    episodes=self.episodes, keep=self.keep, by=self.by, explore=self.explore, discount=self.discount,
+                    judged=self.judged, workers=self.workers, device=device,
                 )
             )  # fmt: skip
         print(f"picture: {draw(records, self.out / 'improve.png')}")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from gato.cli import main
-from gato.episodes.store import Dataset, dataset_folder
+from gato.episodes import Episode
+from gato.episodes.store import Dataset, DatasetWriter, dataset_folder
 from gato.errors import OutputExistsError, RecipeError
-from gato.evaluation.improve import gain, improve, own_recipe
+from gato.evaluation.improve import _best_steps, _to_go, gain, improve, own_recipe
 from gato.model.bundle import Bundle
 from gato.policy import load
 from gato.rollouts.collect import collect
@@ -61,6 +62,46 @@ def test_a_game_is_learned_from_random_play(begun, tmp_path):
     with pytest.raises(OutputExistsError, match="keep"):
         improve(bundle, find(TASK), random_play, recipe, tmp_path, **settings | {"keep": 0.5})
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.safetensors")}
+
+
+def test_a_game_is_learned_from_the_timesteps_that_went_better(begun, tmp_path):
+    bundle, random_play, _ = begun
+    recipe = own_recipe(bundle, "steps").override(["steps=20", "slots=1", "optimizer=muon", "learning_rate=0.003"])
+    settings = {"by": "steps", "explore": 0.3, "discount": 0.0, "rounds": 2, "episodes": 30, "judged": 10, "workers": 0}
+    record = improve(bundle, find(TASK), random_play, recipe, tmp_path, **settings)
+    assert record["rounds"][0]["score"] < 10 and record["rounds"][-1]["score"] > 15
+    played = Dataset.open(dataset_folder(tmp_path / "round-1", TASK))
+    noise = sorted(e.info.get("noise", {}).get("scale", 0.0) for e in played)
+    assert noise == [0.0] * 10 + [0.15] * 10 + [0.3] * 10
+    with pytest.raises(OutputExistsError, match="explore"):
+        improve(bundle, find(TASK), random_play, recipe, tmp_path, **settings | {"explore": 0.2})
+    with pytest.raises(RecipeError, match="single timesteps"):
+        wide = recipe.replace(window_timesteps={"*": 4})
+        improve(bundle, find(TASK), random_play, wide, tmp_path / "wide", **settings)
+    assert not (tmp_path / "wide").exists()
+
+
+def test_what_is_kept_is_skill_not_luck(tmp_path, match):
+    """A right name brings a point four times of five, a wrong one once of five: of the points, 4/7 are for right names."""
+    spec, rng = find(TASK).spec, np.random.default_rng(0)
+    with DatasetWriter(dataset_folder(tmp_path, TASK), TASK, spec, {"source": "test"}) as writer:
+        for n in range(100):
+            shown, meant, done = rng.integers(4, size=(3, 20))
+            points = (rng.random(20) < np.where(done == shown, 0.8, 0.2)).astype(np.float32)
+            episode = Episode(
+                TASK, {"observation": shown}, {"action": meant}, points, {"action": done}, {"source": "gato", "seed": n}
+            )
+            writer.add(episode, n)
+    kept, told = _best_steps(Dataset.open(dataset_folder(tmp_path, TASK)), keep=0.2, discount=0.0, seed=0)
+    episodes = list(kept)
+    right = np.concatenate([e.actions["action"] == e.observations["observation"] for e in episodes])
+    assert told == {"kept_steps": len(right), "of_steps": 2000} and 400 < len(right) < 700
+    assert right.mean() > 0.7
+    assert all(e.executed is None and len(e.rewards) == len(e.observations["observation"]) for e in episodes)
+
+
+def test_what_follows_is_discounted():
+    assert _to_go(np.array([1, 0, 4], np.float32), 0.5).tolist() == [2.0, 2.0, 4.0]
 
 
 def test_from_the_command_line(begun, tmp_path):

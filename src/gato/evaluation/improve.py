@@ -1,8 +1,12 @@
 """Beyond the demonstrations: rounds of acting, keeping what went best, and training on it.
 
-    round r: the agent plays N training episodes, sampling its actions
-             of all that was played or demonstrated, the best share is kept (by return, ties included)
+    round r: the agent plays N training episodes, sampling its actions, a share of them replaced by chance
+             the best share is kept
              the bundle is trained on what is kept, and plays evaluation episodes
+
+What is kept are whole episodes, of all that was played or demonstrated, by their return; or single timesteps of the round's own
+play, those after which more was won than after nearly all of the timesteps that were most like them (an advantage whose critic is
+the round itself, so that the next policy is better than the one that played, as in policy iteration).
 
 The paper's agent only imitates, so its experts are its measure. A network that knows nothing begins the same way, from a random
 policy's episodes for demonstrations. What a round played, kept and reached is in its folder as soon as it is there; killed, the
@@ -17,14 +21,15 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from gato.episodes import Episode
+from gato.episodes import Episode, TaskSpec
+from gato.episodes.likeness import Memory
 from gato.episodes.manifest import make_folder, write_file_atomically
 from gato.episodes.store import Dataset, DatasetWriter, dataset_folder
 from gato.errors import OutputExistsError, RecipeError, UsageError
@@ -32,14 +37,17 @@ from gato.evaluation.evaluate import evaluate_task
 from gato.evaluation.scores import expert_normalised, write_whole
 from gato.model.bundle import Bundle, make_codec
 from gato.policy import Agent
-from gato.rollouts import Unit, episode_seed, rollout
+from gato.rollouts import Noise, Unit, episode_seed, rollout
 from gato.rollouts.pool import WorkerPool
 from gato.sequences import TokenStore
+from gato.sequences.mixture import pattern_value
 from gato.training import Recipe, train
 from gato.worlds import Reference, Task
 
 SLOTS = 20  # episodes played side by side
 FIRST_NUMBER = 1_000_000  # of the training seeds: far from those that demonstrations use
+LIKE = 16  # timesteps that each is measured by
+MOST_STEPS = 20_000  # of a round, that are compared with each other
 EXPLORING: dict[str, Any] = {"discrete": "sample", "continuous": "sample", "temperature": 1.0}
 
 
@@ -53,6 +61,9 @@ def improve(
     rounds: int = 5,
     episodes: int = 100,
     keep: float = 0.2,
+    by: Literal["episodes", "steps"] = "episodes",
+    explore: float = 0.0,
+    discount: float = 0.98,
     judged: int = 50,
     workers: int = 2,
     device: str = "cpu",
@@ -60,9 +71,12 @@ def improve(
     """Write out/improve.json and return it: {"task", "expert", "demonstrations", "protocol", "rounds": [{"round", "score",
     "std", "episodes", "bar", "kept", "kept_own", "played_mean", "percent", "over_expert"}, …]}; round 0 is the start.
 
-    `keep` is the share kept of all episodes so far; `over_expert` is [gain, low, high], the difference to the expert's measured
+    `keep` is the share kept: `by="episodes"`, of all so far; `by="steps"`, of those most like each of the round's timesteps, as
+    many may have won more of what follows, discounted (with it, windows of a single timestep). `explore`: the share of actions
+    that are drawn at random (of continuous ones the noise, in half-ranges), none in a third of the episodes, half of it in
+    another. `over_expert` is [gain, low, high], the difference to the expert's measured
     score with its 95 % interval (Welch). The last round's bundle is in out/round-N/train/bundle. More rounds go on where fewer
-    ended. Raises RecipeError for a bundle that does not know the task, OutputExistsError where `out` holds the rounds of another
+    ended. Raises RecipeError for a bundle that does not know the task or windows that do not go with `by`, OutputExistsError where `out` holds the rounds of another
     bundle, other demonstrations or other settings.
     """
     if task.id not in start.tasks:
@@ -70,30 +84,39 @@ def improve(
             f"the bundle was not trained on {task.id}",
             fix=f"gato finetune BUNDLE --tasks {task.id} --data DIR --out DIR",
         )
-    _claim(out, start, demonstrations, {"episodes": episodes, "keep": keep, "recipe": recipe.to_json()})
+    if by == "steps" and pattern_value(recipe.window_timesteps, task.id, None) != 1:
+        raise RecipeError(
+            "single timesteps are kept only where windows hold one", where=task.id,
+            fix='--by episodes, or a bundle trained with window_timesteps={"*": 1}',
+        )  # fmt: skip
+    settings = {"episodes": episodes, "keep": keep, "by": by, "explore": explore, "recipe": recipe.to_json()}
+    if by == "steps":
+        settings["discount"] = discount
+    _claim(out, start, demonstrations, settings)
     bundle, history, expert = start, [], teacher(task, demonstrations)
     with WorkerPool(workers) as pool:
         for number in range(rounds + 1):
             folder = out / f"round-{number}"
             entry: dict[str, Any] = {"round": number}
             if number:
-                bundle, facts = _round(bundle, task, demonstrations, recipe, out, number, episodes, keep, pool, device)
+                bundle, facts = _round(bundle, task, demonstrations, recipe, out, number, settings, pool, device)
                 entry |= facts
             entry |= _judge(bundle, task, expert, judged, pool, folder)
             history.append(entry)
             print(_line(task, entry), flush=True)
-            record = _record(task, demonstrations, expert, recipe, history, episodes, keep, judged)
+            record = _record(task, demonstrations, expert, history, {**settings, "judged": judged})
             write_whole(out / "improve.json", json.dumps(record, indent=1))
     return record
 
 
-def own_recipe(bundle: Bundle) -> Recipe:
-    """The recipe that the bundle was trained by, at a constant rate: 300 steps of 4 × 1,024 tokens. Raises RecipeError."""
+def own_recipe(bundle: Bundle, by: Literal["episodes", "steps"] = "episodes") -> Recipe:
+    """The recipe that the bundle was trained by, at a constant rate: 300 steps of 4 × 1,024 tokens, or, since single timesteps
+    are kept of one round alone and soon known by heart, 50. Raises RecipeError."""
     if not bundle.card.get("recipe"):
         raise RecipeError("this bundle does not say how it was trained", fix="gato finetune BUNDLE makes one that does")
     own = Recipe.from_json(bundle.card["recipe"])
     return own.replace(
-        name="improve", model=bundle.config.to_json(), steps=300, slots=4, slot_tokens=1024, accumulate=1, weights={"*": 1.0},
+        name="improve", model=bundle.config.to_json(), steps=300 if by == "episodes" else 50, slots=4, slot_tokens=1024, accumulate=1, weights={"*": 1.0},
         hold_out=(), warmup=0.0, final_ratio=1.0, return_filter=None, validation_share=0.0,
         return_ranks=0, reward_shown=False, similar_timesteps=0, observation_loss=0.0,
     )  # fmt: skip
@@ -115,36 +138,117 @@ def _claim(out: Path, start: Bundle, demonstrations: Dataset, settings: dict[str
 
 
 def _round(
-    bundle: Bundle, task: Task, demonstrations: Dataset, recipe: Recipe, out: Path, number: int, episodes: int, keep: float,
+    bundle: Bundle, task: Task, demonstrations: Dataset, recipe: Recipe, out: Path, number: int, settings: Mapping[str, Any],
     pool: WorkerPool, device: str,
 ) -> tuple[Bundle, dict[str, Any]]:  # fmt: skip
     """Play, keep, train. Returns the round's bundle, and what was kept."""
     folder = out / f"round-{number}"
-    earlier = [Dataset.open(dataset_folder(out / f"round-{n}", task.id)) for n in range(1, number)]
-    own = [*earlier, _play(bundle, task, folder, number, episodes, pool)]
-    bar = float(np.quantile(np.concatenate([demonstrations.returns, *(d.returns for d in own)]), 1 - keep))
-    best = [np.flatnonzero(d.returns >= bar) for d in (demonstrations, *own)]
-    facts = {
-        "played_mean": float(own[-1].returns.mean()), "bar": bar, "kept": sum(map(len, best)),
-        "kept_own": sum(map(len, best[1:])),
-    }  # fmt: skip
+    own = _play(bundle, task, folder, number, settings["episodes"], settings["explore"], pool)
+    facts: dict[str, Any] = {"played_mean": float(own.returns.mean())}
+    if settings["by"] == "steps":
+        kept, told = _best_steps(own, settings["keep"], settings["discount"], seed=number)
+    else:
+        earlier = [Dataset.open(dataset_folder(out / f"round-{n}", task.id)) for n in range(1, number)]
+        kept, told = _best_episodes([demonstrations, *earlier, own], settings["keep"])
     made = folder / "train" / "bundle"
     if not made.exists():
         shutil.rmtree(folder / "train", ignore_errors=True)
         config = bundle.config.replace(**recipe.model)
         place = list(bundle.tasks).index(task.id)  # of its task token
         codec = make_codec(config, bundle.tokenizer, task.spec, task.id, place, text_targets=recipe.text_targets)
-
-        def kept() -> Iterator[Episode]:
-            for dataset, numbers in zip((demonstrations, *own), best, strict=True):
-                yield from dataset.episodes(numbers.tolist())
-
-        store = TokenStore.build(task.id, codec, kept())
+        store = TokenStore.build(task.id, codec, kept)
         train(recipe.replace(seed=number), [store], bundle.tokenizer, folder / "train", start=bundle, device=device)
-    return Bundle.load(made, device), facts
+    return Bundle.load(made, device), facts | told
 
 
-def _play(bundle: Bundle, task: Task, folder: Path, number: int, episodes: int, pool: WorkerPool) -> Dataset:
+def _best_episodes(datasets: Sequence[Dataset], keep: float) -> tuple[Iterator[Episode], dict[str, Any]]:
+    """The share of all their episodes with the highest returns, ties included; the first dataset is the demonstrations."""
+    bar = float(np.quantile(np.concatenate([d.returns for d in datasets]), 1 - keep))
+    best = [np.flatnonzero(d.returns >= bar) for d in datasets]
+
+    def kept() -> Iterator[Episode]:
+        yield from datasets[0].episodes(best[0].tolist())
+        for dataset, numbers in zip(datasets[1:], best[1:], strict=True):
+            yield from map(_done, dataset.episodes(numbers.tolist()))
+
+    return kept(), {"bar": bar, "kept": sum(map(len, best)), "kept_own": sum(map(len, best[1:]))}
+
+
+def _best_steps(
+    own: Dataset, keep: float, discount: float, seed: int
+) -> tuple[Iterator[Episode], dict[str, Any]]:  # fmt: skip
+    """Of each episode the timesteps after which no more than the share `keep` of the LIKE timesteps of other episodes that are
+    most like it won more. Of a round with more than MOST_STEPS timesteps, so many are drawn to be compared."""
+    episodes = list(own)
+    lengths = np.array([len(e) for e in episodes])
+    some = np.arange(lengths.sum())
+    if len(some) > MOST_STEPS:
+        some = np.sort(np.random.default_rng(seed).choice(some, MOST_STEPS, replace=False))
+    at = np.split(some, np.searchsorted(some, np.cumsum(lengths)[:-1]))
+    at = [part - first for part, first in zip(at, np.cumsum(lengths) - lengths, strict=True)]
+    drawn = [_only(e, part) for e, part in zip(episodes, at, strict=True)]
+    follows = np.concatenate([_to_go(e.rewards, discount)[part] for e, part in zip(episodes, at, strict=True)])
+    rng = np.random.default_rng(seed)
+    alike = _likest(own.spec, drawn, rng)
+    both = TaskSpec({**own.spec.observation, **{f"done {k}": v for k, v in own.spec.action.items()}}, own.spec.action)
+    told = [
+        replace(e, observations={**e.observations, **{f"done {k}": v for k, v in _done(e).actions.items()}})
+        for e in drawn
+    ]
+    done_alike = _likest(both, told, rng)
+    # What follows an action is mostly luck: the mean over those most like it in what was seen and done is less so.
+    follows = (follows + np.where(done_alike >= 0, follows[done_alike], 0).sum(1)) / (1 + (done_alike >= 0).sum(1))
+    better = ((follows[alike] > follows[:, None] + 1e-6) & (alike >= 0)).sum(axis=1)
+    best = (better <= keep * LIKE) & (alike >= 0).any(axis=1)
+    parts = np.split(best, np.cumsum([len(e) for e in drawn])[:-1])
+    kept = (_only(_done(e), np.flatnonzero(part)) for e, part in zip(drawn, parts, strict=True) if part.any())
+    return kept, {"kept_steps": int(best.sum()), "of_steps": len(best)}
+
+
+def _likest(spec: TaskSpec, episodes: Sequence[Episode], rng: np.random.Generator) -> np.ndarray:
+    """The LIKE timesteps of other episodes most like each (N, LIKE), -1 for none."""
+    memory = Memory.build(spec, episodes, episodes[0].task)
+    # Of equals any may be compared with: else it would be the earliest for all, and their luck everyone's measure.
+    keys = memory.keys + rng.normal(0.0, 1e-3, memory.keys.shape).astype(np.float32)
+    memory = replace(memory, keys=keys, norms=np.square(keys).sum(axis=1))
+    return memory.most_alike(keys, LIKE, memory.episodes)
+
+
+def _to_go(rewards: np.ndarray, discount: float) -> np.ndarray:
+    """Rewards (T,) → what follows from each step on, discounted, float64 (T,)."""
+    follows, out = 0.0, np.zeros(len(rewards))
+    for t in range(len(rewards) - 1, -1, -1):
+        out[t] = follows = float(rewards[t]) + discount * follows
+    return out
+
+
+def _only(episode: Episode, at: np.ndarray) -> Episode:
+    """Some timesteps of an episode."""
+
+    def some(leaves: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: [v[t] for t in at] if isinstance(v, list) else v[at] for k, v in leaves.items()}
+
+    done = some(episode.executed) if episode.executed is not None else None
+    return replace(
+        episode,
+        observations=some(episode.observations),
+        actions=some(episode.actions),
+        rewards=episode.rewards[at],
+        executed=done,
+    )
+
+
+def _done(episode: Episode) -> Episode:
+    """Chance is imitated too where it went well: what was done is the target, not what the agent meant to do. (Of a
+    demonstrator it is the intention.)"""
+    if episode.executed is None:
+        return episode
+    return replace(episode, actions=episode.executed, executed=None)
+
+
+def _play(
+    bundle: Bundle, task: Task, folder: Path, number: int, episodes: int, explore: float, pool: WorkerPool
+) -> Dataset:
     """The round's own episodes, of training seeds that no demonstration and no other round has."""
     place = dataset_folder(folder, task.id)
     with DatasetWriter(place, task.id, task.spec, {"source": f"improve, round {number}"}) as writer:
@@ -154,7 +258,8 @@ def _play(bundle: Bundle, task: Task, folder: Path, number: int, episodes: int, 
         }
         count = min(SLOTS, max(1, len(seeds)))
         policy = Agent(bundle).policy(task.id, count, **EXPLORING)
-        for episode in rollout([Unit(task.id, seed) for seed in seeds], pool.slots(count), policy) if seeds else ():
+        units = [Unit(task.id, seed, Noise(explore * (n % 3) / 2)) for seed, n in seeds.items()]
+        for episode in rollout(units, pool.slots(count), policy) if seeds else ():
             writer.add(episode, seeds[episode.info["seed"]])
     return Dataset.open(place)
 
@@ -201,23 +306,22 @@ def gain(scores: np.ndarray, expert: Reference) -> list[float]:
 
 
 def _record(
-    task: Task, demonstrations: Dataset, expert: Reference | None, recipe: Recipe, history: list[dict[str, Any]], episodes: int,
-    keep: float, judged: int,
+    task: Task, demonstrations: Dataset, expert: Reference | None, history: list[dict[str, Any]], protocol: dict[str, Any]
 ) -> dict[str, Any]:  # fmt: skip
     random = task.references.get("random")
     return {
         "task": task.id, "score": task.score, "random": random and asdict(random), "expert": expert and asdict(expert),
         "demonstrations": {"episodes": len(demonstrations), "mean": float(demonstrations.returns.mean()),
                            "best": float(demonstrations.returns.max()), "source": demonstrations.meta.get("source")},
-        "protocol": {"episodes": episodes, "keep": keep, "judged": judged, "recipe": recipe.to_json()},
-        "rounds": history,
+        "protocol": protocol, "rounds": history,
     }  # fmt: skip
 
 
 def _line(task: Task, entry: Mapping[str, Any]) -> str:
-    played = (
-        f", played {entry['played_mean']:.4g}, kept {entry['kept']} from {entry['bar']:.4g}" if "bar" in entry else ""
-    )
+    played = ""
+    if "played_mean" in entry:
+        kept = f"{entry['kept']} from {entry['bar']:.4g}" if "bar" in entry else f"{entry['kept_steps']} timesteps"
+        played = f", played {entry['played_mean']:.4g}, kept {kept}"
     over = entry["over_expert"]
     beside = f", {over[0]:+.4g} ({over[1]:+.4g} to {over[2]:+.4g}) over its expert" if over else ""
     return f"{task.id} round {entry['round']}: {entry['score']:.4g} ± {entry['std']:.3g}{beside}{played}"
