@@ -3,9 +3,11 @@
     R rows, n new tokens each, D width, H heads, d head width, W ring entries, m tokens whose hidden state is wanted
 
 A pass of one token reads every weight once to multiply it with one row, so its time is the time to read the weights:
-half the bytes, half the time. What is added up stays float32, and so do norms, attention, cache and logits.
+half the bytes, half the time. What is added up stays float32, and so do norms, attention, cache and logits. On a CPU each keeps
+a copy of the matrices, in the order in which its products read them (oneDNN's or FBGEMM's own): of few rows, a product that has
+to bring them into that order first takes twice as long.
 
-    float32   the model's own weights, nothing copied
+    float32   the model's own weights, as they are
     float16   weights in 16 bits, ten of them behind the point; rows stay float32 (FBGEMM: x86)
     bf16      weights and rows in bfloat16, seven bits behind the point
     int8      weights in 8 bits, a scale per output; rows in 8 bits, one scale for all rows of a pass, so here a slot can
@@ -31,14 +33,14 @@ NEAR = 2**25  # bytes of matrices that a processor's cache may hold from one pas
 
 
 class Decoder:
-    """The network as it acts. Reads the model's weights (float32) or a packed copy of its matrices (the others)."""
+    """The network as it acts: the model, and a packed copy of its matrices."""
 
     def __init__(self, model: Gato, precision: str = "float32"):
         self.model, self.precision = model, precision
         device = next(model.parameters()).device
         matrices = sum(4 * p.numel() for block in model.blocks for p in block.parameters())
         self._product = _doubled if device.type == "cpu" and matrices > NEAR else F.linear
-        make = _maker(precision, self._product)
+        make = _maker(precision, device.type, self._product)
         self._layers = []
         for i, block in enumerate(model.blocks):
             assert isinstance(block, Block)
@@ -148,14 +150,13 @@ def _doubled(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return torch.mm(weight, x.reshape(1, -1).expand(2, -1).contiguous().t())[:, 0].reshape(*x.shape[:-1], -1)
 
 
-def _maker(
-    precision: str, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-) -> Callable[[Sequence[torch.Tensor]], Product]:
-    """[weight (out, in), …] → the product with all of them (`product`, in float32). Raises UsageError."""
+def _maker(precision: str, device: str, one_row: Callable) -> Callable[[Sequence[torch.Tensor]], Product]:
+    """[weight (out, in), …] → the product with all of them; `one_row`, of a single row in float32. Raises UsageError."""
+    packs = device == "cpu" and torch.backends.mkldnn.is_available()
     if precision == "float32":
-        return lambda ws: lambda x: product(x, ws[0]) if len(ws) == 1 else torch.cat([product(x, w) for w in ws], -1)
+        return lambda ws: _float32(ws, one_row, packs)
     if precision == "bf16":
-        return _bf16
+        return lambda ws: _bf16(ws, packs)
     if precision not in PRECISIONS:
         raise UsageError(f"precision={precision!r}", fix=f"one of {', '.join(PRECISIONS)}")
     if "fbgemm" not in torch.backends.quantized.supported_engines:
@@ -163,9 +164,32 @@ def _maker(
     return _float16 if precision == "float16" else _int8
 
 
-def _bf16(weights: Sequence[torch.Tensor]) -> Product:
+def _float32(weights: Sequence[torch.Tensor], one_row: Callable, packs: bool) -> Product:
+    own = [w.detach() for w in weights]
+
+    def apart(x: torch.Tensor) -> torch.Tensor:
+        return one_row(x, own[0]) if len(own) == 1 else torch.cat([one_row(x, w) for w in own], -1)
+
+    if not packs:
+        return apart
+    together = _packed(own, torch.float32)
+    return lambda x: together(x) if x.numel() > x.shape[-1] else apart(x)
+
+
+def _bf16(weights: Sequence[torch.Tensor], packs: bool) -> Product:
+    if packs:
+        together = _packed([w.detach() for w in weights], torch.bfloat16)
+        return lambda x: together(x.bfloat16()).float()
     weight = torch.cat([w.detach() for w in weights]).bfloat16()
     return lambda x: F.linear(x.bfloat16(), weight).float()
+
+
+def _packed(weights: Sequence[torch.Tensor], dtype: torch.dtype) -> Product:
+    """oneDNN's product, with its own copy of the weights. Each row comes out the same whatever others there are, but for a row
+    alone (`gato.policy.batch.LEAST_ROWS`)."""
+    few = 8  # rows that the order of the copy is made for
+    packed = torch.ops.mkldnn._reorder_linear_weight(torch.cat(list(weights)).to(dtype), few)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
 
 
 def _float16(weights: Sequence[torch.Tensor]) -> Product:
