@@ -122,7 +122,7 @@ class Ours:
 
     def passes(self) -> list[tuple[int, int]]:
         """(new tokens, wanted ones) of each pass of a plain decision."""
-        codec = self.policy._codec
+        codec = self.policy._part[0].codec
         num, seen = codec.action_tokens, codec.fixed_tokens - codec.action_tokens
         if self.policy._parallel:
             return [(1 + seen + num - 1, num)]

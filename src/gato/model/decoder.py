@@ -29,7 +29,6 @@ from gato.sequences.batch import Batch
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 PRECISIONS = ("float32", "float16", "bf16", "int8")
-NEAR = 2**25  # bytes of matrices that a processor's cache may hold from one pass to the next
 
 
 class Decoder:
@@ -37,10 +36,7 @@ class Decoder:
 
     def __init__(self, model: Gato, precision: str = "float32"):
         self.model, self.precision = model, precision
-        device = next(model.parameters()).device
-        matrices = sum(4 * p.numel() for block in model.blocks for p in block.parameters())
-        self._product = _doubled if device.type == "cpu" and matrices > NEAR else F.linear
-        make = _maker(precision, device.type, self._product)
+        make = _maker(precision, next(model.parameters()).device.type)
         self._layers = []
         for i, block in enumerate(model.blocks):
             assert isinstance(block, Block)
@@ -76,7 +72,7 @@ class Decoder:
 
     def logits(self, hidden: torch.Tensor, low: int = 0, high: int | None = None) -> torch.Tensor:
         """(…, D) → logits of the ids [low, high): to choose among a few, only their rows of the table are read."""
-        return self._product(hidden, self.model.embed.vocabulary()[low:high])
+        return F.linear(hidden, self.model.embed.vocabulary()[low:high])
 
     def _block(
         self, i: int, block: Block, x: torch.Tensor, cache: RingCache, view: View, turn: _Turn | None, wanted: torch.Tensor | None
@@ -141,22 +137,12 @@ class _Turn:
         return torch.addcmul(x * self.cos, torch.cat([b, a], -1), self.sin)
 
 
-def _doubled(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x (…, in) times weight (out, in), both float32. One row is computed twice, since MKL's product of a matrix with two
-    columns reads a matrix of many rows from memory faster than its product with one (2024.2, AVX-512, one core: 10.6 ms
-    against 14.6 for 189 MB; from a cache it is the slower by two to three times, and so it is for more columns than rows)."""
-    if x.numel() != x.shape[-1] or len(weight) < x.shape[-1]:
-        return F.linear(x, weight)
-    return torch.mm(weight, x.reshape(1, -1).expand(2, -1).contiguous().t())[:, 0].reshape(*x.shape[:-1], -1)
-
-
-def _maker(precision: str, device: str, one_row: Callable) -> Callable[[Sequence[torch.Tensor]], Product]:
-    """[weight (out, in), …] → the product with all of them; `one_row`, of a single row in float32. Raises UsageError."""
-    packs = device == "cpu" and torch.backends.mkldnn.is_available()
-    if precision == "float32":
-        return lambda ws: _float32(ws, one_row, packs)
-    if precision == "bf16":
-        return lambda ws: _bf16(ws, packs)
+def _maker(precision: str, device: str) -> Callable[[Sequence[torch.Tensor]], Product]:
+    """[weight (out, in), …] → the product with all of them. Raises UsageError."""
+    if precision in ("float32", "bf16"):
+        packs = device == "cpu" and torch.backends.mkldnn.is_available()
+        plain = _float32 if precision == "float32" else _bf16
+        return (lambda ws: _onednn(ws, precision)) if packs else plain
     if precision not in PRECISIONS:
         raise UsageError(f"precision={precision!r}", fix=f"one of {', '.join(PRECISIONS)}")
     if "fbgemm" not in torch.backends.quantized.supported_engines:
@@ -164,32 +150,20 @@ def _maker(precision: str, device: str, one_row: Callable) -> Callable[[Sequence
     return _float16 if precision == "float16" else _int8
 
 
-def _float32(weights: Sequence[torch.Tensor], one_row: Callable, packs: bool) -> Product:
-    own = [w.detach() for w in weights]
-
-    def apart(x: torch.Tensor) -> torch.Tensor:
-        return one_row(x, own[0]) if len(own) == 1 else torch.cat([one_row(x, w) for w in own], -1)
-
-    if not packs:
-        return apart
-    together = _packed(own, torch.float32)
-    return lambda x: together(x) if x.numel() > x.shape[-1] else apart(x)
+def _float32(weights: Sequence[torch.Tensor]) -> Product:
+    return lambda x: F.linear(x, weights[0]) if len(weights) == 1 else torch.cat([F.linear(x, w) for w in weights], -1)
 
 
-def _bf16(weights: Sequence[torch.Tensor], packs: bool) -> Product:
-    if packs:
-        together = _packed([w.detach() for w in weights], torch.bfloat16)
-        return lambda x: together(x.bfloat16()).float()
+def _bf16(weights: Sequence[torch.Tensor]) -> Product:
     weight = torch.cat([w.detach() for w in weights]).bfloat16()
     return lambda x: F.linear(x.bfloat16(), weight).float()
 
 
-def _packed(weights: Sequence[torch.Tensor], dtype: torch.dtype) -> Product:
-    """oneDNN's product, with its own copy of the weights. Each row comes out the same whatever others there are, but for a row
-    alone (`gato.policy.batch.LEAST_ROWS`)."""
-    few = 8  # rows that the order of the copy is made for
-    packed = torch.ops.mkldnn._reorder_linear_weight(torch.cat(list(weights)).to(dtype), few)
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+def _onednn(weights: Sequence[torch.Tensor], precision: str) -> Product:
+    """Each row comes out the same whatever others there are, but for a row alone (`gato.policy.batch.LEAST_ROWS`)."""
+    dtype, few = torch.float32 if precision == "float32" else torch.bfloat16, 8  # rows that the order is made for
+    packed = torch.ops.mkldnn._reorder_linear_weight(torch.cat([w.detach() for w in weights]).to(dtype), few)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed, None, "none", [], "").float()
 
 
 def _float16(weights: Sequence[torch.Tensor]) -> Product:
