@@ -2,6 +2,7 @@
 
     python benchmarks/in_context.py --data DATA --state STATE            # about an hour and a half of two cores; resumes
     python benchmarks/in_context.py --state STATE --report              # results/in_context.json, the figure
+    python benchmarks/beyond.py --page                                  # docs/beyond.md
 
 Two networks of the demo's size learn from the same datasets, the same number of tokens, all but the held-out tasks:
 
@@ -17,6 +18,7 @@ their own demonstration, with that of another task of the same shapes (`wrong`),
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -163,7 +165,40 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         if entry["scores"]:
             found["tasks"].append(entry)
     write_whole(ROOT / "results/in_context.json", json.dumps(found, indent=1) + "\n")
+    if found["tasks"]:
+        draw(found, ROOT / "docs/images/in-context.png")
     return found
+
+
+def draw(found: dict[str, Any], file: Path) -> None:
+    """A panel per held-out task: percent of expert over the demonstrations in sight. PNG."""
+    from matplotlib.figure import Figure
+
+    tasks = [e for e in found["tasks"] if "similar" in e["scores"] or "retrieve" in e["scores"]]
+    columns = min(5, len(tasks))
+    figure = Figure(figsize=(2.3 * columns, 2.1 * -(-len(tasks) // columns)), dpi=150, layout="constrained")
+    panels = figure.subplots(-(-len(tasks) // columns), columns, squeeze=False, sharex=True).ravel()
+    for ax in panels[len(tasks) :]:
+        ax.set_axis_off()
+    for ax, entry in zip(panels, tasks, strict=False):
+        for kind, colour in (("similar", "#2a78c8"), ("retrieve", "#c8772a")):
+            counts = sorted(entry["scores"].get(kind, {}), key=int)
+            y = [entry["scores"][kind][c]["percent"] for c in counts]
+            ax.plot([int(c) for c in counts], y, color=colour, marker="o", markersize=3, linewidth=1.6, label=kind)
+        for kind, style in (("prompt", "--"), ("blind", ":")):
+            if kind in entry["scores"]:
+                level = entry["scores"][kind]["1"]["percent"]
+                ax.axhline(level, color="#777777", linewidth=1.0, linestyle=style, label=kind)
+        ax.set(xscale="log", xticks=COUNTS)
+        ax.set_xticklabels([str(c) for c in COUNTS])
+        ax.set_title(entry["task"].replace("/", "\n"), loc="left", fontsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=7)
+    figure.supxlabel("demonstrations", fontsize=8)
+    figure.supylabel("% of expert", fontsize=8)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    write_file_atomically(file, stream.getvalue())
 
 
 def main() -> None:

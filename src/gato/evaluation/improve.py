@@ -143,22 +143,22 @@ def _round(
 ) -> tuple[Bundle, dict[str, Any]]:  # fmt: skip
     """Play, keep, train. Returns the round's bundle, and what was kept."""
     folder = out / f"round-{number}"
-    own = _play(bundle, task, folder, number, settings["episodes"], settings["explore"], pool)
-    facts: dict[str, Any] = {"played_mean": float(own.returns.mean())}
-    if settings["by"] == "steps":
-        kept, told = _best_steps(own, settings["keep"], settings["discount"], seed=number)
-    else:
-        earlier = [Dataset.open(dataset_folder(out / f"round-{n}", task.id)) for n in range(1, number)]
-        kept, told = _best_episodes([demonstrations, *earlier, own], settings["keep"])
-    made = folder / "train" / "bundle"
-    if not made.exists():
+    made, told = folder / "train" / "bundle", folder / "kept.json"
+    if not (made.exists() and told.exists()):
+        own = _play(bundle, task, folder, number, settings["episodes"], settings["explore"], pool)
+        if settings["by"] == "steps":
+            kept, facts = _best_steps(own, settings["keep"], settings["discount"], seed=number)
+        else:
+            earlier = [Dataset.open(dataset_folder(out / f"round-{n}", task.id)) for n in range(1, number)]
+            kept, facts = _best_episodes([demonstrations, *earlier, own], settings["keep"])
+        write_file_atomically(told, json.dumps({"played_mean": float(own.returns.mean()), **facts}).encode())
         shutil.rmtree(folder / "train", ignore_errors=True)
         config = bundle.config.replace(**recipe.model)
         place = list(bundle.tasks).index(task.id)  # of its task token
         codec = make_codec(config, bundle.tokenizer, task.spec, task.id, place, text_targets=recipe.text_targets)
         store = TokenStore.build(task.id, codec, kept)
         train(recipe.replace(seed=number), [store], bundle.tokenizer, folder / "train", start=bundle, device=device)
-    return Bundle.load(made, device), facts | told
+    return Bundle.load(made, device), json.loads(told.read_text())
 
 
 def _best_episodes(datasets: Sequence[Dataset], keep: float) -> tuple[Iterator[Episode], dict[str, Any]]:
