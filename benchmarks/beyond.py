@@ -72,7 +72,7 @@ def straight_on(env: Any, seed: int) -> Callable[..., int]:
     """A grid world: go on until something is in the way, then turn left. It meets what it looks for by chance."""
 
     def act(observation: Any, info: Any) -> int:
-        ahead = env.grid.get(*env.front_pos)
+        ahead = env.simulator.grid.get(*env.simulator.front_pos)
         return 2 if ahead is None or ahead.can_overlap() else 0
 
     return act

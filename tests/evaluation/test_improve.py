@@ -100,6 +100,17 @@ def test_what_is_kept_is_skill_not_luck(tmp_path, match):
     assert all(e.executed is None and len(e.rewards) == len(e.observations["observation"]) for e in episodes)
 
 
+def test_a_round_that_nobody_won_teaches_nothing(begun, tmp_path, monkeypatch):
+    bundle, random_play, _ = begun
+    monkeypatch.setattr("gato.evaluation.improve._to_go", lambda rewards, discount: np.zeros(len(rewards)))
+    recipe = own_recipe(bundle, "steps").override(["steps=2", "slots=1"])
+    settings = {"by": "steps", "rounds": 1, "episodes": 3, "judged": 2, "workers": 0}
+    record = improve(bundle, find(TASK), random_play, recipe, tmp_path, **settings)
+    assert record["rounds"][1]["kept_steps"] == 0 and record["rounds"][1]["of_steps"] == 60
+    assert not (tmp_path / "round-1/train").exists()
+    assert improve(bundle, find(TASK), random_play, recipe, tmp_path, **settings) == record
+
+
 def test_what_follows_is_discounted():
     assert _to_go(np.array([1, 0, 4], np.float32), 0.5).tolist() == [2.0, 2.0, 4.0]
 

@@ -141,9 +141,11 @@ def _round(
     bundle: Bundle, task: Task, demonstrations: Dataset, recipe: Recipe, out: Path, number: int, settings: Mapping[str, Any],
     pool: WorkerPool, device: str,
 ) -> tuple[Bundle, dict[str, Any]]:  # fmt: skip
-    """Play, keep, train. Returns the round's bundle, and what was kept."""
+    """Play, keep, train. Returns the round's bundle (the same one, if there was nothing to keep), and what was kept."""
     folder = out / f"round-{number}"
     made, told = folder / "train" / "bundle", folder / "kept.json"
+    if told.exists() and json.loads(told.read_text()).get("kept_steps") == 0:
+        return bundle, json.loads(told.read_text())
     if not (made.exists() and told.exists()):
         own = _play(bundle, task, folder, number, settings["episodes"], settings["explore"], pool)
         if settings["by"] == "steps":
@@ -152,6 +154,8 @@ def _round(
             earlier = [Dataset.open(dataset_folder(out / f"round-{n}", task.id)) for n in range(1, number)]
             kept, facts = _best_episodes([demonstrations, *earlier, own], settings["keep"])
         write_file_atomically(told, json.dumps({"played_mean": float(own.returns.mean()), **facts}).encode())
+        if facts.get("kept_steps") == 0:
+            return bundle, json.loads(told.read_text())
         shutil.rmtree(folder / "train", ignore_errors=True)
         config = bundle.config.replace(**recipe.model)
         place = list(bundle.tasks).index(task.id)  # of its task token
@@ -178,7 +182,8 @@ def _best_steps(
     own: Dataset, keep: float, discount: float, seed: int
 ) -> tuple[Iterator[Episode], dict[str, Any]]:  # fmt: skip
     """Of each episode the timesteps after which no more than the share `keep` of the LIKE timesteps of other episodes that are
-    most like it won more. Of a round with more than MOST_STEPS timesteps, so many are drawn to be compared."""
+    most like it won more, and more of them won less. Of a round with more than MOST_STEPS timesteps, so many are drawn to be
+    compared."""
     episodes = list(own)
     lengths = np.array([len(e) for e in episodes])
     some = np.arange(lengths.sum())
@@ -198,8 +203,9 @@ def _best_steps(
     done_alike = _likest(both, told, rng)
     # What follows an action is mostly luck: the mean over those most like it in what was seen and done is less so.
     follows = (follows + np.where(done_alike >= 0, follows[done_alike], 0).sum(1)) / (1 + (done_alike >= 0).sum(1))
-    better = ((follows[alike] > follows[:, None] + 1e-6) & (alike >= 0)).sum(axis=1)
-    best = (better <= keep * LIKE) & (alike >= 0).any(axis=1)
+    others = np.where(alike >= 0, follows[alike] - follows[:, None], 0.0)
+    better, worse = (others > 1e-6).sum(axis=1), (others < -1e-6).sum(axis=1)
+    best = (better <= keep * LIKE) & (worse > better)  # where nothing was won by anybody there is nothing to learn
     parts = np.split(best, np.cumsum([len(e) for e in drawn])[:-1])
     kept = (_only(_done(e), np.flatnonzero(part)) for e, part in zip(drawn, parts, strict=True) if part.any())
     return kept, {"kept_steps": int(best.sum()), "of_steps": len(best)}
