@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.episodes import Dataset, DatasetWriter, Episode, find_datasets
+from gato.episodes import Dataset, DatasetWriter, Episode, TaskSpec, find_datasets
 from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import dataset_folder
 from gato.evaluation.evaluate import evaluate_task
@@ -139,6 +139,13 @@ def one(args: argparse.Namespace, pool: WorkerPool, task: str, kind: str, count:
     print(f"{task} {kind} {count}: {np.mean(scores.episodes):.4g}", flush=True)
 
 
+def shapes(spec: TaskSpec) -> str:
+    """What goes in and out, without the leaves' names."""
+    return json.dumps(
+        [sorted([s.kind, list(s.shape)] for s in side.values()) for side in (spec.observation, spec.action)]
+    )
+
+
 def report(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {
         "protocol": {
@@ -150,13 +157,16 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         },
         "tasks": [],
     }
+    seen: set[str] = set()
     for kind in WORDS:
         if (args.state / kind / "bundle").exists():
-            card = load(args.state / kind).bundle.card
+            bundle = load(args.state / kind).bundle
+            card, seen = bundle.card, {shapes(known.spec) for known in bundle.tasks.values()}
             found["protocol"]["networks"][kind] = {k: card[k] for k in ("parameters", "steps", "tokens", "seconds")}
     for name in (*HELD_OUT, *OTHER):
         references = find(name).references
-        entry: dict[str, Any] = {"task": name, **{k: references[k].mean for k in references}, "scores": {}}
+        entry: dict[str, Any] = {"task": name, **{k: references[k].mean for k in references}}
+        entry |= {"new_shapes": shapes(find(name).spec) not in seen, "scores": {}}
         for file in sorted((args.state / "scores").glob(f"{name.replace('/', '--')}-*.json")):
             kind, count = file.stem.removeprefix(name.replace("/", "--") + "-").rsplit("-", 1)
             mean = float(np.mean(json.loads(file.read_text())))
@@ -189,11 +199,13 @@ def draw(found: dict[str, Any], file: Path) -> None:
             if kind in entry["scores"]:
                 level = entry["scores"][kind]["1"]["percent"]
                 ax.axhline(level, color="#777777", linewidth=1.0, linestyle=style, label=kind)
-        ax.set(xscale="log", xticks=COUNTS)
-        ax.set_xticklabels([str(c) for c in COUNTS])
+        ax.set(xscale="log", ylim=(-35, 112), yticks=(0, 50, 100))
+        ax.set_xticks(COUNTS, [str(c) for c in COUNTS])
+        ax.minorticks_off()
+        ax.tick_params(labelsize=8)
         ax.set_title(entry["task"].replace("/", "\n"), loc="left", fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=7)
+    panels[4 if len(tasks) > 4 else 0].legend(frameon=False, fontsize=7, loc="upper left")
     figure.supxlabel("demonstrations", fontsize=8)
     figure.supylabel("% of expert", fontsize=8)
     stream = io.BytesIO()

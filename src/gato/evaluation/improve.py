@@ -48,6 +48,7 @@ SLOTS = 20  # episodes played side by side
 FIRST_NUMBER = 1_000_000  # of the training seeds: far from those that demonstrations use
 LIKE = 16  # timesteps that each is measured by
 MOST_STEPS = 20_000  # of a round, that are compared with each other
+COLOURS = {"steps": ("#2a78c8", "keeping timesteps"), "episodes": ("#c8772a", "keeping episodes")}
 EXPLORING: dict[str, Any] = {"discrete": "sample", "continuous": "sample", "temperature": 1.0}
 
 
@@ -334,38 +335,43 @@ def _line(task: Task, entry: Mapping[str, Any]) -> str:
 
 
 def draw(records: Sequence[Mapping[str, Any]], file: Path) -> Path:
-    """A panel per task: score after each round with its 95 % interval, its expert, its demonstrations. PNG."""
+    """A panel per task: score after each round with its 95 % interval, for each way of keeping; its expert, its
+    demonstrations. PNG."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(
             "plots need matplotlib, not installed", fix='pip install "gato-agent[viz]" -c constraints.txt'
         ) from None
-    figure = Figure(figsize=(3.4 * len(records), 2.9), dpi=150, layout="constrained")
-    for ax, record in zip(figure.subplots(1, len(records), squeeze=False)[0], records, strict=True):
-        x = [r["round"] for r in record["rounds"]]
-        y = np.array([r["score"] for r in record["rounds"]])
-        half = np.array([1.96 * r["std"] / math.sqrt(r["episodes"]) for r in record["rounds"]])
-        ax.fill_between(x, y - half, y + half, color="#2a78c8", alpha=0.2, linewidth=0)
-        ax.plot(x, y, color="#2a78c8", marker="o", markersize=3, linewidth=1.6, label="agent")
-        if record["expert"]:
-            ax.axhline(
-                record["expert"]["mean"],
-                color="#777777",
-                linewidth=0.9,
-                linestyle="--",
-                label="its expert",
-            )
-        ax.axhline(
-            record["demonstrations"]["mean"], color="#c8772a", linewidth=0.9, linestyle=":", label="its demonstrations"
-        )
-        ax.set_title(record["task"], loc="left", fontsize=9)
+    tasks: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        tasks.setdefault(record["task"], []).append(record)
+    columns = min(4, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.7 * lines), dpi=150, layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax in panels[len(tasks) :]:
+        ax.set_axis_off()
+    for ax, (task, mine) in zip(panels, tasks.items(), strict=False):
+        for record in mine:
+            colour, label = COLOURS[record["protocol"]["by"]]
+            x = [r["round"] for r in record["rounds"]]
+            y = np.array([r["score"] for r in record["rounds"]])
+            half = np.array([1.96 * r["std"] / math.sqrt(r["episodes"]) for r in record["rounds"]])
+            ax.fill_between(x, y - half, y + half, color=colour, alpha=0.2, linewidth=0)
+            ax.plot(x, y, color=colour, marker="o", markersize=3, linewidth=1.6, label=label)
+        if mine[0]["expert"]:
+            ax.axhline(mine[0]["expert"]["mean"], color="#777777", linewidth=0.9, linestyle="--", label="its expert")
+        demonstrated = mine[0]["demonstrations"]["mean"]
+        ax.axhline(demonstrated, color="#333333", linewidth=0.9, linestyle=":", label="its demonstrations")
+        ax.set_title(task, loc="left", fontsize=9)
         ax.set_xlabel("round")
-        ax.set_xticks(x)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)
-    figure.axes[0].set_ylabel("score")
-    figure.axes[0].legend(frameon=False, fontsize=7)
+    panels[0].set_ylabel("score")
+    handles = {text: handle for ax in figure.axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    panels[0].legend(handles.values(), handles.keys(), frameon=False, fontsize=7)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     write_file_atomically(Path(file), stream.getvalue())
