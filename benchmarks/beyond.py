@@ -208,9 +208,9 @@ def report(state: Path) -> dict[str, Any]:
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """docs/beyond.md, from this record, results/planning.json and, where it is there, results/in_context.json."""
-    parts = [PAGE_TOP, _passing(found["expert"], "expert"), NOTHING_TOP, _passing(found["nothing"], "nothing"), _conditioning(found["returns"])]  # fmt: skip
-    parts += [_looking_ahead(found["plan"])]
+    """docs/beyond.md, from this record and, where it is there, results/in_context.json."""
+    parts = [PAGE_TOP, _passing(found["expert"], "expert"), NOTHING_TOP, _passing(found["nothing"], "nothing")]
+    parts += [_conditioning(found["returns"]), _looking_ahead(found["plan"])]
     beside = ROOT / "results/in_context.json"
     if beside.exists():
         parts.append(_in_context(json.loads(beside.read_text())))
@@ -269,7 +269,6 @@ def _passing(records: list[dict[str, Any]], part: str) -> str:
     }
     of = {by: sum(r["protocol"]["by"] == by for r in records) for by in better}
     than = "its teacher" if part == "expert" else "the first imitation"
-    than = "its teacher" if part == "expert" else "the first imitation"
     counts = [
         f"on {len(better[by])} of {of[by]} tasks by {'timesteps' if by == 'steps' else 'whole episodes'}"
         for by in of
@@ -288,7 +287,7 @@ def _passing(records: list[dict[str, Any]], part: str) -> str:
         + "\n".join(rows)
         + (
             f"\n\nMean returns of {records[0]['rounds'][-1]['episodes']} evaluation episodes, 100 played each round; one training "
-            f"each.{teacher}\n\n![Score after each round](images/beyond-{part}.png)"
+            f"each, and none that has had fewer than two rounds so far.{teacher}\n\n![Score after each round](images/beyond-{part}.png)"
         )
     )
 

@@ -4,7 +4,7 @@
     python benchmarks/in_context.py --state STATE --report              # results/in_context.json, the figure
     python benchmarks/beyond.py --page                                  # docs/beyond.md
 
-Two networks of the demo's size learn from the same datasets, the same number of tokens, all but the held-out tasks:
+Two networks of the demo's size learn from the same datasets in the same number of steps, all but the held-out tasks:
 
 similar    each timestep behind the K demonstrated timesteps that are most like it, of other episodes (`similar_timesteps`)
 prompt     as the paper: windows, half of them behind the beginning or end of another episode
@@ -217,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="demonstrations of the tasks learned and held out")
     parser.add_argument("--state", type=Path, required=True, help="a folder outside the checkout")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], help="field=value of both recipes")

@@ -5,8 +5,8 @@
              the bundle is trained on what is kept, and plays evaluation episodes
 
 What is kept are whole episodes, of all that was played or demonstrated, by their return; or single timesteps of the round's own
-play, those after which more was won than after nearly all of the timesteps that were most like them (an advantage whose critic is
-the round itself, so that the next policy is better than the one that played, as in policy iteration).
+play, those after which more was won than after nearly all of the timesteps that were most like them: an advantage whose critic is
+the round itself.
 
 The paper's agent only imitates, so its experts are its measure. A network that knows nothing begins the same way, from a random
 policy's episodes for demonstrations. What a round played, kept and reached is in its folder as soon as it is there; killed, the
@@ -75,9 +75,9 @@ def improve(
     `keep` is the share kept: `by="episodes"`, of all so far; `by="steps"`, of those most like each of the round's timesteps, as
     many may have won more of what follows, discounted (with it, windows of a single timestep). `explore`: the share of actions
     that are drawn at random (of continuous ones the noise, in half-ranges), none in a third of the episodes, half of it in
-    another. `over_expert` is [gain, low, high], the difference to the expert's measured
-    score with its 95 % interval (Welch). The last round's bundle is in out/round-N/train/bundle. More rounds go on where fewer
-    ended. Raises RecipeError for a bundle that does not know the task or windows that do not go with `by`, OutputExistsError where `out` holds the rounds of another
+    another. `over_expert` is [gain, low, high], the difference to the expert's measured score with its 95 % interval (Welch).
+    The last round's bundle is in out/round-N/train/bundle. More rounds go on where fewer ended. Raises RecipeError for a bundle
+    that does not know the task or windows that do not go with `by`, OutputExistsError where `out` holds the rounds of another
     bundle, other demonstrations or other settings.
     """
     if task.id not in start.tasks:
@@ -117,8 +117,8 @@ def own_recipe(bundle: Bundle, by: Literal["episodes", "steps"] = "episodes") ->
         raise RecipeError("this bundle does not say how it was trained", fix="gato finetune BUNDLE makes one that does")
     own = Recipe.from_json(bundle.card["recipe"])
     return own.replace(
-        name="improve", model=bundle.config.to_json(), steps=300 if by == "episodes" else 50, slots=4, slot_tokens=1024, accumulate=1, weights={"*": 1.0},
-        hold_out=(), warmup=0.0, final_ratio=1.0, return_filter=None, validation_share=0.0,
+        name="improve", model=bundle.config.to_json(), steps=300 if by == "episodes" else 50, slots=4, slot_tokens=1024,
+        accumulate=1, weights={"*": 1.0}, hold_out=(), warmup=0.0, final_ratio=1.0, return_filter=None, validation_share=0.0,
         return_ranks=0, reward_shown=False, similar_timesteps=0, observation_loss=0.0,
     )  # fmt: skip
 
@@ -145,25 +145,26 @@ def _round(
     """Play, keep, train. Returns the round's bundle (the same one, if there was nothing to keep), and what was kept."""
     folder = out / f"round-{number}"
     made, told = folder / "train" / "bundle", folder / "kept.json"
-    if told.exists() and json.loads(told.read_text()).get("kept_steps") == 0:
-        return bundle, json.loads(told.read_text())
-    if not (made.exists() and told.exists()):
+    facts = json.loads(told.read_text()) if told.exists() else None
+    if facts is None or not (made.exists() or facts.get("kept_steps") == 0):
         own = _play(bundle, task, folder, number, settings["episodes"], settings["explore"], pool)
         if settings["by"] == "steps":
-            kept, facts = _best_steps(own, settings["keep"], settings["discount"], seed=number)
+            kept, chosen = _best_steps(own, settings["keep"], settings["discount"], seed=number)
         else:
             earlier = [Dataset.open(dataset_folder(out / f"round-{n}", task.id)) for n in range(1, number)]
-            kept, facts = _best_episodes([demonstrations, *earlier, own], settings["keep"])
-        write_file_atomically(told, json.dumps({"played_mean": float(own.returns.mean()), **facts}).encode())
-        if facts.get("kept_steps") == 0:
-            return bundle, json.loads(told.read_text())
+            kept, chosen = _best_episodes([demonstrations, *earlier, own], settings["keep"])
+        facts = {"played_mean": float(own.returns.mean()), **chosen}
+        write_file_atomically(told, json.dumps(facts).encode())
+    if facts.get("kept_steps") == 0:
+        return bundle, facts
+    if not made.exists():
         shutil.rmtree(folder / "train", ignore_errors=True)
         config = bundle.config.replace(**recipe.model)
         place = list(bundle.tasks).index(task.id)  # of its task token
         codec = make_codec(config, bundle.tokenizer, task.spec, task.id, place, text_targets=recipe.text_targets)
         store = TokenStore.build(task.id, codec, kept)
         train(recipe.replace(seed=number), [store], bundle.tokenizer, folder / "train", start=bundle, device=device)
-    return Bundle.load(made, device), json.loads(told.read_text())
+    return Bundle.load(made, device), facts
 
 
 def _best_episodes(datasets: Sequence[Dataset], keep: float) -> tuple[Iterator[Episode], dict[str, Any]]:
@@ -179,9 +180,7 @@ def _best_episodes(datasets: Sequence[Dataset], keep: float) -> tuple[Iterator[E
     return kept(), {"bar": bar, "kept": sum(map(len, best)), "kept_own": sum(map(len, best[1:]))}
 
 
-def _best_steps(
-    own: Dataset, keep: float, discount: float, seed: int
-) -> tuple[Iterator[Episode], dict[str, Any]]:  # fmt: skip
+def _best_steps(own: Dataset, keep: float, discount: float, seed: int) -> tuple[Iterator[Episode], dict[str, Any]]:
     """Of each episode the timesteps after which no more than the share `keep` of the LIKE timesteps of other episodes that are
     most like it won more, and more of them won less. Of a round with more than MOST_STEPS timesteps, so many are drawn to be
     compared."""

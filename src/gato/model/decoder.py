@@ -29,6 +29,7 @@ from gato.sequences.batch import Batch
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 PRECISIONS = ("float32", "float16", "bf16", "int8")
+FEW_ROWS = 8  # that the order of oneDNN's copy is made for
 
 
 class Decoder:
@@ -161,8 +162,8 @@ def _bf16(weights: Sequence[torch.Tensor]) -> Product:
 
 def _onednn(weights: Sequence[torch.Tensor], precision: str) -> Product:
     """Each row comes out the same whatever others there are, but for a row alone (`gato.policy.batch.LEAST_ROWS`)."""
-    dtype, few = torch.float32 if precision == "float32" else torch.bfloat16, 8  # rows that the order is made for
-    packed = torch.ops.mkldnn._reorder_linear_weight(torch.cat([w.detach() for w in weights]).to(dtype), few)
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    packed = torch.ops.mkldnn._reorder_linear_weight(torch.cat([w.detach() for w in weights]).to(dtype), FEW_ROWS)
     return lambda x: torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed, None, "none", [], "").float()
 
 

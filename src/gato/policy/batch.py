@@ -11,9 +11,9 @@ Slots may play different tasks: each sees as far as its own task's window, choos
 part in as many passes as its action has tokens.
 
 To the last bit, on a CPU and in float32: a row of a matrix product comes out the same whatever other rows there are, as
-long as there are a few (`LEAST_ROWS`); with fewer the library takes another kernel, which adds up in another order. So a batch of several slots never computes fewer. A batch of one does: its logits differ from those in the last
-digits. One thing neighbours share is the length of the cache, which an observation with more than TEXT_ROOM tokens of
-text changes.
+long as there are a few (`LEAST_ROWS`); with fewer the library takes another kernel, which adds up in another order. So a batch
+of several slots never computes fewer. A batch of one does: its logits differ from those in the last digits. One thing neighbours
+share is the length of the cache, which an observation with more than TEXT_ROOM tokens of text changes.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, IMAGE, N
 from gato.tokens.values import from_bins, scale_action, to_bins
 
 TEXT_ROOM = 64  # tokens kept free for the texts of one observation, whose length varies
-LEAST_ROWS = (
-    4  # in every product of a batch of several slots: MKL takes other kernels below that, oneDNN below two (AVX-512)
-)
+# In every product of a batch of several slots: below, MKL takes other kernels; oneDNN below two (AVX-512).
+LEAST_ROWS = 4
 
 
 @dataclass
