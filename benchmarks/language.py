@@ -4,8 +4,8 @@ no pictures.
     python benchmarks/language.py --state DIR                # writes results/language.json
     python benchmarks/language.py --state DIR --only train   # or data, play, tell: a part of it, later ones need the earlier
 
-* `language`, three seeds: the recipe `language`, `--minutes` each (of training alone): control, captions, questions, dialogues,
-  pages, clips and text in one network of 0.8 M parameters;
+* `language`, three seeds: the recipe `language`, `--minutes` of training, which the first decides how many steps they are: control,
+  captions, questions, dialogues, pages, clips and text in one network of 0.8 M parameters;
 * `control`, three seeds: the same recipe without language, as many steps as give it the same number of control tokens;
 * `blank`: the same network on as many tokens of the same questions, all pictures black: what the questions alone teach.
 
@@ -40,7 +40,7 @@ TASKS = (
     "dm-control-suite/cartpole-swingup", "dm-control-suite/reacher-easy",
 )  # fmt: skip
 CORPORA = {  # episodes of each
-    "captions/scenes": 30_000, "captions/rooms": 15_000, "questions/rooms": 60_000, "dialogues/scenes": 8_000,
+    "captions/scenes": 30_000, "captions/rooms": 15_000, "questions/rooms": 90_000, "dialogues/scenes": 8_000,
     "dialogues/program": 5_000, "clips/experts": 3_000, "pages/walkthroughs": 2_000, "text/python-docs": 1,
 }  # fmt: skip
 HELD_OUT = {"captions/scenes": 1_000, "questions/rooms": 1_000}  # of others 300
@@ -99,7 +99,7 @@ def runs(seeds: int) -> list[str]:
 
 
 def train(state: Path, name: str, minutes: float, processes: int) -> None:
-    """One run through the command line, so that it resumes as any other. The first `language` run decides the others' steps."""
+    """One run through the command line, so that it resumes as any other. The first one decides the others' steps."""
     out = state / name
     if (out / "bundle" / "MANIFEST.json").exists():
         return
@@ -110,13 +110,15 @@ def train(state: Path, name: str, minutes: float, processes: int) -> None:
     else:
         changes: dict[str, Any] = {"seed": int(seed)}
         data = {"language": ["control", "language"], "control": ["control"], "blank": ["blank"]}[kind]
-        if kind == "language":
+        if name == "language-0":
             changes["seconds"] = 60 * minutes
         else:
-            share = CONTROL if kind == "control" else {"questions": LANGUAGE["questions"]}
-            beside = card(state, f"language-{seed}")
+            share = {"language": recipe.weights, "control": CONTROL, "blank": {"questions": LANGUAGE["questions"]}}[
+                kind
+            ]
+            steps = card(state, "language-0")["steps"]
             changes["weights"] = share
-            changes["steps"] = round(beside["steps"] * sum(share.values()) / sum(recipe.weights.values()))
+            changes["steps"] = round(steps * sum(share.values()) / sum(recipe.weights.values()))
         words += [recipe_file.__file__, "--out", out, "--tokenizer", state / "tokenizer.model"]
         words += ["--data", *(state / folder for folder in data)]
         words += ["--set", *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
@@ -282,7 +284,7 @@ def mean_of(values: Iterable[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=8.0, help="of training, each `language` run")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of training, each `language` run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--processes", type=int, default=2)

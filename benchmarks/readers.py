@@ -46,7 +46,7 @@ from gato.sequences import Mixture
 from gato.tokens import TimestepCodec, Vocabulary
 from gato.tokens.text import TextTokenizer
 from gato.training import Recipe
-from gato.training.loop import load_stores
+from gato.training.data import load_stores
 
 SIZE = (192, 192)
 HOW = Preparation(size=SIZE, split="all")

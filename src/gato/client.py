@@ -36,7 +36,8 @@ class ServerError(Exception):
 
 
 class Client:
-    """One connection, kept open; use one client per thread. Raises ServerError, and OSError where nobody answers."""
+    """One connection, kept open; use one client per thread. Raises ServerError, and OSError (TimeoutError, ConnectionError)
+    where nobody answers; the next call connects again."""
 
     def __init__(self, url: str = "http://127.0.0.1:8000", token: str | None = None, timeout: float = 30.0):
         parts = urlsplit(url)
@@ -74,7 +75,7 @@ class Client:
         return self._ask("POST", "/v1/answer", {"image": _picture(image), "question": question, **options})["answer"]
 
     def chat(self, text: str, **options: Any) -> str:
-        """How a text goes on."""
+        """The reply to a message."""
         messages = [{"role": "user", "content": text}]
         said = self._ask("POST", "/v1/chat/completions", {"messages": messages, **options})
         return said["choices"][0]["message"]["content"]
@@ -86,9 +87,17 @@ class Client:
             body = msgpack.packb(value, default=_pack) if packed else json.dumps(value, allow_nan=False).encode()
         headers = {**self._headers, **({"content-type": kind} if body is not None else {})}
         self._drop_if_closed()
-        self._connection.request(method, self._prefix + path, body, headers)
-        answer = self._connection.getresponse()
-        content = answer.read()
+        try:
+            self._connection.request(method, self._prefix + path, body, headers)
+            answer = self._connection.getresponse()
+            content = answer.read()
+        except (
+            BaseException
+        ) as error:  # the next request opens a connection of its own: an answer may come late on this one
+            self._connection.close()
+            if isinstance(error, http.client.HTTPException):
+                raise ConnectionError(f"no proper answer: {error!r}") from error
+            raise
         if answer.status >= 400:
             raise _error(answer.status, content)
         if answer.headers.get_content_type() == "application/msgpack":

@@ -122,6 +122,20 @@ def test_a_world_that_fails_once_is_redone(pool, expected, tmp_path, kind, how):
     assert pool.restarts - before == (kind in ("exit", "hang"))
 
 
+def test_without_workers_a_world_that_fails_is_redone_and_given_up_too(expected, tmp_path):
+    once = [Unit(fault("raise-step", at=7, seeds=(4,), once=str(tmp_path / "here")), s) for s in range(6)]
+    always = [Unit(fault("raise-step", at=2, seeds=(3,)), s) for s in range(5)]
+    given_up = []
+    with WorkerPool(0) as here:
+        assert {s: (r, t) for s, r, t in mapped(here, once)} == {s: expected[s] for s in range(6)}
+        with pytest.raises(WorldCrashError, match="failed 4 times"):
+            mapped(here, always)
+        results = dict(
+            (u.seed, r) for us, r in here.map_units(always, play, lambda u, e: given_up.append(u.seed)) for u in us
+        )
+    assert (tmp_path / "here").exists() and given_up == [3] and set(results) == set(range(5))
+
+
 @pytest.mark.parametrize("kind", ["exit", "raise-step"])
 @pytest.mark.parametrize("how", [mapped, played])
 def test_a_world_that_always_fails_is_named(pool, kind, how):

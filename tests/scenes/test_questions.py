@@ -16,6 +16,7 @@ from gato.scenes.questions import (
     TYPES,
     ask,
     draw_question,
+    more_questions,
     next_action,
     next_push,
     room_question_episode,
@@ -33,7 +34,10 @@ def questions():
 
 def test_replies_are_true(questions):
     """Found again from the words of the question by other means."""
-    for board, question, reply in questions[:1200]:
+    rng = np.random.default_rng(0)
+    more = [m for board, question, _ in questions[:300] for m in more_questions(board, [question.text], rng, count=6)]
+    assert len(more) > 1_000
+    for board, question, reply in [*questions[:1200], *more]:
         things = [(t.colour, t.kind) for t in board.things]
         at = {f"{t.colour} {t.kind}".strip(): (t.column, t.row) for t in board.things}
         match question.text.rstrip("?").split():
@@ -146,6 +150,16 @@ def test_splits_share_no_room(questions):
     held_out = {ask("heldout", i).board.name for i in range(100)}
     assert not held_out & {q.board.name for q in questions}
     assert all(ask("heldout", i).board.split == "heldout" for i in range(20))
+
+
+def test_further_questions_are_for_learning_alone():
+    for i in range(40):
+        learned, held_out = room_question_episode("train", i), room_question_episode("heldout", i)
+        texts, pictures = learned.observations["question"], learned.observations["image"]
+        assert len(held_out) == 1 and held_out.info["options"] == len(ask("heldout", i).question.options)
+        assert f"Q: {ask('train', i).question.text} A:" in texts
+        assert len(set(texts)) == len(texts) and (pictures == pictures[0]).all()
+    assert len(learned.info["question_type"]) == len(learned) > 1
 
 
 def test_blank_pictures(tmp_path):

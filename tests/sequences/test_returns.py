@@ -70,6 +70,26 @@ def test_memory_and_shelf_hold_the_same(played, tokenizer, tmp_path):
     assert shelved.folder != without.folder and shelved.outline.starts[1] == without.outline.starts[1] + 1
 
 
+def test_foretold_observations_do_not_change_how_a_dataset_weighs(played, tokenizer, tmp_path):
+    """`loss_by="tokens"` weighs targets by how many there are; numbers that are foretold beside them weigh what
+    `observation_loss` says."""
+    recipe = load_recipe("tiny").override([*SMALL, "model.vocabulary_size=1024"])
+    shares = []
+    for weight in (0.0, 0.1):
+        told = recipe.replace(observation_loss=weight)
+        (held,) = load_stores([played], told.config(), tokenizer, told)
+        (shelved,) = shelve([played], told.config(), tokenizer, told, tmp_path / str(weight))
+        shares += [held.target_share, shelved.target_share]
+    assert shares == pytest.approx([shares[0]] * 4) and held.tokens.targets.mean() > 1.5 * shares[0]
+
+
+def test_what_is_set_aside_is_set_aside_in_memory_too(played, tokenizer, tmp_path):
+    recipe = load_recipe("tiny").override([*SMALL, "model.vocabulary_size=1024", "validation_share=0.3"])
+    (held,) = load_stores([played], recipe.config(), tokenizer, recipe)
+    (shelved,) = shelve([played], recipe.config(), tokenizer, recipe, tmp_path)
+    assert held.num_episodes == shelved.num_episodes < 80
+
+
 def test_it_does_as_well_as_it_is_asked_to(played, tokenizer, tmp_path, match):
     tokenizer.save(tmp_path / "tokenizer.model")
     bundle = start_run("tiny", SMALL, [played], tmp_path / "run", tmp_path / "tokenizer.model", "cpu", processes=1)

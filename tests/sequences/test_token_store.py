@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gato.corpora import asked_of, page_spec, questions_spec
 from gato.episodes import Episode, Spec, TaskSpec
 from gato.episodes.store import Dataset, find_datasets
 from gato.errors import EpisodeError
@@ -191,3 +192,43 @@ def test_documents_are_cut_where_they_must_be(tokenizer):
 def test_nothing_at_all_is_a_named_error(tokenizer):
     with pytest.raises(EpisodeError, match=r"text/x"):
         documents([], tokenizer)
+
+
+def test_a_window_of_questions_begins_with_their_picture(tokenizer):
+    """Also where not all of a picture's questions fit, and at a picture in the middle of an episode."""
+    codec = TimestepCodec(questions_spec(16, 16), V, tokenizer, task="questions/x")
+    said = [(f"what is {i}?", f"{i}") for i in range(9)]
+
+    def episode(value):
+        return asked_of("questions/x", np.full((16, 16, 3), value, np.uint8), said[: 4 + value])
+
+    store = TokenStore.build("questions/x", codec, [episode(i) for i in range(6)])
+    rng = np.random.default_rng(0)
+    for most in (20, 40, 64, 500):
+        windows = [store.window(rng, most) for _ in range(300)]
+        assert all(store.tokens.kinds[begin] == IMAGE for begin, _ in windows)
+        assert {begin for begin, _ in windows} == set(np.flatnonzero(store.tokens.kinds == IMAGE))
+        assert all(end - begin <= most and end in store.starts for begin, end in windows)
+        assert all(store.episode_at(begin) == store.episode_at(end - 1) for begin, end in windows)
+
+
+def test_questions_without_a_picture_of_their_own(tokenizer):
+    """Marks that show none, as a person's own files may have it: a window is what it would be anyway."""
+    spec = questions_spec(16, 16)
+    codec = TimestepCodec(spec, V, tokenizer, task="questions/x")
+    episode = asked_of("questions/x", np.zeros((16, 16, 3), np.uint8), [("one?", "1"), ("two?", "2")])
+    episode.observations["marks"][0, 0] = 0
+    store = TokenStore.build("questions/x", codec, [episode])
+    rng = np.random.default_rng(0)
+    assert all(store.window(rng, 500) == (0, len(store.tokens.ids)) for _ in range(20))
+
+
+def test_a_page_whose_last_part_is_empty(tokenizer):
+    page = Episode(
+        "pages/x", {"image": np.zeros((2, 16, 16, 3), np.uint8), "marks": np.array([[1, 0], [0, 0]], np.int8), "text": ["key", ""]},
+        {}, np.zeros(2, np.float32),
+    )  # fmt: skip
+    store = TokenStore.build("pages/x", TimestepCodec(page_spec(16, 16), V, tokenizer, task="pages/x"), [page])
+    rng = np.random.default_rng(0)
+    assert store.num_timesteps == 2
+    assert all(store.window(rng, 64)[1] == len(store.tokens.ids) for _ in range(20))

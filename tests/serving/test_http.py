@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import http.client
 import io
 import json
@@ -12,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 
@@ -21,7 +23,12 @@ from PIL import Image
 from real_server import TASK, ask, running
 
 from gato.client import Client, ServerError
+from gato.corpora import questions_spec
+from gato.corpora.dialogues import TALK_SPEC, talk_spec
 from gato.episodes import flatten
+from gato.model import Gato, GatoConfig
+from gato.model.bundle import Bundle, TaskCard
+from gato.policy import Agent
 from gato.serving.limits import Limits, Rate, is_loopback
 from gato.serving.run import check_address
 from gato.worlds import find
@@ -309,6 +316,80 @@ def test_sessions_end_where_the_limit_is_and_when_nobody_uses_them(agent):
         assert ask(port, "POST", "/v1/sessions", {"task": TASK})[0] == 201
         text = ask(port, "GET", "/metrics")[2].decode()
         assert "gato_sessions 1\n" in text and "gato_sessions_expired_total 10\n" in text
+
+
+def test_a_body_that_comes_after_its_session_is_closed_acts_for_nobody(agent):
+    """The slot has gone to the next session by then."""
+    with running(agent) as port:
+        first = ask(port, "POST", "/v1/sessions", {"task": TASK})[2]["id"]
+        body = json.dumps({"observation": as_lists(observation())}).encode()
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+            head = f"POST /v1/sessions/{first}/act HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+            slow.sendall(head.encode() + f"content-length: {len(body)}\r\n\r\n".encode() + body[:10])
+            time.sleep(0.3)
+            assert ask(port, "DELETE", f"/v1/sessions/{first}")[0] == 200
+            second = ask(port, "POST", "/v1/sessions", {"task": TASK})[2]["id"]
+            slow.sendall(body[10:])
+            assert slow.recv(4096).startswith(b"HTTP/1.1 404")
+        status, _, said = ask(port, "POST", f"/v1/sessions/{second}/act", {"observation": as_lists(observation())})
+        assert (status, said["step"]) == (200, 1)
+
+
+def test_a_text_that_is_too_long_is_refused_before_it_is_read(agent):
+    with running(agent, Limits(text=1000)) as port:
+        session = ask(port, "POST", "/v1/sessions", {"task": TASK})[2]["id"]
+        body = {"observation": {**as_lists(observation()), "text": "é " * 501}}
+        status, _, said = ask(port, "POST", f"/v1/sessions/{session}/act", body)
+        assert (status, said["error"]["param"]) == (413, "observation.text")
+
+
+def test_one_late_answer_does_not_end_the_client(monkeypatch):
+    """The next call opens a connection of its own."""
+
+    def late(connection):
+        for wait in (0, 0.8):
+            if not connection.recv(65536):
+                return
+            time.sleep(wait)
+            with contextlib.suppress(OSError):
+                connection.sendall(
+                    b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n{"tasks": []}'
+                )
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=late, args=(listening.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        client = Client(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.3)
+        assert client.tasks() == []
+        with pytest.raises(TimeoutError):
+            client.tasks()
+        assert client.tasks() == []
+
+
+def test_what_the_agent_can_do_is_what_it_says(tokenizer):
+    """Also where its questions share pictures, and where it talks without having read texts."""
+    config = GatoConfig.tiny().replace(vocabulary_size=tokenizer.size, num_transformer_blocks=1)
+    cards = {
+        "questions/rooms": TaskCard(questions_spec(80, 80)), "dialogues/program": TaskCard(TALK_SPEC),
+        "dialogues/scenes": TaskCard(talk_spec(80, 80)),
+    }  # fmt: skip
+    agent = Agent(Bundle(config, Gato(config).eval(), tokenizer, cards, {}, {}))
+    with running(agent, Limits(text=1000)) as port:
+        facts = ask(port, "GET", "/v1/tasks")[2]
+        assert (facts["questions"], facts["text"], facts["captions"]) == (True, True, False)
+        image = base64.b64encode(png()).decode()
+        assert ask(port, "POST", "/v1/answer", {"image": image, "question": "what?", "max_tokens": 2})[0] == 200
+        picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + image}}
+        asked = {"role": "user", "content": [{"type": "text", "text": "what?"}, picture]}
+        for size, expected in ((90, 200), (900, 413)):  # what was said before counts too
+            before = [{"role": "user", "content": "x" * size}, {"role": "assistant", "content": "y" * size}]
+            body = {"messages": [*before, asked], "max_tokens": 2}
+            assert ask(port, "POST", "/v1/chat/completions", body)[0] == expected
 
 
 def test_too_many_requests(agent):

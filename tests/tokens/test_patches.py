@@ -30,8 +30,17 @@ def test_raster_order_and_channels():
             image[0, r * 16 : r * 16 + 16, c * 16 : c * 16 + 16] = r * 3 + c
     assert patches.cut(image)[0, :, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert patches.cut(image[..., :1]).shape == (1, 6, 16, 16, 3)
-    odd = patches.cut(np.zeros((2, 40, 25, 4), np.uint8))  # nearest multiples, halves to even
+    odd = patches.cut(np.zeros((2, 40, 25, 3), np.uint8))  # nearest multiples, halves to even
     assert odd.shape == (2, 2 * 2, 16, 16, 3)
+    assert patches.cut(np.zeros((0, 40, 25, 3), np.uint8)).shape == (0, 4, 16, 16, 3)
+
+
+def test_four_channels_are_four_grey_frames():
+    """What a frame stack gives; as colour and alpha the newest frame would be lost."""
+    stack = np.arange(2 * 4, dtype=np.uint8).reshape(2, 1, 1, 4) * np.ones((2, 16, 32, 4), np.uint8)
+    cut = patches.cut(stack)
+    assert cut.shape == (8, 2, 16, 16, 3)
+    assert cut[:, 1, 5, 5].tolist() == [[i] * 3 for i in range(8)]
 
 
 def test_table_holds_every_different_patch_once():

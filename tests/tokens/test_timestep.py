@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from gato.corpora import asked, clip, clip_spec, page, page_spec, question_spec
-from gato.episodes import Episode, Spec, TaskSpec, specs_from_space
+from gato.corpora import asked, asked_of, clip, clip_spec, page, page_spec, question_spec, questions_spec
+from gato.episodes import Episode, Spec, TaskSpec, check_values, specs_from_space
 from gato.errors import SpecError
 from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
 from gato.tokens import KINDS, TimestepCodec, Vocabulary
@@ -308,6 +308,26 @@ def image(value):
     return np.full((32, 48, 3), value, np.uint8)
 
 
+def test_several_questions_share_a_picture(counting):
+    """It stands before the first alone. Encoded beside one another, each for itself, they are what a single question is."""
+    text = counting[2].text
+    picture = np.arange(16 * 32 * 3, dtype=np.uint8).reshape(16, 32, 3)
+    episode = asked_of("questions/x", picture, [("what is red?", "the ball"), ("is it?", "no"), ("how many?", "two")])
+    codec = TimestepCodec(questions_spec(16, 32), V, text)
+    tokens = codec.encode(episode)
+    assert [(tokens.kinds[tokens.steps == t] == IMAGE).sum() for t in range(3)] == [2, 0, 0]
+    assert [tokens.ids[tokens.steps == t][-1] for t in range(3)] == [text.eos_id] * 3
+    said = text.encode(" no").tolist()
+    assert tokens.targets[tokens.steps == 1].tolist() == [False] * len(text.encode("Q: is it? A:")) + [True] * (
+        len(said) + 1
+    )
+    leaves = {path: leaf for path, leaf in episode.observations.items() if path != "marks"}
+    beside = codec.encode_observations(leaves, 3)
+    alone = TimestepCodec(question_spec(16, 32), V, text).encode(asked("questions/x", picture, "is it?", "no"))
+    np.testing.assert_array_equal(beside.ids[beside.steps == 1], alone.ids)
+    np.testing.assert_array_equal(beside.targets[beside.steps == 1], alone.targets)
+
+
 def test_a_page_is_its_texts_and_images_in_order_with_one_end_mark(tokenizer):
     codec = TimestepCodec(page_spec(32, 48), Vocabulary(tokenizer.size), tokenizer)
     made = page("pages/x", ["first", image(1), "one", "two", image(2), image(3), "last"], (32, 48)).check(codec.spec)
@@ -354,3 +374,29 @@ def test_a_stack_of_frames_in_a_world_is_several_images():
     codec = TimestepCodec(spec, Vocabulary(1024), None)
     tokens = codec.encode_observation({"observation": np.stack([image(v) for v in range(4)])})
     assert tokens.positions.tolist() == list(range(4 * 6 + 1))  # local positions go on through the frames
+
+
+def test_a_stack_of_grey_frames_is_all_seen():
+    for shape in ((4, 32, 48), (32, 48, 4)):
+        box = spaces.Box(0, 255, shape, np.uint8)
+        spec = TaskSpec(specs_from_space(box, "observation"), specs_from_space(spaces.Discrete(2), "action"))
+        codec = TimestepCodec(spec, V, None)
+        assert codec.fixed_tokens == 4 * 6 + 2
+        frames = np.zeros(shape, np.uint8)
+        newest = frames.copy()
+        newest[(3,) if shape[0] == 4 else (..., 3)] = 200
+        seen = [
+            codec.encode_observation(check_values(spec.observation, {"observation": f}, "")) for f in (frames, newest)
+        ]
+        assert all(len(tokens) == 25 for tokens in seen)
+        changed = [
+            (seen[0].table.rows[seen[0].patches[i]] != seen[1].table.rows[seen[1].patches[i]]).any() for i in range(24)
+        ]
+        assert changed == [False] * 18 + [True] * 6
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint64])
+def test_whole_numbers_without_bounds_are_too_many(dtype):
+    widest = np.iinfo(dtype)
+    with pytest.raises(SpecError, match="possibilities"):
+        specs_from_space(spaces.Box(widest.min, widest.max, (2,), dtype), "observation")

@@ -10,11 +10,12 @@ import torch
 import gato.training.log as training_log
 import gato.training.loop as loop
 from gato.errors import NonFiniteError, OutputExistsError, RecipeError, UnknownNameError
+from gato.model import Gato
 from gato.rollouts.collect import collect
 from gato.tokens.timestep import CONTINUOUS, DISCRETE
 from gato.training import Recipe, load_recipe, load_stores, train
 from gato.training.loss import target_weights, token_losses
-from gato.training.optimizer import learning_rate
+from gato.training.optimizer import learning_rate, make_optimizers
 from gato.training.start import absent_weights
 from gato.worlds import find
 
@@ -184,3 +185,23 @@ def test_absent_domains_are_named(data, tokenizer):
     recipe = RECIPE.replace(weights={"dummy": 1.0, "procgen": 2.0, "*": 1.0, "sokoban/7*": 0.0})
     assert absent_weights(recipe, stores_of(data, recipe, tokenizer)) == ["procgen"]
     assert absent_weights(load_recipe("paper"), stores_of(data, RECIPE, tokenizer))[0] == "dm-lab"
+
+
+@pytest.mark.parametrize(
+    "word", ["optimizer=AdamW", "loss_by=token", "precision=fp32", "discrete=argmax", "slots=0", "accumulate=0", "window_tokens=0",
+             "steps=many", "learning_rate=fast", 'weights={"*": "x"}', "hold_out=babyai", "save_async=1", "betas=[0.9]", "clip=-1",
+             "seed=1.5", "learning_rate=NaN"],
+)  # fmt: skip
+def test_a_recipe_with_a_wrong_value(word):
+    """A misspelt optimiser would otherwise leave the blocks untrained, without a word."""
+    with pytest.raises(RecipeError, match=word.partition("=")[0]):
+        load_recipe("tiny").override([word])
+
+
+def test_every_weight_has_one_optimizer():
+    for name in ("tiny", "demo"):
+        recipe = load_recipe(name)
+        model = Gato(recipe.config())
+        groups = [g["params"] for o in make_optimizers(model, recipe).values() for g in o.param_groups]
+        held = [id(p) for params in groups for p in params]
+        assert sorted(held) == sorted(id(p) for p in model.parameters())

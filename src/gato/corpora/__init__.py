@@ -39,6 +39,13 @@ def question_spec(height: int, width: int) -> TaskSpec:
     return TaskSpec({"image": image, "question": Spec("text", (), "str"), "reply": Spec("text", (), "str")}, {})
 
 
+def questions_spec(height: int, width: int) -> TaskSpec:
+    """The spec of several questions about each image: `marks` as in pages, whether the image is shown and the reply ends."""
+    image, marks = page_spec(height, width).observation["image"], page_spec(height, width).observation["marks"]
+    text = Spec("text", (), "str")
+    return TaskSpec({"image": image, "marks": marks, "question": text, "reply": text}, {})
+
+
 def document(task: str, text: str, info: dict[str, Any] | None = None) -> Episode:
     """One text as an Episode."""
     return Episode(task, {"text": [text]}, {}, np.zeros(1, np.float32), info=dict(info or {}))
@@ -53,6 +60,19 @@ def asked(task: str, image: np.ndarray, question: str, reply: str, info: dict[st
     """One image, a question about it and the reply, written `Q: … A:` and ` …` as in the paper's figure 2."""
     observations = {"image": image[None], "question": [f"Q: {question} A:"], "reply": [f" {reply}"]}
     return Episode(task, observations, {}, np.zeros(1, np.float32), info=dict(info or {}))
+
+
+def asked_of(
+    task: str, image: np.ndarray, said: Sequence[tuple[str, str]], info: dict[str, Any] | None = None
+) -> Episode:
+    """One image, and several questions about it with their replies. The image is shown before the first alone; every window
+    that is trained on begins with an image (`TokenStore.window`)."""
+    marks = np.array([[i == 0, 1] for i in range(len(said))], np.int8)
+    observations = {
+        "image": np.broadcast_to(image, (len(said), *image.shape)), "marks": marks,
+        "question": [f"Q: {question} A:" for question, _ in said], "reply": [f" {reply}" for _, reply in said],
+    }  # fmt: skip
+    return Episode(task, observations, {}, np.zeros(len(said), np.float32), info=dict(info or {}))
 
 
 def page_spec(height: int, width: int) -> TaskSpec:

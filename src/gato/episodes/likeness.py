@@ -12,6 +12,7 @@ answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -142,11 +143,11 @@ def _plain(spec: Spec, values: Any) -> np.ndarray:
         return np.asarray(values, dtype=object)
     values = np.asarray(values)
     if spec.kind != "image":
-        return values.reshape(len(values), -1)
-    rows, columns = (np.linspace(0, side, PIXELS + 1).astype(int)[:-1] for side in spec.shape[:2])
+        return values.reshape(len(values), spec.size)
+    rows, columns = (np.linspace(0, side, PIXELS + 1).astype(int)[:-1] for side in spec.shape[-3:-1])
     grey = values.mean(axis=-1, dtype=np.float32)
-    summed = np.add.reduceat(np.add.reduceat(grey, rows, axis=1), columns, axis=2)
-    return summed.reshape(len(values), -1)
+    summed = np.add.reduceat(np.add.reduceat(grey, rows, axis=-2), columns, axis=-1)
+    return summed.reshape(len(values), _width(spec, {}, ()))
 
 
 def _width(spec: Spec, texts: Mapping[str, int], values: Sequence[np.ndarray]) -> int:
@@ -154,4 +155,4 @@ def _width(spec: Spec, texts: Mapping[str, int], values: Sequence[np.ndarray]) -
         return len(texts) + 1
     if spec.kind == "discrete":
         return sum(map(len, values))
-    return PIXELS**2 if spec.kind == "image" else spec.size
+    return PIXELS**2 * math.prod(spec.shape[:-3]) if spec.kind == "image" else spec.size

@@ -160,7 +160,7 @@ def _leaf(space: gymnasium.Space, path: str, where: str) -> Spec:
             return Spec("image", (h, w, c), "uint8", (0.0,), (255.0,), first)
         low, high = np.asarray(space.low).ravel(), np.asarray(space.high).ravel()
         if np.issubdtype(space.dtype, np.integer) or space.dtype == np.bool_:
-            return _discrete(space.shape, str(space.dtype), low.astype(np.int64), high.astype(np.int64), place)
+            return _discrete(space.shape, str(space.dtype), low, high, place)
         low, high = low.astype(np.float64), high.astype(np.float64)
         low, high = np.where(low <= -UNBOUNDED, -np.inf, low), np.where(high >= UNBOUNDED, np.inf, high)
         return Spec("continuous", tuple(space.shape), str(space.dtype), tuple(low.tolist()), tuple(high.tolist()))
@@ -184,8 +184,8 @@ def _is_image(space: gymnasium.spaces.Box) -> bool:
 
 
 def _discrete(shape, dtype: str, low, high, place: str) -> Spec:
-    low, high = np.asarray(low, np.int64), np.asarray(high, np.int64)
-    values = int((high - low + 1).max(initial=0))
+    low, high = np.asarray(low), np.asarray(high)
+    values = int((high.astype(float) - low.astype(float) + 1).max(initial=0))  # as int64 the widest would wrap round
     if values > MAX_DISCRETE:
         raise SpecError(
             f"a discrete value with {values:,} possibilities (at most {MAX_DISCRETE:,})", where=place,

@@ -312,8 +312,8 @@ def text_bits(agent: Agent, documents: Sequence[Episode], window: int) -> float:
 
     A document's first token, which nothing predicts, is charged as uniform over the text vocabulary.
     """
-    bundle = agent.bundle
-    task = next(t for t, c in bundle.tasks.items() if set(c.spec.observation) == {"text"})
+    bundle, device = agent.bundle, str(next(agent.bundle.model.parameters()).device)
+    task = agent._task_with("text", {"text"})
     store = TokenStore.build(task, bundle.codec(task), documents)
     bits = 0.0
     for e in range(store.num_episodes):
@@ -328,7 +328,7 @@ def text_bits(agent: Agent, documents: Sequence[Episode], window: int) -> float:
                 break
             at += window - window // 2
         for i in range(0, len(segments), 16):
-            batch = collate(segments[i : i + 16], [store])
+            batch = collate(segments[i : i + 16], [store]).to(device)
             log_p = torch.log_softmax(bundle.model(batch).float(), -1)
             bits -= float(log_p.gather(1, batch.targets[:, None]).sum()) / float(np.log(2))
     return bits

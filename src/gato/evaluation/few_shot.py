@@ -132,7 +132,7 @@ def _one(
 
     config = like.config.replace(**recipe.model)
     codec = make_codec(config, like.tokenizer, dataset.spec, task.id, text_targets=recipe.text_targets)
-    store = TokenStore.build(task.id, codec, (dataset[int(i)] for i in chosen))
+    store = TokenStore.build(task.id, codec, (dataset[int(i)] for i in chosen), alike=recipe.similar_timesteps)
     card = TaskCard(dataset.spec, recipe.window_timesteps.get(task.id, recipe.window_timesteps.get("*")))
     recipe = recipe.replace(model={**like.config.to_json(), **recipe.model})  # what a start from scratch is built from
     scores: list[float] = []

@@ -39,6 +39,7 @@ from gato.scenes.grid import SCENES
 from gato.scenes.questions import ROOM_QUESTIONS, ask
 from gato.scenes.rooms import board
 from gato.scenes.wording import ROOM_CAPTIONS, All, Place, Relation, is_true, read
+from gato.tokens.timestep import MARKS, QUESTION
 
 PRIOR_QUESTIONS = 2_000  # of the training split, which the baselines learn from
 BATCH = 50
@@ -121,7 +122,7 @@ def headline(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _kind(leaves: set[str]) -> str:
     if leaves in ({"image", "text"}, {"clip", "text"}):
         return "caption"
-    if {"question", "reply"} <= leaves <= {"image", "question", "reply"}:
+    if {QUESTION, "reply"} <= leaves <= {"image", MARKS, QUESTION, "reply"}:
         return "reply"
     return "text" if leaves == {"text"} else ""
 
@@ -135,7 +136,7 @@ def _shown(found: Sequence[Episode], kind: str) -> list[Shown]:
             info = {
                 k: v[t] if isinstance(v, list) and len(v) == len(episode) > 1 else v for k, v in episode.info.items()
             }
-            own = {k: v[t] for k, v in leaves.items() if k not in ("text", "reply")}
+            own = {k: v[t] for k, v in leaves.items() if k not in ("text", "reply", MARKS)}
             right = str(leaves["text" if kind == "caption" else "reply"][t]).strip()
             picture = own.get("image", own.get("clip"))
             key = f"{number} {t}"

@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gato.episodes import Episode, check_values, flatten
+from gato.episodes import Episode
 from gato.errors import SimulatorMissingError, WorldError
 from gato.policy import Agent, look
 from gato.rollouts import LocalSlot, Unit, rollout
@@ -93,7 +93,7 @@ class _Watched(LocalSlot):
 
     def act(self, observations: Any, infos: Any) -> Any:
         actions = self._policy.act(observations, infos)
-        leaves = check_values(self._spec.observation, flatten(observations[0], "observation"), self._task.id)
+        leaves = self._policy.seen(0, observations[0], infos.get(0))
         self._tokens = look.timestep(self._codec, self._task.id, leaves, actions[0])
         self._choices = look.choices(self._policy.probabilities(0), self._spec.action, actions[0])
         return actions

@@ -121,6 +121,11 @@ class Bundle:
         """Verified against its manifest first. Raises CheckpointMissingError, CheckpointCorruptError, CheckpointMismatchError."""
         folder = Path(folder)
         manifest = verify_manifest(folder, CheckpointCorruptError, kind="bundle")
+        if manifest["facts"].get("format") != FORMAT:
+            raise CheckpointMismatchError(
+                f"a bundle of format {manifest['facts'].get('format')!r}, this version reads {FORMAT}", where=str(folder),
+                fix="pip install --upgrade gato-agent, or train it again",
+            )  # fmt: skip
         config = GatoConfig.from_json(read_json(folder / "config.json"))
         tokenizer = TextTokenizer.load(folder / "tokenizer.model")
         if tokenizer.fingerprint != manifest["facts"]["tokenizer"] or tokenizer.size != config.vocabulary_size:

@@ -65,7 +65,10 @@ class Decoder:
         rows, n = valid.shape
         model = self.model
         view = cache.extend(slots, valid, times)
-        x = model.embed(batch, model.embed.vocabulary(), view.positions.flatten()).view(rows, n, -1)
+        positions = view.positions.masked_fill(
+            ~valid, 0
+        )  # of padding: one past the end would have no row in a learned table
+        x = model.embed(batch, model.embed.vocabulary(), positions.flatten()).view(rows, n, -1)
         turn = _Turn(view.positions, model.config.key_value_size) if model.config.position == "rope" else None
         for i, block in enumerate(model.blocks):
             x = self._block(i, block, x, cache, view, turn, wanted)  # type: ignore[arg-type]

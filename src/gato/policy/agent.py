@@ -14,7 +14,7 @@ import torch
 from gato.corpora.dialogues import DOMAIN as DIALOGUES
 from gato.corpora.dialogues import Turn
 from gato.episodes import Dataset
-from gato.errors import ObservationError, RecipeError, UnknownNameError
+from gato.errors import ObservationError, RecipeError, UnknownNameError, UsageError
 from gato.model.bundle import Bundle, TaskCard, make_codec
 from gato.model.cache import RingCache
 from gato.policy.batch import AgentPolicy, _rows, feed
@@ -24,6 +24,7 @@ from gato.policy.shipped import bundle_in, on_hub, shipped
 from gato.policy.shown import Shown
 from gato.policy.sight import clip, is_clip, picture
 from gato.tokens import TimestepCodec, Tokens
+from gato.tokens.timestep import MARKS, QUESTION
 from gato.worlds import find
 
 if TYPE_CHECKING:
@@ -175,7 +176,11 @@ class Agent:
     def answers(
         self, shown: Sequence[Any], questions: Sequence[str], max_tokens: int = 16, temperature: float = 0.0
     ) -> list[str]:
-        """Replies to many questions, each about its own picture."""
+        """Replies to many questions, each about its own picture. Raises UsageError for more of one than of the other."""
+        if len(shown) != len(questions):
+            raise UsageError(f"{len(shown)} pictures and {len(questions)} questions", fix="a question for each picture")
+        if not len(shown):
+            return []
         task = self._task_with("questions", {"image", "question", "reply"})
         codec, frames = self.bundle.codec(task), self._pictures(task, shown)
         asked = {"image": frames, "question": [f"Q: {q} A:" for q in questions], "reply": [""] * len(frames)}
@@ -183,10 +188,11 @@ class Agent:
         return [text.strip() for text in self._generate(codec, tokens, max_tokens, temperature)]
 
     def _knows(self, leaves: set[str]) -> list[str]:
-        """The corpora that have just these leaves."""
+        """The corpora that have just these leaves, and it may be the marks of several questions about one picture."""
+        known = leaves | ({MARKS} if QUESTION in leaves else set())
         return [
             task for task, card in self.bundle.tasks.items()
-            if not card.spec.action and set(card.spec.observation) == leaves
+            if not card.spec.action and leaves <= set(card.spec.observation) <= known
         ]  # fmt: skip
 
     def _task_with(self, name: str, leaves: set[str]) -> str:
@@ -197,7 +203,10 @@ class Agent:
         return found[0]
 
     def _pictures(self, task: str, shown: Sequence[Any]) -> np.ndarray:
-        height, width, _ = self.bundle.tasks[task].spec.observation["image"].shape
+        spec = self.bundle.codec(task).spec
+        if "image" not in spec.observation or spec.action:
+            raise UsageError(f"{task} is not about pictures", fix="a corpus of captions or questions")
+        height, width, _ = spec.observation["image"].shape
         return np.stack([picture(each, height, width) for each in shown])
 
     def look(self, shown: Any) -> np.ndarray:
@@ -252,6 +261,21 @@ class Agent:
         codec, tokens = encode(self, [*history, Turn("user", text)], image, max_tokens)
         pieces = self._pieces(codec, tokens, max_tokens, temperature, seed)
         yield from until_turn(pieces) if self._talks(image is not None) else pieces
+
+    @property
+    def captions_pictures(self) -> bool:
+        """Whether it was trained on captions."""
+        return bool(self._knows({"image", "text"}))
+
+    @property
+    def answers_questions(self) -> bool:
+        """Whether it was trained on questions about pictures."""
+        return bool(self._knows({"image", QUESTION, "reply"}))
+
+    @property
+    def talks(self) -> bool:
+        """Whether it was trained on texts or dialogues."""
+        return bool(self._knows({"text"}) or self._talks(False))
 
     @property
     def talks_about_pictures(self) -> bool:
@@ -311,11 +335,13 @@ class Agent:
         slots = list(range(count))
         h = feed(self.bundle, cache, slots, rows, tokens.table, last=1)[:, 0]
         if self.bundle.config.position == "learned":
-            max_tokens = min(max_tokens, window - longest + 1)  # its positions end where the context does
+            max_tokens = min(
+                max_tokens, window - longest + 1
+            )  # its positions end where the context does; the last is not fed
         rng = np.random.default_rng(seed)
         eos, size = self.bundle.tokenizer.eos_id, self.bundle.config.vocabulary_size
         alive = np.ones(count, bool)
-        for _ in range(max_tokens):
+        for said in range(1, max_tokens + 1):
             logits = self.bundle.model.logits(h)[:, :size].float()
             if temperature <= 0:
                 ids = logits.argmax(-1).cpu().numpy()
@@ -327,6 +353,8 @@ class Agent:
             if not alive.any():
                 break
             yield {int(r): int(ids[r]) for r in np.flatnonzero(alive)}
+            if said == max_tokens:
+                break
             h = feed(self.bundle, cache, slots, [_text_row(int(i)) for i in ids], tokens.table)[:, 0]
 
 
@@ -338,7 +366,8 @@ def _text_row(token: int) -> dict[str, np.ndarray]:
 
 
 def nest(flat: Mapping[str, Any]) -> Any:
-    """{path: leaf} → what an environment takes: the leaf itself if it is alone, else nested dicts."""
+    """{path: leaf} → what an environment takes: the leaf itself if it is alone, else nested dicts; those whose names are 0, 1, …
+    are tuples."""
     if set(flat) == {"action"}:
         value = flat["action"]
         return value.item() if value.shape == () else value
@@ -349,7 +378,15 @@ def nest(flat: Mapping[str, Any]) -> Any:
         for parent in parents:
             inner = inner.setdefault(parent, {})
         inner[name] = value.item() if value.shape == () else value
-    return out
+    return _with_tuples(out)
+
+
+def _with_tuples(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    inside = {name: _with_tuples(part) for name, part in value.items()}
+    names = list(map(str, range(len(inside))))
+    return tuple(inside[name] for name in names) if names and set(inside) == set(names) else inside
 
 
 def installed(agent: Agent) -> list[str]:

@@ -197,13 +197,15 @@ class AgentPolicy:
         _, prefix, self._last[index], self._time[index] = self._bundle.prefixes[key]
         self._cache.begin(index, prefix)
 
-    def _prefill(self, index: int, part: Part) -> tuple[int, int]:
+    def _prefill(self, index: int, part: Part) -> tuple[int | None, int]:
         """Feed the first half context of the demonstration, in whole timesteps, up to its last token. That token, and the
-        number of timesteps."""
+        number of timesteps; (None, 0) where not even one fits."""
         tokens = part.codec.encode(part.card.prompt)  # type: ignore[arg-type]
         starts = tokens.starts()
         half = min(part.window, self._bundle.config.token_sequence_length) // 2
         stop = int(starts[np.searchsorted(starts, half, side="right") - 1])
+        if not stop:
+            return None, 0
         rows = _rows(tokens, 0, stop)
         if self._parallel:
             rows["blank"] = (tokens.positions[:stop] < 0) & np.isin(tokens.kinds[:stop], (DISCRETE, CONTINUOUS))
@@ -274,6 +276,13 @@ class AgentPolicy:
             more[LAST_REWARD] = np.float32((info or {}).get(LAST_REWARD, 0.0))
         return more
 
+    def seen(self, index: int, observation: Any, info: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """All that a slot's network reads of an observation: its flat leaves, checked, and what stands beside them. Raises
+        ObservationError."""
+        part = self._part[index]
+        leaves = self._beside(part, info) | flatten(observation, "observation")
+        return check_values(part.card.spec.observation, leaves, f"{part.task} slot {index}")
+
     def _encode(
         self, observations: Mapping[int, Any], infos: Mapping[int, Any], slots: list[int], table: PatchTable
     ) -> list[dict[str, np.ndarray]]:
@@ -284,14 +293,7 @@ class AgentPolicy:
             if not mine:
                 continue
             spec = part.card.spec.observation
-            flat = [
-                check_values(
-                    spec,
-                    self._beside(part, infos.get(i)) | flatten(observations[i], "observation"),
-                    f"{part.task} slot {i}",
-                )
-                for i in mine
-            ]
+            flat = [self.seen(i, observations[i], infos.get(i)) for i in mine]
             leaves = {
                 path: [f[path] for f in flat] if s.kind == "text" else np.stack([f[path] for f in flat])
                 for path, s in spec.items()

@@ -36,7 +36,7 @@ def split_address(address: str) -> tuple[str, str | None]:
 
 
 def _check_name(repository: str, said: str) -> None:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository) or ".." in repository or repository.endswith(".git"):
         raise UsageError(
             f"{said!r} is no place on the Hub", fix='"hf://ORGANISATION/NAME" or "hf://ORGANISATION/NAME@REVISION"'
         )

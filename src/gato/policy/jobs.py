@@ -21,6 +21,7 @@ from gato.corpora.reading import json_lines
 from gato.errors import DataError, GatoError, OutputExistsError
 
 Record = dict[str, Any]
+SAID = ("caption", "reply")  # fields that are added
 
 
 @dataclass
@@ -64,8 +65,9 @@ def run_jobs(
     tell: Callable[[int], None] = lambda count: None,
     say: Callable[[Record], None] = lambda record: None,
 ) -> Outcome:
-    """Do what is not done yet, `size` at a time. `work` returns what is to be added to each record; `tell` hears how many jobs are
-    behind us, `say` each finished record. Where a batch cannot be read its records are tried one by one."""
+    """Do what is not done yet, `size` at a time. `work` returns what is to be added to each record, in place of what a field of that
+    name held; `tell` hears how many jobs are behind us, `say` each finished record. Where a batch cannot be read its records are
+    tried one by one."""
     done: set[str] = set()
     if out is not None:
         kept = list(finished(out))
@@ -124,4 +126,5 @@ def _done(jobs: Sequence[Record], kept: Sequence[Record]) -> set[str]:
 
 
 def _key(job: Record) -> str:
-    return json.dumps(job, sort_keys=True)
+    """What a job is known by: all that it says, but for what the agent says itself."""
+    return json.dumps({name: value for name, value in job.items() if name not in SAID}, sort_keys=True)

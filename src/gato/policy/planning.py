@@ -116,6 +116,10 @@ class PlanningPolicy:
         """What the policy alone thought of each action token, see `AgentPolicy.probabilities`."""
         return self._policy.probabilities(index)
 
+    def seen(self, index: int, observation: Any, info: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """See `AgentPolicy.seen`."""
+        return self._policy.seen(index, observation, info)
+
     def begin(self, index: int, unit: Unit, slot: Slot) -> None:
         """Raises StateError where the world cannot be put back."""
         assert isinstance(slot, LocalSlot) and slot.env is not None, "planning needs worlds of this process"

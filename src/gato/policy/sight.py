@@ -35,11 +35,19 @@ def picture(shown: Any, height: int, width: int) -> np.ndarray:
         return clip(shown, 2, height, width)[-1]
     if isinstance(shown, str | Path):
         return read_image(Path(shown), (height, width))
-    image = shown if isinstance(shown, Image.Image) else Image.fromarray(np.asarray(shown))
+    image = shown if isinstance(shown, Image.Image) else _image(np.asarray(shown))
     image = image.convert("RGB")
     return np.asarray(
         image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
     )
+
+
+def _image(pixels: np.ndarray) -> Image.Image:
+    channels = pixels.shape[-1] if pixels.ndim == 3 else 1
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or not pixels.size:
+        said = f"an array of {pixels.dtype} {pixels.shape} is no picture"
+        raise DataError(said, fix="uint8 (height, width, 3), a PIL image, or a file")
+    return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and channels == 1 else pixels)
 
 
 def clip(shown: Any, frames: int, height: int, width: int) -> np.ndarray:

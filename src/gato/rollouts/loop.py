@@ -19,7 +19,7 @@ import numpy as np
 
 from gato.episodes import Episode, TaskSpec, check_values, flatten, stack_episode, unflatten
 from gato.episodes.episode import LAST_REWARD
-from gato.errors import GatoError, WorldError
+from gato.errors import GatoError, UsageError, WorldError
 from gato.worlds import Task, find
 
 EVALUATION_SEEDS = 2**30  # training seeds lie below, evaluation seeds at and above: they never meet
@@ -42,6 +42,10 @@ class Noise:
     scale: float = 0.0
     burst: float = 0.0
     burst_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.scale >= 0 and 0 <= self.burst <= 1) or (self.burst and self.burst_steps < 1):
+            raise UsageError(f"{self}", fix="no negative scale, a chance from 0 to 1, and bursts of at least one step")
 
     def __bool__(self) -> bool:
         return self.scale > 0 or self.burst > 0

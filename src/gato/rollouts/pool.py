@@ -375,7 +375,7 @@ class WorkerPool:
         """
         if self._local is not None:
             for unit in _Growing(units) if isinstance(units, list) else units:
-                yield [unit], play([unit], self._local, lambda: None)
+                yield [unit], self._play_here(unit, play, give_up)
             return
         chunks, again = _Chunks(units), deque[_Job]()
         busy: dict[_Worker, _Job] = {}
@@ -413,6 +413,23 @@ class WorkerPool:
         finally:
             for worker in busy:  # nobody asks any more, or something went wrong: what still runs concerns no one
                 self._replace(worker)
+
+    def _play_here(self, unit: Unit, play: Play, give_up: Callable[[Unit, GatoError], Any] | None) -> Any:
+        """Without workers: redone and given up on as in one, but for what takes the process with it."""
+        for attempt in range(self.retries + 1):
+            assert self._local is not None
+            try:
+                return play([unit], self._local, lambda: None)
+            except WorldError as error:
+                if not _worth_redoing(error):
+                    raise
+                self._local.close()
+                self._local = LocalSlot()
+                if attempt == self.retries:
+                    crash = _crash(unit, error, self.retries + 1)
+                    if give_up is None:
+                        raise crash from error
+                    return give_up(unit, crash)
 
     def _begin(self, worker: _Worker, job: _Job, play: Play) -> _Job:
         with contextlib.suppress(_Died):  # seen again, and dealt with, when the answer is awaited

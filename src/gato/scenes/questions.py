@@ -13,6 +13,9 @@ construction, and who has not seen the picture is right in one of `len(options)`
 | nearest | what is nearest to the agent? · what colour is it that is nearest …? | four kinds · six colours |
 | next | what should the agent do next to reach the red ball? (Sokoban: where should the player go next?) | what an expert does |
 
+An episode of the training split asks up to MORE further questions about its board, whose types and replies are as the board has
+them, and so less even. A held-out board is asked the one question that it was found for.
+
 "Nearest" is by steps along rows and columns. What the agent does next is the first action of the one shortest way on which
 it ends before the thing and faces it; boards with two shortest ways that begin differently are not asked about.
 """
@@ -20,12 +23,12 @@ it ends before the thing and faces it; boards with two shortest ways that begin 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from gato.corpora import SPLITS, Split, asked, check_split, question_spec
+from gato.corpora import SPLITS, Split, asked_of, check_split, questions_spec
 from gato.episodes import Episode
 from gato.scenes.grid import COLOURS, KINDS
 from gato.scenes.rooms import AHEAD, BOX, PIXELS, TARGET, Board, Look, View, draw, draw_board
@@ -33,9 +36,11 @@ from gato.scenes.wording import NUMBERS, number_of, related
 from gato.worlds import sokoban
 
 ROOM_QUESTIONS = "questions/rooms"
-SPEC = question_spec(PIXELS, PIXELS)
+SPEC = questions_spec(PIXELS, PIXELS)
 TYPES = ("existence", "colour", "count", "side", "nearest", "next")
 TURNS = ("turn left", "turn right", "go forward", "stop")
+MORE = 2  # further questions about a board
+TRIES = 40  # of a type, to find one that the board has a reply to
 
 
 class Question(NamedTuple):
@@ -52,14 +57,14 @@ class Question(NamedTuple):
     number: Callable[[str], int | None] = lambda reply: None  # how many things such a board has, where that is known
 
 
-def draw_question(rng: np.random.Generator) -> Question:
-    """Words of a question, before there is a board."""
+def draw_question(rng: np.random.Generator, types: Sequence[str] = TYPES, about: Look | None = None) -> Question:
+    """Words of a question, before there is a board. `about`: the look that it asks for, where it asks for one."""
 
     def pick(options):
         return options[int(rng.integers(len(options)))]
 
-    look = pick(COLOURS), pick(KINDS)
-    match pick(TYPES):
+    look = about or (pick(COLOURS), pick(KINDS))
+    match pick(types):
         case "existence":
             return _existence(look)
         case "colour":
@@ -243,9 +248,35 @@ def find_board(split: Split, question: Question, reply: str, rng: np.random.Gene
             return found
 
 
+def more_questions(board: Board, asked: Collection[str], rng: np.random.Generator, count: int = MORE) -> list[Asked]:
+    """Up to `count` further questions about a board, with their replies, none of which are among the texts `asked`."""
+    out: list[Asked] = []
+    known = set(asked)
+    for _ in range(count):
+        type = TYPES[int(rng.integers(len(TYPES)))]
+        for _ in range(TRIES):
+            thing = board.things[int(rng.integers(len(board.things)))] if board.things and rng.random() < 0.5 else None
+            question = draw_question(rng, (type,), (thing.colour, thing.kind) if thing and thing.colour else None)
+            wanted = question.options[int(rng.integers(len(question.options)))]
+            if board.view in question.views and question.text not in known and question.reply(board) == wanted:
+                out.append(Asked(board, question, wanted))
+                known.add(question.text)
+                break
+    return out
+
+
 def room_question_episode(split: Split, index: int, seed: int = 0, *, blank: bool = False) -> Episode:
-    """Question `index` as an Episode. `blank` blackens the picture: for a network that shall know the questions alone."""
-    board, question, reply = ask(split, index, seed)
-    picture = np.zeros((PIXELS, PIXELS, 3), np.uint8) if blank else draw(board)
-    info = {"seed": seed, "source": "rooms", "split": split, "question_type": question.type, "options": len(question.options)}  # fmt: skip
-    return asked(ROOM_QUESTIONS, picture, question.text, reply, info)
+    """Question `index` as an Episode, and of the training split MORE about the same picture. `blank` blackens the picture: for
+    a network that shall know the questions alone."""
+    found = [ask(split, index, seed)]
+    picture = np.zeros((PIXELS, PIXELS, 3), np.uint8) if blank else draw(found[0].board)
+    if split == "train":
+        rng = np.random.default_rng([seed, 29, index])
+        found += more_questions(found[0].board, [found[0].question.text], rng)
+        found = [found[i] for i in rng.permutation(len(found))]
+    types, options = [each.question.type for each in found], [len(each.question.options) for each in found]
+    info = {
+        "seed": seed, "source": "rooms", "split": split, "question_type": types if len(found) > 1 else types[0],
+        "options": options if len(found) > 1 else options[0],
+    }  # fmt: skip
+    return asked_of(ROOM_QUESTIONS, picture, [(each.question.text, each.reply) for each in found], info)

@@ -30,6 +30,11 @@ def told_spec(spec: TaskSpec, ranks: int, rewards: bool) -> TaskSpec:
     return TaskSpec(dict(sorted({**spec.observation, **more}.items())), spec.action) if more else spec
 
 
+def world_spec(spec: TaskSpec) -> TaskSpec:
+    """The spec without these leaves: what the world gives, and who acts through a server sends."""
+    return TaskSpec({p: s for p, s in spec.observation.items() if p not in (RETURN_RANK, LAST_REWARD)}, spec.action)
+
+
 def num_ranks(spec: TaskSpec) -> int:
     """0 where the spec has none."""
     return int(spec.observation[RETURN_RANK].num_values()[0]) if RETURN_RANK in spec.observation else 0

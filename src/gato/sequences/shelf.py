@@ -18,7 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +42,7 @@ from gato.episodes.store import Dataset
 from gato.errors import DatasetCorruptError, EpisodeError
 from gato.sequences.filter import good_episodes
 from gato.sequences.returns import tell
-from gato.sequences.store import Layout, Piece, TokenStore, boundaries, encode, most_alike
+from gato.sequences.store import Layout, Piece, TokenStore, boundaries, encode, most_alike, share_of_targets
 from gato.tokens import TimestepCodec, Tokens
 from gato.tokens.patches import PatchTable
 from gato.tokens.timestep import MARKS
@@ -103,9 +103,7 @@ class ShelvedStore:
         share, validation = self._side
         if not share:
             return chosen[:0] if validation else chosen
-        numbers = [self.dataset.index[i].number for i in chosen]
-        aside = np.array([_draw(self.task, number) < share for number in numbers], bool)
-        return chosen[aside == validation]
+        return chosen[set_aside(self.dataset, chosen, share) == validation]
 
     @cached_property
     def outline(self) -> Layout:
@@ -114,7 +112,7 @@ class ShelvedStore:
 
     @property
     def target_share(self) -> float:
-        """Of the tokens, about how many are targets."""
+        """Of the tokens, about how many are targets; numbers of observations are not counted."""
         return self._sketch[1]
 
     @cached_property
@@ -128,8 +126,8 @@ class ShelvedStore:
         if any(spec.kind == "text" or path == MARKS for path, spec in specs.items()):
             read = indices[_spread(len(indices), READ_EPISODES if self.codec.acts else READ_DOCUMENTS)]
             pieces = list(encode(self.codec, self._read(read), PatchTable()))
-            sizes = np.concatenate([np.diff(piece.tokens.starts()) for piece in pieces])
-            share = float(np.concatenate([piece.tokens.targets for piece in pieces]).mean())
+            sizes = np.concatenate([np.diff(piece.tokens.starts(sum(piece.lengths))) for piece in pieces])
+            share = share_of_targets([piece.tokens for piece in pieces])
         else:
             sizes = np.array([self.codec.fixed_tokens])
             share = self.codec.action_tokens / self.codec.fixed_tokens
@@ -207,9 +205,13 @@ class ShelvedStore:
         return self.table.episode_at(token)
 
 
-def _draw(task: str, number: int) -> float:
-    """In [0, 1), always the same for an episode."""
-    return int(sha256_of(f"{task} {number}".encode())[:8], 16) / 2**32
+def set_aside(dataset: Dataset, chosen: Iterable[int], share: float) -> np.ndarray:
+    """Which of these episodes are never trained on (a recipe's `validation_share`): always the same ones, by their numbers."""
+
+    def drawn(number: int) -> float:
+        return int(sha256_of(f"{dataset.task} {number}".encode())[:8], 16) / 2**32
+
+    return np.array([drawn(dataset.index[i].number) < share for i in chosen], bool)
 
 
 def _spread(count: int, most: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from gato.episodes.likeness import Memory
 from gato.errors import EpisodeError
 from gato.tokens import TimestepCodec, Tokens
 from gato.tokens.patches import PatchTable
+from gato.tokens.timestep import CONTINUOUS, DISCRETE, IMAGE, MARKS, QUESTION
 
 CHUNK_STEPS = 4096  # episodes are encoded together in chunks of about so many timesteps
 
@@ -126,7 +127,7 @@ class Store(Protocol):
 
     @property
     def target_share(self) -> float:
-        """Of the tokens, how many are targets."""
+        """Of the tokens, how many are targets; numbers of observations (`observation_loss`) are not counted."""
         ...
 
     @property
@@ -172,7 +173,23 @@ class TokenStore(Layout):
 
     @property
     def target_share(self) -> float:
-        return float(self.tokens.targets.mean())
+        return share_of_targets([self.tokens])
+
+    def window(
+        self, rng: np.random.Generator, max_tokens: int, max_timesteps: int | None = None, whole: int = 0
+    ) -> tuple[int, int]:
+        """As a Layout's; of questions that share a picture it begins with the picture, and holds as many as fit then."""
+        begin, end = super().window(rng, max_tokens, max_timesteps, whole)
+        shared = not self.codec.acts and {MARKS, QUESTION} <= set(self.codec.spec.observation)
+        if not shared or self.tokens.kinds[begin] == IMAGE:
+            return begin, end
+        first = int(self.starts[self.episodes[self.episode_at(begin)]])
+        pictures = first + np.flatnonzero(self.tokens.kinds[first:begin] == IMAGE)
+        if not len(pictures):
+            return begin, end
+        begin = int(self.starts[np.searchsorted(self.starts, pictures[-1], side="right") - 1])
+        fits = int(self.starts[np.searchsorted(self.starts, begin + max_tokens, side="right") - 1])
+        return begin, min(end, fits if fits > begin else begin + max_tokens)
 
     @classmethod
     def build(
@@ -241,6 +258,16 @@ def most_alike(codec: TimestepCodec, episodes: Sequence[Episode], count: int, wh
     return memory.most_alike(memory.keys, count, memory.episodes)
 
 
+def share_of_targets(pieces: Sequence[Tokens]) -> float:
+    """Of the tokens, how many are targets. Numbers of observations are not counted: they may be foretold beside the actions, and
+    weigh what `observation_loss` says."""
+
+    def counted(tokens: Tokens) -> np.ndarray:
+        return tokens.targets & ~((tokens.positions >= 0) & np.isin(tokens.kinds, (DISCRETE, CONTINUOUS)))
+
+    return float(np.concatenate([counted(tokens) for tokens in pieces]).mean())
+
+
 def fit(episode: Episode) -> bool:
     """Whether an episode may be a prompt: one that is not known to have failed."""
     return episode.success is not False
@@ -250,7 +277,7 @@ def boundaries(pieces: Iterable[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndar
     """`starts`, `episodes` and `prompts` of pieces laid end to end."""
     starts, lengths, good, offset = [np.zeros(1, np.int64)], [], [], 0
     for piece in pieces:
-        starts.append(piece.tokens.starts()[1:] + offset)
+        starts.append(piece.tokens.starts(sum(piece.lengths))[1:] + offset)
         offset += len(piece.tokens)
         lengths += piece.lengths
         good += piece.fit

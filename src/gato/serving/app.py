@@ -29,6 +29,7 @@ import gato
 from gato.errors import GatoError, ResourceError, UnknownNameError
 from gato.policy import Agent
 from gato.policy.agent import nest
+from gato.sequences.returns import world_spec
 from gato.serving import checks, language, schema
 from gato.serving.limits import Gate, Limits, Message, Receive, Refused, Scope, Send
 from gato.serving.live import Live
@@ -44,7 +45,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.ErrorBody, "description": what}
     for status, what in {
         400: "not readable", 401: "no token", 403: "not from here", 404: "unknown", 405: "another method", 409: "busy",
-        413: "too large", 415: "another type", 422: "a field is wrong", 429: "too often", 503: "full, or stopping",
+        413: "too large", 415: "another type", 422: "a field is wrong", 429: "too often", 503: "full",
     }.items()
 }  # fmt: skip
 SessionId = Annotated[str, Path(min_length=1, max_length=64)]
@@ -67,7 +68,6 @@ class Server:
             Metrics(),
         )
         self.live: set[Live] = set()
-        self.stopping = False
 
     @contextlib.asynccontextmanager
     async def life(self, app: FastAPI) -> AsyncIterator[None]:
@@ -75,7 +75,6 @@ class Server:
         try:
             yield
         finally:
-            self.stopping = True
             sweeper.cancel()
             for live in list(self.live):
                 await live.close()
@@ -88,7 +87,7 @@ class Server:
             self.sessions.expire()
 
     def session_facts(self, session: Session) -> dict[str, Any]:
-        spec = self.agent.bundle.tasks[session.task].spec.to_json()
+        spec = world_spec(self.agent.bundle.tasks[session.task].spec).to_json()
         return {
             "id": session.id, "task": session.task, "step": session.step, "seed": session.seed,
             "acting": {**self.agent.bundle.acting, **session.acting},
@@ -96,7 +95,7 @@ class Server:
         }  # fmt: skip
 
     def task_facts(self, task_id: str) -> dict[str, Any]:
-        spec = self.agent.bundle.tasks[task_id].spec
+        spec = world_spec(self.agent.bundle.tasks[task_id].spec)
         facts = {"observation": _words(spec.observation), "action": _words(spec.action)}
         try:
             task = find(task_id)
@@ -112,7 +111,8 @@ class Server:
         """{"observation": …} → {"action": …, "step": n}."""
         if not isinstance(body, dict) or set(body) != {"observation"}:
             raise Refused(422, "body", "expected one field, observation", "observation", '{"observation": …}')
-        leaves = checks.observation(self.agent.bundle.tasks[session.task].spec, body["observation"])
+        spec = world_spec(self.agent.bundle.tasks[session.task].spec)
+        leaves = checks.observation(spec, body["observation"], self.limits.text)
         action = await self.sessions.act(session, leaves)
         return {"action": nest(action), "step": session.step}
 
@@ -191,9 +191,7 @@ def _health_routes(app: FastAPI, server: Server) -> None:
 
     @app.get("/readyz", response_model=schema.Health)
     async def ready() -> Any:
-        """It takes requests; 503 while it stops."""
-        if server.stopping:
-            raise Refused(503, "stopping", "the server stops", retry_after=5)
+        """It takes requests. One that stops accepts no connection."""
         return {"status": "ok"}
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -218,11 +216,10 @@ def _session_routes(app: FastAPI, server: Server) -> None:
     @app.get("/v1/tasks", response_model=schema.TaskList)
     async def tasks() -> Any:
         """What the agent can do."""
-        leaves = [set(card.spec.observation) for card in server.agent.bundle.tasks.values() if not card.spec.action]
+        agent = server.agent
         return {
-            "tasks": [server.task_facts(task) for task in server.agent.tasks], "text": {"text"} in leaves,
-            "captions": {"image", "text"} in leaves, "questions": {"image", "question", "reply"} in leaves,
-            "parameters": server.agent.bundle.model.num_parameters,
+            "tasks": [server.task_facts(task) for task in agent.tasks], "text": agent.talks, "captions": agent.captions_pictures,
+            "questions": agent.answers_questions, "parameters": agent.bundle.model.num_parameters,
         }  # fmt: skip
 
     @app.post("/v1/sessions", status_code=201, response_model=schema.SessionFacts)
@@ -261,9 +258,9 @@ def _session_routes(app: FastAPI, server: Server) -> None:
     )  # fmt: skip
     async def act(session_id: SessionId, request: Request) -> Any:
         """Observation → action. JSON, or msgpack with arrays as {"dtype", "shape", "data"}; the answer comes in kind."""
-        session = sessions.get(session_id)
         kind = request.headers.get("content-type", "")
         value = checks.decode(await request.body(), kind)
+        session = sessions.get(session_id)  # after the body, which may come slowly: until then it may have been closed
         kind = checks.MSGPACK if kind.startswith(checks.MSGPACK) else checks.JSON
         return Response(checks.encode(await server.act(session, value), kind), media_type=kind)
 
@@ -301,7 +298,7 @@ def _language_routes(app: FastAPI, server: Server) -> None:
         responses={200: {"content": {"text/event-stream": {}}}},
     )
     async def chat(body: schema.ChatRequest) -> Any:
-        """As OpenAI's. The network continues documents: what comes back is how the text goes on."""
+        """As OpenAI's. What comes back is the reply; of a bundle that knows no dialogues, how the text goes on."""
         if body.stream:
             return StreamingResponse(await speaking.chat_events(body), media_type="text/event-stream")
         return await speaking.chat(body)

@@ -100,31 +100,47 @@ def _shallow(value: Any, depth: int) -> Any:
 # -- observations -----------------------------------------------------------------------------------------------------
 
 
-def observation(spec: TaskSpec, value: Any) -> dict[str, Any]:
-    """{path: checked leaf} of one timestep. Raises Refused (422) naming the field, `observation.position`."""
-    flat = _leaves(value)
+def observation(spec: TaskSpec, value: Any, most_text: int) -> dict[str, Any]:
+    """{path: checked leaf} of one timestep. Raises Refused (422) naming the field, `observation.position`; 413 for a text of more
+    than `most_text` characters, before it is made into tokens."""
+    flat = _leaves(value, spec)
     missing, extra = [k for k in spec.observation if k not in flat], [k for k in flat if k not in spec.observation]
     if missing or extra:
         name = missing[0] if missing else str(extra[0])[:100]
         said = "is missing" if missing else "is unexpected"
         known = ", ".join(spec.observation)
         raise Refused(422, "observation", f"{name} {said}", f"observation.{name}", f"expected fields: {known}")
+    for path, leaf in flat.items():
+        if isinstance(leaf, str) and len(leaf) > most_text:
+            said = f"{len(leaf):,} characters; at most {most_text:,}"
+            raise Refused(413, "too-large", said, f"observation.{path}", "a shorter text")
     return {path: _leaf(s, flat[path], f"observation.{path}") for path, s in spec.observation.items()}
 
 
-def _leaves(value: Any) -> dict[str, Any]:
-    """{path: leaf} of nested fields. A value that is not fields, or an array written as such, is one leaf."""
+def _leaves(value: Any, spec: TaskSpec) -> dict[str, Any]:
+    """{path: leaf} of nested fields, and of lists where the spec has tuples. Any other value, or an array written as fields, is
+    one leaf."""
     out: dict[str, Any] = {}
+    tuples = {known[:-1].rstrip("/") for known in _prefixes(spec) if known.rpartition("/")[2] == "0"}
 
     def walk(value: Any, path: str) -> None:
         if isinstance(value, dict) and set(value) != ARRAY_KEYS:
             for key, inside in value.items():
                 walk(inside, f"{path}/{key}" if path else str(key))
+        elif isinstance(value, list) and path in tuples:
+            for number, inside in enumerate(value):
+                walk(inside, f"{path}/{number}" if path else str(number))
         else:
             out[path or "observation"] = value
 
     walk(value, "")
     return out
+
+
+def _prefixes(spec: TaskSpec) -> set[str]:
+    """All paths of the spec's leaves, and of what they are in."""
+    names = [path.split("/") for path in spec.observation]
+    return {"/".join(each[:depth]) for each in names for depth in range(1, len(each) + 1)}
 
 
 def _leaf(spec: Spec, value: Any, field: str) -> Any:

@@ -57,7 +57,8 @@ class Language:
         """The continuation of the messages' text, or, where the last message shows a picture, what is said of it."""
         prompt, url, most, temperature = self._read(asked)
         if url is None:
-            *history, last = _turns(asked.messages)
+            *history, last = turns = _turns(asked.messages)
+            self._text("".join(turn.text for turn in turns), "messages")
             said = await self._run(
                 lambda: self._agent.chat(last.text, most, temperature, asked.seed or 0, history=history)
             )
@@ -147,7 +148,8 @@ class Language:
         image, temperature = url.partition(",")[2], asked.temperature or 0
         if prompt and self._agent.talks_about_pictures:
             shown = checks.pixels(checks.image(image, self._limits.pixels))
-            *history, last = _turns(asked.messages)
+            *history, last = turns = _turns(asked.messages)
+            self._text("".join(turn.text for turn in turns), "messages")
             return await self._run(
                 lambda: self._agent.chat(last.text, most, temperature, asked.seed or 0, history=history, image=shown)
             )

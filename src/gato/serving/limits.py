@@ -34,7 +34,6 @@ class Limits:
     queue: int = 64  # captions, answers and texts waiting
     requests_per_second: float = 2000.0  # of one client
     text: int = 8192  # characters of a prompt or a question
-    max_tokens: int = 512
     bad_messages: int = 32  # in a row, after which a socket is closed
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.episodes import check_values, flatten
+from gato.episodes.episode import LAST_REWARD
 from gato.policy import look
 from gato.rollouts import Unit, episode_seed
 from gato.rollouts.loop import Transition
@@ -21,7 +21,7 @@ from gato.rollouts.pool import WorkerPool
 from gato.serving.filmed import as_file, filmed
 from gato.serving.limits import Refused
 from gato.serving.sessions import Sessions
-from gato.tokens.patches import grid
+from gato.tokens.patches import frames, grid
 from gato.tokens.timestep import IMAGE
 from gato.worlds import find
 
@@ -122,7 +122,7 @@ class Live:
 
     def _decide(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """In the acting thread."""
-        leaves = check_values(self._spec.observation, flatten(self._now.observation, "observation"), self.task.id)
+        leaves = self._policy.seen(0, self._now.observation, {LAST_REWARD: self._now.reward})
         action = self._policy.act({0: leaves})[0]
         tokens = look.timestep(self._codec, self.task.id, leaves, action)
         gaze = look.first_layer_attention(self._bundle, tokens)
@@ -141,11 +141,11 @@ class Live:
 
     def _seen(self, path: str, pixels: Any, gaze: np.ndarray, kinds: np.ndarray) -> dict[str, Any]:
         """The first image of the observation, and for each of its patches how much of the gaze fell on it."""
-        rows, columns = grid(*pixels.shape[:2])
+        shown = frames(pixels[None] if pixels.ndim == 3 else pixels)[0]
+        rows, columns = grid(*shown.shape[:2])
         patches = gaze[:, np.flatnonzero(kinds == IMAGE)[: rows * columns]]
-        rgb = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels[..., :3]
         return {
-            "path": path, "image": _address(as_file(np.ascontiguousarray(rgb))), "rows": rows, "columns": columns,
+            "path": path, "image": _address(as_file(np.ascontiguousarray(shown))), "rows": rows, "columns": columns,
             "patches": np.round(patches.astype(np.float64), 4).tolist(),
         }  # fmt: skip
 

@@ -122,8 +122,7 @@ class Sessions:
         """Raises Refused (404)."""
         self.expire()
         if session_id not in self._table:
-            fix = "POST /v1/sessions opens one"
-            raise Refused(404, "unknown-session", "no such session (it may have expired)", "session_id", fix)
+            raise _unknown()
         session = self._table[session_id]
         session.used = self._clock()
         return session
@@ -149,16 +148,15 @@ class Sessions:
 
     async def reset(self, session: Session, seed: int | None = None) -> None:
         """Begin a new episode."""
-        if session.busy:
-            raise _busy()
+        self._still_there(session)
         session.seed = session.seed if seed is None else seed
         await self.run(session.bench.policy.reset, session.slot, session.seed, session.task)
         session.step = 0
 
     async def act(self, session: Session, observation: dict[str, Any]) -> dict[str, Any]:
-        """Checked leaves → action leaves. Raises Refused (409) for a session that is asked twice at once, GatoError."""
-        if session.busy:
-            raise _busy()
+        """Checked leaves → action leaves. Raises Refused (409) for a session that is asked twice at once, (404) for one that was
+        closed meanwhile, GatoError."""
+        self._still_there(session)
         session.busy = True
         answer: asyncio.Future = asyncio.get_running_loop().create_future()
         # Not in a `finally`: a caller may go away while the pass is on, and the slot is in use until it is over.
@@ -169,6 +167,13 @@ class Sessions:
         action = await asyncio.shield(answer)
         session.step += 1
         return action
+
+    def _still_there(self, session: Session) -> None:
+        """Whoever holds a session that was closed may not act in the slot of the next."""
+        if self._table.get(session.id) is not session:
+            raise _unknown()
+        if session.busy:
+            raise _busy()
 
     def _release(self, session: Session) -> None:
         session.busy, session.used = False, self._clock()
@@ -207,6 +212,9 @@ class Sessions:
                         self._pass(jobs, [j], results)
                     except GatoError as own:
                         results[j] = own
+            except Exception as error:  # unforeseen, and no concern of those in other batches
+                for j in group:
+                    results[j] = error
         return results
 
     def _pass(self, jobs: list[tuple[Session, dict[str, Any]]], group: list[int], results: list[Any]) -> None:
@@ -231,6 +239,11 @@ class Sessions:
 
 def _key(tasks: list[str], acting: dict[str, Any]) -> tuple[Any, ...]:
     return (tasks[0], *sorted(acting.items()))
+
+
+def _unknown() -> Refused:
+    fix = "POST /v1/sessions opens one"
+    return Refused(404, "unknown-session", "no such session (it may have expired)", "session_id", fix)
 
 
 def _busy() -> Refused:

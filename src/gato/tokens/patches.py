@@ -19,18 +19,26 @@ def grid(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height / PATCH)), max(1, round(width / PATCH))
 
 
-def cut(images: np.ndarray) -> np.ndarray:
-    """uint8 (T, height, width, C) → (T, rows · columns, 16, 16, 3); grey is repeated, alpha dropped."""
+def frames(images: np.ndarray) -> np.ndarray:
+    """uint8 (T, height, width, C) → (T or 4T, height, width, 3). One channel is grey, and repeated; four are four grey frames, the
+    stack that emulators are usually wrapped to give."""
     t, height, width, channels = images.shape
+    if channels == 4:
+        images = np.moveaxis(images, -1, 1).reshape(t * channels, height, width, 1)
+    return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
+def cut(images: np.ndarray) -> np.ndarray:
+    """uint8 (T, height, width, C) → (frames, rows · columns, 16, 16, 3)."""
+    images = frames(images)
+    t, height, width, _ = images.shape
     rows, columns = grid(height, width)
-    if channels == 1:
-        images = np.repeat(images, 3, axis=-1)
-    images = images[..., :3]
     if (height, width) != (rows * PATCH, columns * PATCH):
         size = (columns * PATCH, rows * PATCH)
-        images = np.stack(
-            [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in images]
-        )
+        whole = np.empty((t, rows * PATCH, columns * PATCH, 3), np.uint8)
+        for number, frame in enumerate(images):
+            whole[number] = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+        images = whole
     patches = images.reshape(t, rows, PATCH, columns, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
     return np.ascontiguousarray(patches).reshape(t, rows * columns, PATCH, PATCH, 3)
 

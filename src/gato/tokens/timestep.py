@@ -14,7 +14,8 @@ target; the image comes first since "image" < "text". A text called `question` i
 it, the reply, is (paper, figure 2).
 
 A page that mixes text and images is an episode of such timesteps with a leaf `marks`, which is no token: it says where an
-image is shown, and where the page ends (the one end mark). An image of rank 4, a clip, is its frames one after another.
+image is shown, and where the page ends (the one end mark). So do several questions about one picture, which the first
+shows, and whose replies all end. An image of rank 4, a clip, is its frames one after another.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ TEXT, IMAGE, DISCRETE, CONTINUOUS, SEPARATOR = range(5)
 KINDS = ("text", "image", "discrete", "continuous", "separator")
 LINEAR_RANGE = 10.0
 QUESTION, MARKS = "question", "marks"
+KEPT_TEXTS, KEPT_CHARACTERS = 4096, 256  # whose tokens are remembered: instructions come again and again
 NO_POSITION, ACTION_POSITION = -1, -2  # otherwise 0 … n_obs: the index inside the observation (appendix C.3)
 
 
@@ -57,9 +59,11 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def starts(self) -> np.ndarray:
-        """Where each timestep begins, int64 (T + 1,), the last entry N."""
-        return np.searchsorted(self.steps, np.arange(self.steps[-1] + 2)) if len(self) else np.zeros(1, np.int64)
+    def starts(self, steps: int | None = None) -> np.ndarray:
+        """Where each timestep begins, int64 (T + 1,), the last entry N. `steps`: T, where the last may have no tokens."""
+        if steps is None:
+            steps = int(self.steps[-1]) + 1 if len(self) else 0
+        return np.searchsorted(self.steps, np.arange(steps + 1)).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,8 @@ class TimestepCodec:
     def _assemble(self, observations, actions, steps: int, table: images.PatchTable | None) -> Tokens:
         table = images.PatchTable() if table is None else table
         marks = None if self.acts or MARKS not in observations else np.asarray(observations[MARKS], bool)
+        if marks is None and not self.acts and MARKS in self.spec.observation:  # each timestep for itself
+            marks = np.ones((steps, 2), bool)
         columns: list[_Column] = [
             self._observation(path, s, observations[path], steps, table, marks)
             for path, s in self.spec.observation.items()
@@ -232,7 +238,7 @@ class TimestepCodec:
         v = self.vocabulary
         if spec.kind == "text":
             asks = not self.acts and path.rsplit("/", 1)[-1] == QUESTION
-            ends = [not self.acts and not asks] * steps if marks is None else marks[:, 1].tolist()
+            ends = [not self.acts and not asks] * steps if marks is None or asks else marks[:, 1].tolist()
             encoded = [self._encode_text(text, path, end) for text, end in zip(values, ends, strict=True)]
             flat = np.concatenate(encoded) if encoded else np.zeros(0, np.int32)
             target = self._question_targets if asks else self._text_targets
@@ -269,13 +275,15 @@ class TimestepCodec:
     def _encode_text(self, text: str, path: str, ends: bool) -> np.ndarray:
         if self.text is None:
             raise SpecError("a text needs a tokenizer", where=f"{self.task} {path}", fix="gato tokenizer train FILES")
-        if (text, ends) not in self._texts:
-            if len(self._texts) > 100_000:
-                self._texts.clear()
-            ids = self.text.encode(text)
+        known = self._texts.get((text, ends))
+        if known is None:
             end = [self.text.eos_id] if ends else []  # documents and captions end with </s>
-            self._texts[text, ends] = np.concatenate([ids, np.asarray(end, np.int32)]).astype(np.int32)
-        return self._texts[text, ends]
+            known = np.concatenate([self.text.encode(text), np.asarray(end, np.int32)]).astype(np.int32)
+            if len(text) <= KEPT_CHARACTERS:
+                if len(self._texts) >= KEPT_TEXTS:
+                    self._texts.clear()
+                self._texts[text, ends] = known
+        return known
 
     # -- decode -------------------------------------------------------------------------------------------------------
 
@@ -340,9 +348,9 @@ def _num_tokens(spec: Spec) -> int:
     if spec.kind == "text":
         return 0
     if spec.kind == "image":
-        *frames, height, width, _ = spec.shape
+        *frames, height, width, channels = spec.shape
         rows, columns = images.grid(height, width)
-        return math.prod(frames) * rows * columns
+        return math.prod(frames) * (4 if channels == 4 else 1) * rows * columns
     return spec.size
 
 

@@ -26,6 +26,7 @@ from gato.model.bundle import make_codec
 from gato.sequences import Batch, Mixture, ShelvedStore, Store, TokenStore
 from gato.sequences.filter import good_episodes
 from gato.sequences.returns import tell, told_spec
+from gato.sequences.shelf import set_aside
 from gato.tokens import TimestepCodec
 from gato.tokens.text import TextTokenizer
 from gato.training.recipe import Recipe
@@ -77,6 +78,8 @@ def load_stores(
         chosen: Sequence[int] = range(len(dataset))
         if recipe.return_filter is not None and codec.acts and len(dataset):
             chosen = good_episodes(dataset.returns, recipe.return_filter).tolist()
+        if recipe.validation_share:
+            chosen = np.asarray(chosen)[~set_aside(dataset, chosen, recipe.validation_share)].tolist()
         returns = dataset.returns[list(chosen)]
         episodes = (tell(dataset[i], codec.spec, returns) for i in chosen)
         stores.append(TokenStore.build(dataset.task, codec, episodes, alike=recipe.similar_timesteps * codec.acts))

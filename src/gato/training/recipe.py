@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gato.errors import RecipeError, UnknownNameError, nearest
 from gato.model.config import GatoConfig, size
 
+POSITIVE = ("slots", "slot_tokens", "accumulate", "window_tokens", "document_tokens")
 RECIPES = ("demo", "finetune", "generalist", "language", "paper", "tiny")  # files of gato.recipes
 
 
@@ -84,6 +88,7 @@ class Recipe:
     compile: bool = False  # torch.compile of the feed-forward layers
 
     def __post_init__(self) -> None:
+        self._check_fields()
         if (self.steps is None) == (self.seconds is None):
             raise RecipeError(
                 "a recipe is bounded by steps or by seconds, one of them", where=self.name, fix="--set steps=1000"
@@ -118,6 +123,20 @@ class Recipe:
                 f"keep_last {self.keep_last}, keep_every {self.keep_every}", where=self.name, fix="at least 1"
             )
         self.config()  # sizes that do not fit are errors now
+
+    def _check_fields(self) -> None:
+        """Raises RecipeError for a value that is not of its field's type, or a number that is too small."""
+        for name, hint in _hints().items():
+            value = getattr(self, name)
+            if not _is_a(hint, value):
+                choices = [
+                    repr(c) for part in (hint, *get_args(hint)) if get_origin(part) is Literal for c in get_args(part)
+                ]
+                fix = f"one of {', '.join(choices)}" if choices else str(Recipe.__annotations__[name])
+                raise RecipeError(f"{name}={value!r}", where=self.name, fix=fix)
+            least = 1 if name in POSITIVE else 0
+            if isinstance(value, int | float) and not least <= value < math.inf:
+                raise RecipeError(f"{name}={value!r}", where=self.name, fix=f"a number of at least {least}")
 
     def config(self) -> GatoConfig:
         return size(self.size).replace(**self.model)
@@ -161,6 +180,30 @@ class Recipe:
             else:
                 changes[name] = tuple(value) if isinstance(value, list) else value
         return self.replace(**changes, **({"model": model} if model != dict(self.model) else {}))
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Recipe)
+
+
+def _is_a(hint: Any, value: Any) -> bool:
+    """Whether a value is of a field's type: of those that this dataclass uses."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    if kind is Literal:
+        return value in parts
+    if kind in (Union, UnionType):
+        return any(_is_a(part, value) for part in parts)
+    if kind is tuple:
+        of = [parts[0]] * len(value) if isinstance(value, tuple) and parts[-1] is ... else parts
+        return isinstance(value, tuple) and len(value) == len(of) and all(map(_is_a, of, value))
+    if kind is Mapping:
+        return isinstance(value, Mapping) and all(_is_a(parts[0], k) and _is_a(parts[1], v) for k, v in value.items())
+    return isinstance(value, hint)
 
 
 def load_recipe(name: str) -> Recipe:
