@@ -277,6 +277,41 @@ def summary(state: Path, seeds: int, minutes: float, episodes: int) -> dict[str,
     }  # fmt: skip
 
 
+def draw(state: Path, file: Path) -> None:
+    """What the first network says of held-out pictures, the first six of three corpora. PNG."""
+    import io
+    import textwrap
+
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    samples = json.loads((state / "scores" / "language-0.json").read_text())["samples"]
+    rows = [
+        [s for s in samples if s["image"].startswith(kind)][:6]
+        for kind in ("captions--scenes", "captions--rooms", "questions")
+    ]
+    figure = Figure(figsize=(11, 7.6), dpi=120, layout="constrained")
+    for panels, row in zip(figure.subplots(3, 6), rows, strict=True):
+        for ax, sample in zip(panels, row, strict=True):
+            ax.imshow(
+                Image.open(state / "media" / "language-0" / sample["image"]).convert("RGB"), interpolation="nearest"
+            )
+            ax.set_axis_off()
+            asked = sample.get("question", "").removeprefix("Q: ").removesuffix(" A:")
+            right = sample["predicted"] == sample["true"]
+            if asked:
+                said = f"{sample['predicted']}" + ("" if right else f" (true: {sample['true']})")
+            else:
+                said = sample["predicted"]
+            ax.set_title("\n".join(textwrap.wrap(asked, 27)), fontsize=7.5, color="#555555")
+            colour = "#1a7f4b" if right else "#333333" if not asked else "#b3402a"
+            text = "\n".join(textwrap.wrap(said, 27))
+            ax.text(0.5, -0.04, text, transform=ax.transAxes, ha="center", va="top", fontsize=8, color=colour)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    write_file_atomically(file, stream.getvalue())
+
+
 def mean_of(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
@@ -308,6 +343,7 @@ def main() -> None:
     if not arguments.only:
         record = summary(state, arguments.seeds, arguments.minutes, arguments.episodes)
         done(arguments.out, record)
+        draw(state, Path(__file__).resolve().parents[1] / "docs/images/language.png")
         say(
             json.dumps(
                 {k: v for k, v in record.items() if isinstance(v, float | dict) and k in ("goals", *GOALS)}, indent=1
