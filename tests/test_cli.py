@@ -282,6 +282,22 @@ def test_tokenizer_train(tmp_path):
     assert small.returncode == 2 and "tokenizer" in small.stderr and "Traceback" not in small.stderr
 
 
+def test_a_tokenizer_of_datasets_and_files(tmp_path):
+    """A folder of datasets is read for its texts, a folder of files as documents."""
+    from gato.scenes import generate
+    from gato.tokens.text import TextTokenizer
+
+    generate(tmp_path / "data", ["text/python-docs"])
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("xyzzyplugh " * 3000)
+    done = gato(
+        "tokenizer", "train", tmp_path / "data", tmp_path / "notes", "--size", 1024, "--out", tmp_path / "t.model"
+    )
+    assert done.returncode == 0, done.stderr
+    tokenizer = TextTokenizer.load(tmp_path / "t.model")
+    assert len(tokenizer.encode("xyzzyplugh")) < 4 and len(tokenizer.encode("Return the list")) < 9
+
+
 def test_a_flag_of_many_values_may_be_repeated(tmp_path):
     """The parser alone would keep the last `--set` and forget the others without a word."""
     from gato.cli import _together

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from gato.errors import GatoError, OutputExistsError, UsageError, nearest
+from gato.errors import DatasetMissingError, GatoError, OutputExistsError, UsageError, nearest
 
 
 @dataclass
@@ -523,7 +523,7 @@ class DataExport:
 
 @dataclass
 class TokenizerTrain:
-    """A SentencePiece model of your own, lossless on any text."""
+    """A SentencePiece model of your own, lossless on any text: of text files, folders of them, or folders of datasets."""
 
     files: Positional[tuple[Path, ...]]
     out: Path = Path("tokenizer.model")
@@ -532,10 +532,21 @@ class TokenizerTrain:
     def run(self) -> None:
         _some(self.files, "a text file", "gato tokenizer train FILES")
         from gato.corpora.text import text_files
+        from gato.episodes.store import find_datasets
         from gato.tokens.text import TextTokenizer
+        from gato.training.start import texts_of
 
-        episodes = text_files(list(self.files), "text/files")
-        tokenizer = TextTokenizer.train((e.observations["text"][0] for e in episodes), self.size)
+        def texts() -> Iterator[str]:
+            for path in self.files:
+                try:
+                    datasets = find_datasets([path]) if path.is_dir() else []
+                except DatasetMissingError:
+                    datasets = []
+                yield from texts_of(datasets)
+                if not datasets:
+                    yield from (e.observations["text"][0] for e in text_files([path], "text/files"))
+
+        tokenizer = TextTokenizer.train(texts(), self.size)
         self.out.parent.mkdir(parents=True, exist_ok=True)
         tokenizer.save(self.out)
         print(f"{tokenizer} → {self.out}")

@@ -180,6 +180,11 @@ def _texts(paths: Sequence[Path]) -> Iterator[str]:
     from gato.corpora.text import python_docs
 
     yield from (e.observations["text"][0] for e in python_docs("train"))
+    yield from texts_of(paths)
+
+
+def texts_of(paths: Sequence[Path]) -> Iterator[str]:
+    """Every text of these datasets once: what a tokenizer of them is learned from."""
     for path in paths:
         dataset = Dataset.open(path)
         texts = [p for p, s in dataset.spec.observation.items() if s.kind == "text"]
