@@ -41,9 +41,8 @@ def question_spec(height: int, width: int) -> TaskSpec:
 
 def questions_spec(height: int, width: int) -> TaskSpec:
     """The spec of several questions about each image: `marks` as in pages, whether the image is shown and the reply ends."""
-    image, marks = page_spec(height, width).observation["image"], page_spec(height, width).observation["marks"]
-    text = Spec("text", (), "str")
-    return TaskSpec({"image": image, "marks": marks, "question": text, "reply": text}, {})
+    page, text = page_spec(height, width).observation, Spec("text", (), "str")
+    return TaskSpec({"image": page["image"], "marks": page["marks"], "question": text, "reply": text}, {})
 
 
 def document(task: str, text: str, info: dict[str, Any] | None = None) -> Episode:

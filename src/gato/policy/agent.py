@@ -335,9 +335,8 @@ class Agent:
         slots = list(range(count))
         h = feed(self.bundle, cache, slots, rows, tokens.table, last=1)[:, 0]
         if self.bundle.config.position == "learned":
-            max_tokens = min(
-                max_tokens, window - longest + 1
-            )  # its positions end where the context does; the last is not fed
+            # Its positions end where the context does; the last token is not fed.
+            max_tokens = min(max_tokens, window - longest + 1)
         rng = np.random.default_rng(seed)
         eos, size = self.bundle.tokenizer.eos_id, self.bundle.config.vocabulary_size
         alive = np.ones(count, bool)
