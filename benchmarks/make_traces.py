@@ -8,7 +8,8 @@ The files grow in the state folder, outside the checkout: `DOMAIN--NAME.parquet`
 and start it again; what is finished stays, and the tasks take turns, an episode each, so that all grow together. Tasks
 without an expert are passed over. A quarter of the episodes is clean from the task's own starts or wide ones; the others
 carry noise of one of three levels, one of them with bursts of random actions, while the expert's own choice stays the
-target. Every episode says which, and how many core seconds it took.
+target. Where one wrong step ends a game there is less of it (`manner`). Every episode says what it had, and how many core
+seconds it took.
 
 `--publish FOLDER` copies the files whose tasks are complete (or all, with `--partial`) and writes `made.json` beside them:
 per task the episodes, the core hours, the mean return and the size.
@@ -26,9 +27,19 @@ from typing import Any
 import numpy as np
 
 from gato.rollouts.collect import COVERAGE, COVERAGE_WIDE_SHARE
+from gato.rollouts.loop import CLEAN, Noise
 from gato.rollouts.tracing import collect_traces
 from gato.worlds import Task, select
 from gato.worlds.traces import Trace, read_traces, trace_path
+
+
+def manner(task: Task) -> tuple[tuple[Noise, ...], float]:
+    """(noise levels, share of wide starts). An Atari game takes minutes: its few are clean, and count as references too."""
+    if task.domain.startswith("ale-atari"):
+        return (CLEAN,), 0.0
+    if task.domain == "procgen":
+        return (CLEAN, Noise(0.05, burst=0.01, burst_steps=8)), 0.5
+    return COVERAGE, COVERAGE_WIDE_SHARE
 
 
 def told(task: Task, number: int, made: Trace | str) -> None:
@@ -52,9 +63,8 @@ def make(tasks: list[Task], episodes: int, state: Path, workers: int, seconds: f
             left = ends - time.monotonic()
             if left <= 0:
                 return
-            collect_traces(
-                [task], goal, state, workers, noise=COVERAGE, wide_share=COVERAGE_WIDE_SHARE, seconds=left, report=told
-            )
+            noise, wide = manner(task)
+            collect_traces([task], goal, state, workers, noise=noise, wide_share=wide, seconds=left, report=told)
 
 
 def publish(tasks: list[Task], episodes: int, state: Path, folder: Path, partial: bool) -> dict[str, Any]:

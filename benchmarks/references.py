@@ -15,7 +15,10 @@ so that an interrupted run keeps what it has.
 
 Where the expert is slow and its demonstrations are at hand, it need not play again: those of its episodes in DATA that are
 clean (`gato collect` without --noise and --coverage) are what it would be measured by, but for their seeds, which are those of
-training. Fewer than eight of them are no measurement.
+training. DATA is a folder of datasets or of traces. Fewer than eight of them are no measurement.
+
+A task that is another one seen otherwise (`Task.same_world`: pixels, sentences, more of the state) has the scores of that one, and
+is not measured. `--missing` passes over what has its scores already, so that a killed run is started again as it was.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from gato.episodes.store import dataset_folder
 from gato.errors import ExpertError
 from gato.rollouts import ExpertPolicy, LocalSlot, RandomPolicy, Unit, episode_seed, rollout
 from gato.worlds import Task
+from gato.worlds.traces import read_traces, trace_path
 
 FIRST_INDEX = 1_000_000  # evaluation counts its episodes from 0
 FEWEST = 8  # clean demonstrations that make a reference score
@@ -63,13 +67,16 @@ def measure(task: Task, policy: Any, episodes: int, slot: LocalSlot, seconds: fl
 
 
 def clean_scores(task: Task, data: Path) -> list[float]:
-    """Scores of the expert's episodes in DATA without noise and from the task's own starts; none where it has no dataset."""
-    folder = dataset_folder(data, task.id)
-    episodes = Dataset.open(folder) if folder.is_dir() else ()
+    """Scores of the expert's episodes in DATA without noise and from the task's own starts; none where it has none."""
+    folder, file = dataset_folder(data, task.id), trace_path(task.id, data)
+    played = [(e.info, score_of(task, e)) for e in Dataset.open(folder)] if folder.is_dir() else []
+    if file.is_file():
+        traces = read_traces(task.id, file)
+        played += [(t.facts, float(t.facts["success"]) if task.score == "success" else t.total_return) for t in traces]
     return [
-        score_of(task, episode)
-        for episode in episodes
-        if episode.info["source"] == "expert" and not episode.info.get("noise") and not episode.info.get("wide")
+        score
+        for info, score in played
+        if info["source"] == "expert" and not info.get("noise") and not info.get("wide")
     ]
 
 
@@ -96,7 +103,7 @@ def measure_task(
         if num_random:
             scores = list(measure(task, RandomPolicy(), num_random, slot, seconds_per_episode * num_random))
             record["random"] = summary([s for s in scores if s is not None])
-        if demonstrations and len(scores := clean_scores(task, demonstrations)) >= FEWEST:
+        if num_expert and demonstrations and len(scores := clean_scores(task, demonstrations)) >= FEWEST:
             record["expert"] = summary(scores)
         elif num_expert and not demonstrations and task.make_expert is not None:
             begun = time.monotonic()
@@ -108,6 +115,11 @@ def measure_task(
     finally:
         slot.close()
     return record
+
+
+def known_of(task: Task, folder: Path) -> dict[str, Any]:
+    file = folder / f"{task.domain}.json"
+    return json.loads(file.read_text()).get(task.id, {}) if file.exists() else {}
 
 
 def merge(task: Task, record: dict[str, Any], folder: Path) -> None:
@@ -143,11 +155,19 @@ def main() -> None:
     parser.add_argument(
         "--demonstrations", type=Path, metavar="DATA", help="take the expert's score from what it played there"
     )
+    parser.add_argument("--missing", action="store_true", help="only what has no score yet")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of <domain>.json (default: the package's own)")
     args = parser.parse_args()
     print(f"{'task':44} {'random':>20}  {'expert':>20} {'failures':>8} {'s/episode':>9}")
     for task in gato.worlds.select(args.tasks):
-        record = measure_task(task, args.random, args.expert, args.seconds_per_episode, args.demonstrations)
+        if task.same_world:
+            print(f"{task.id:44} as {task.same_world}")
+            continue
+        known = known_of(task, args.out) if args.missing else {}
+        random, expert = (0 if kind in known else getattr(args, kind) for kind in ("random", "expert"))
+        if not random and not (expert and task.make_expert):
+            continue
+        record = measure_task(task, random, expert, args.seconds_per_episode, args.demonstrations)
         merge(task, record, args.out)
         print(line(task, record), flush=True)
 

@@ -275,6 +275,9 @@ def how_measured(domain: str) -> str:
             f" {kind}; *episodes*: of random play / of the expert; *failed*: episodes the expert gave up, not in the mean; *s*: the "
             f"expert's seconds an episode on one core, simulator included."
         )
+    if shared := {task.same_world.partition("/")[0] for task in tasks if task.same_world}:
+        senses = f"of {listed(shared)}" if shared != {domain} else "of the same task from state"
+        text += f" The scores are those {senses}: the same world, played by the same expert, which does not look at the observation."
     if measured_with := versions(domain):
         text += f" Measured with {measured_with}."
     return f"{text} {sources(domain)}".strip()
@@ -333,9 +336,23 @@ def index_domains() -> str:
     all_tasks = [task for tasks in by_domain().values() for task in tasks]
     line = (
         f"{total} tasks in {len(by_domain())} domains, {sum(t.make_expert is not None for t in all_tasks)} with an expert. Measured: random "
-        f"play on {sum('random' in t.references for t in all_tasks)}, the expert on {sum('expert' in t.references for t in all_tasks)}."
+        f"play on {sum('random' in t.references for t in all_tasks)}, the expert on {sum('expert' in t.references for t in all_tasks)}; "
+        f"on {sum(map(beyond_doubt, all_tasks))} the expert is better beyond doubt (Welch's test, one-sided, p < 0.001)."
     )
     return f"{table(head, rows)}\n\n{line}"
+
+
+def beyond_doubt(task: Task) -> bool:
+    """Whether the expert is better than random play, by both measurements."""
+    from scipy.stats import ttest_ind_from_stats
+
+    if not {"random", "expert"} <= set(task.references):
+        return False
+    expert, random = task.references["expert"], task.references["random"]
+    if expert.std == random.std == 0:  # nothing to test: the same at every episode
+        return expert.mean > random.mean and min(expert.episodes, random.episodes) >= 8
+    sides = [(reference.mean, reference.std, reference.episodes) for reference in (expert, random)]
+    return bool(ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False, alternative="greater").pvalue < 0.001)
 
 
 def plain(text: str) -> str:

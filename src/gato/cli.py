@@ -126,7 +126,7 @@ def _task_record(task: Any, spec: bool) -> dict[str, Any]:
     record = {
         "id": task.id, "domain": task.domain, "extra": task.extra, "installed": task.installed, "install": task.pip_line,
         "score": task.score, "expert_name": task.expert_name, "max_steps": task.max_steps, "references": references,
-        "notes": task.notes,
+        "notes": task.notes, "same_world": task.same_world,
     }  # fmt: skip
     return {**record, "spec": task.spec.to_json() if task.installed else None} if spec else record
 

@@ -62,6 +62,7 @@ def pixel_task(domain: str, task: str, look: Look = "plain") -> Task:
         extra="mujoco",
         max_steps=MAX_STEPS,
         expert_name=expert_name,
+        same_world=f"dm-control-suite/{name}",
         notes="64×64, first camera" + ("" if look == "suite" else "; no shadows, reflections or antialiasing"),
         meta={"simulator_id": f"{domain}/{task}", "look": look},
     )

@@ -53,6 +53,7 @@ def _task(domain: str, task: str) -> Task:
         extra="mujoco",
         max_steps=MAX_STEPS,
         expert_name=expert_name,
+        same_world=f"dm-control-suite/{name}",
         notes="the state in a sentence; not in the paper",
         meta={"simulator_id": f"{domain}/{task}"},
     )

@@ -62,6 +62,7 @@ def tasks() -> list[Task]:
             extra="mujoco",
             max_steps=MAX_STEPS,
             expert_name="Meta-World's scripted policy",
+            same_world=f"meta-world/{name}" if physics_state else "",
             notes="ends at the first success; the goal is visible; the paper used 45 of the 50 tasks",
             meta={"simulator_id": f"{name}-v3"},
         )

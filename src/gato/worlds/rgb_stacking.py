@@ -77,6 +77,7 @@ def tasks() -> list[Task]:
             extra="robotics",
             max_steps=MAX_STEPS,
             expert_name="rehearsed script",
+            same_world=f"{DOMAIN}/{name}-state" if pixels and name in TRIPLETS else "",
             notes="ends once the stack has stood for half a second; 2 ms physics; own resolved-rate control",
             meta={"objects": objects[name], "triplet": TRIPLETS.get(name), "slow": True},
         )

@@ -1,0 +1,51 @@
+"""A world that is offered to several senses is one world: its reference scores are measured once."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+from gato.worlds import find, registry
+
+SHARED = [task for task in registry().values() if task.same_world]
+SOME = (
+    "dm-control-suite-pixels/reacher-easy",
+    "dm-control-suite-text/pendulum-swingup",
+    "meta-world-physics-state/door-open",
+    "dm-manipulation-playground/reach-site-vision",
+    "rgb-stacking/triplet-2",
+)
+
+
+def rewards(env: gymnasium.Env, seed: int, steps: int) -> list[float]:
+    env.reset(seed=seed)
+    env.action_space.seed(seed)
+    return [float(env.step(env.action_space.sample())[1]) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("task_id", SOME)
+def test_the_same_actions_earn_the_same(task_id: str) -> None:
+    task = find(task_id)
+    if not task.installed:
+        pytest.skip(task.pip_line)
+    here, there = task.make(), find(task.same_world).make()
+    try:
+        np.testing.assert_array_equal(rewards(here, 5, 25), rewards(there, 5, 25))
+    finally:
+        here.close()
+        there.close()
+
+
+@pytest.mark.parametrize("task", SHARED, ids=lambda task: task.id)
+def test_scores_are_those_of_a_task_that_is_its_own_world(task) -> None:
+    other = find(task.same_world)
+    assert not other.same_world and other.id != task.id
+    assert (other.score, other.max_steps, other.expert_name) == (task.score, task.max_steps, task.expert_name)
+    assert task.references == other.references
+
+
+def test_every_domain_of_other_senses_says_so() -> None:
+    domains = {task.domain for task in SHARED}
+    assert domains == {
+        "dm-control-suite-pixels", "dm-control-suite-text", "meta-world-physics-state", "dm-manipulation-playground", "rgb-stacking"
+    }  # fmt: skip
+    assert find("meta-world-physics-state/reach").references["expert"].episodes >= 20
