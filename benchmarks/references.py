@@ -74,9 +74,7 @@ def clean_scores(task: Task, data: Path) -> list[float]:
         traces = read_traces(task.id, file)
         played += [(t.facts, float(t.facts["success"]) if task.score == "success" else t.total_return) for t in traces]
     return [
-        score
-        for info, score in played
-        if info["source"] == "expert" and not info.get("noise") and not info.get("wide")
+        score for info, score in played if info["source"] == "expert" and not info.get("noise") and not info.get("wide")
     ]
 
 

@@ -49,7 +49,7 @@ def tasks() -> list[Task]:
             extra="mujoco",
             max_steps=MAX_STEPS,
             expert_name="inverse kinematics" if name.rpartition("_")[0] in jaco.EXPERTS else "",
-            same_world=f"{DOMAIN}/{name.removesuffix('_vision').replace('_', '-')}-features" if "vision" in name else "",
+            same_world=f"{DOMAIN}/{name.replace('_', '-').replace('vision', 'features')}" if "vision" in name else "",
             notes="stand-in: the paper's playground tasks were not published; the same arm",
             meta={"simulator_id": name},
         )
