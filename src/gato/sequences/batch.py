@@ -79,37 +79,37 @@ def collate(
     n = sum(len(members) * length for members, length in groups)
     ids, positions = np.zeros(n, np.int64), np.full(n, -1, np.int64)
     kinds, patches = np.zeros(n, np.uint8), np.full(n, -1, np.int64)
-    target, acted, store_of = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, np.int64)
+    goal, graded, store_of = np.zeros(n, bool), np.ones(n, bool), np.zeros(n, np.int64)
     places = np.zeros((n, 2), np.int64)
     at, num_tokens = 0, 0
     tables: dict[int, int] = {}  # patch table → offset in one numbering of all patches
     table_list: list[PatchTable] = []
+    num_patches = 0
     for members, length in groups:
         for segment in members:
             store = stores[segment.store]
             tokens, row = store.tokens, at
             key = id(tokens.table)
             if key not in tables:
-                tables[key] = sum(len(t) for t in table_list)
+                tables[key] = num_patches
                 table_list.append(tokens.table)
+                num_patches += len(tokens.table)
             rng = None if segment.seed is None else np.random.default_rng(segment.seed)
             for begin, end in segment.spans:
                 to = row + end - begin
                 ids[row:to], kinds[row:to] = tokens.ids[begin:end], tokens.kinds[begin:end]
-                positions[row:to], target[row:to] = tokens.positions[begin:end], tokens.targets[begin:end]
+                positions[row:to], goal[row:to] = tokens.positions[begin:end], tokens.targets[begin:end]
                 if (tokens.kinds[begin:end] == IMAGE).any():
                     patches[row:to] = tokens.patches[begin:end] + tables[key]
                     boxes = tokens.boxes[begin:end]
                     places[row:to] = mean_index(boxes) if rng is None else sampled_index(boxes, rng)
-                observed = (tokens.positions[begin:end] >= 0) | (tokens.kinds[begin:end] == TEXT)
-                acted[row:to] = tokens.targets[begin:end] & ~observed
                 row = to
-            target[at : at + segment.masked] = False
-            target[at] = False  # nothing before it predicts it
+            graded[at : at + max(1, segment.masked)] = False  # nothing before the first predicts it
             store_of[at:row] = segment.store
             num_tokens += row - at
             at += length
 
+    target, observed = goal & graded, (positions >= 0) | (kinds == TEXT)
     shapes, predicts, base, suffix = [], [], 0, 0
     for members, length in groups:
         block = target[base : base + len(members) * length].reshape(len(members), length)
@@ -129,7 +129,7 @@ def collate(
     unique, index = np.unique(patches[image_rows], return_inverse=True)
     return Batch(
         torch.from_numpy(ids), torch.from_numpy(positions),
-        torch.from_numpy(acted) if parallel_actions else None,
+        torch.from_numpy(goal & ~observed) if parallel_actions else None,
         torch.from_numpy(image_rows), torch.from_numpy(index.reshape(-1)), torch.from_numpy(places[image_rows]),
         torch.from_numpy(_rows(table_list, unique)), tuple(shapes), torch.from_numpy(queries),
         torch.from_numpy(ids[rows + 1]), torch.from_numpy(store_of[rows]), torch.from_numpy(kinds[rows + 1]), num_tokens,
@@ -153,10 +153,11 @@ def _group(segments: Sequence[Segment], stores: Sequence[Store]) -> list[tuple[l
 
 
 def _rows(tables: list, unique: np.ndarray) -> np.ndarray:
-    """The patches numbered `unique` over all tables, uint8 (U, 768)."""
-    out, offset = [], 0
-    for table in tables:
-        mine = unique[(unique >= offset) & (unique < offset + len(table))]
-        out.append(table.rows[mine - offset])
-        offset += len(table)
-    return np.concatenate(out) if out else np.zeros((0, 768), np.uint8)
+    """The patches numbered `unique` (ascending) over all tables, uint8 (U, 768)."""
+    offsets = np.cumsum([0, *(len(table) for table in tables)])
+    ends = np.searchsorted(unique, offsets)
+    out = [np.zeros((0, 768), np.uint8)]
+    for table, offset, begin, end in zip(tables, offsets[:-1], ends[:-1], ends[1:], strict=True):
+        if begin < end:
+            out.append(table.rows[unique[begin:end] - offset])
+    return np.concatenate(out)
