@@ -321,7 +321,9 @@ def test_slow_data_are_named(stores, tokenizer, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(training_log, "LOG_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(Mixture, "batch", wait)
-    train(RECIPE.replace(steps=3), stores, tokenizer, tmp_path / "run")
+    train(RECIPE.replace(steps=3), stores, tokenizer, tmp_path / "opening")  # two slow lines: files being opened
+    assert "waiting for data" not in capsys.readouterr().err
+    train(RECIPE.replace(steps=6), stores, tokenizer, tmp_path / "slow")
     assert capsys.readouterr().err.count("waiting for data") == 1
 
 

@@ -31,7 +31,10 @@ from gato.training.checkpoint import State
 from gato.training.team import Team
 
 LOG_EVERY_SECONDS = 5.0
-MOST_WAIT = 0.1  # of the time; above it the run says that its data are slow
+MOST_WAIT, PATIENCE = (
+    0.1,
+    3,
+)  # of the time, lines in a row: then the run says that its data are slow (files are opened first)
 
 Tracker = Literal["wandb", "trackio"]
 
@@ -47,7 +50,7 @@ class Log:
         self._sum, self._count = np.zeros(len(self._names)), np.zeros(len(self._names))
         self._tokens, self._padding, self.waited = state.tokens, [0, 0], 0.0
         self._at = state.elapsed_seconds
-        self._warned = False
+        self._slow = 0  # lines in a row
         self._events, self._tracker = None, None
         if run is None:
             return
@@ -113,8 +116,9 @@ class Log:
                 self._events.add_scalar(name, value, state.step)
         if self._tracker is not None:
             self._tracker.log(values, step=state.step)
-        if record["data_wait"] > MOST_WAIT and state.step > 1 and not self._warned:
-            self._warned = True
+        waited = record["data_wait"] > MOST_WAIT and state.step > 1
+        self._slow = self._slow + 1 if waited or self._slow >= PATIENCE else 0
+        if self._slow == PATIENCE:  # once
             print(
                 f"{record['data_wait']:.0%} of the time is spent waiting for data; on a CPU fewer --processes help, or a"
                 " larger window_tokens, so that a batch has fewer windows",
