@@ -3,7 +3,7 @@
     gato demo                # collects, trains nine minutes on two cores, evaluates, reports
 
 What departs from the paper is named in docs/deviations.md: rotary positions, Muon, windows of one timestep without
-prompts, smoothed targets of continuous actions, bin rows that share, actions sampled (discrete) or averaged (continuous).
+prompts, smoothed targets of continuous actions, bin rows that share.
 """
 
 from gato.training.recipe import Recipe
@@ -45,5 +45,5 @@ recipe = Recipe(
     smooth_targets=6.0,
     precision="auto",
     discrete="sample",
-    continuous="mean",
+    continuous="sample",
 )
