@@ -1,6 +1,6 @@
 """What demonstrations beyond the expert's own path are worth: the same network from clean ones and from covering ones.
 
-    python benchmarks/coverage.py --state STATE          # about an hour of a core; resumes; writes results/coverage.json
+    python benchmarks/coverage.py --state STATE      # about an hour of a core; resumes; results/coverage.json and its picture
 
 Six tasks of three domains. `clean` is what `gato collect` records: the expert from the task's own starts. `covering` is what
 `gato collect --coverage` records: noise and bursts of random actions on what is executed, the expert's own choice as the target,
@@ -100,6 +100,31 @@ def gain(clean: np.ndarray, covering: np.ndarray, rng: np.random.Generator) -> d
     }  # fmt: skip
 
 
+def draw(table: dict[str, dict[str, float]], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 2.8), dpi=150, layout="constrained")
+    ax = figure.subplots()
+    for y, (name, row) in enumerate(table.items()):
+        ax.plot([row["clean"], row["covering"]], [y, y], color="#bbbbbb", linewidth=2, zorder=1)
+        ax.plot(row["clean"], y, "o", color="#999999", label="clean" if y == 0 else None)
+        ax.plot(row["covering"], y, "o", color="#0d6e8c", label="covering" if y == 0 else None)
+        told = f"{row['gain']:+.0f} ({row['low']:+.0f} to {row['high']:+.0f})".replace("-", "−")
+        ax.text(103, y, told, fontsize=8, va="center", clip_on=False)
+    ax.set(
+        yticks=range(len(table)),
+        yticklabels=list(table),
+        xlim=(0, 100),
+        xlabel="% of expert",
+        ylim=(len(table) - 0.5, -0.5),
+    )
+    ax.tick_params(labelsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=2)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    figure.savefig(file, metadata={"Software": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, required=True)
@@ -107,6 +132,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_500_000, help="per run")
     parser.add_argument("--episodes", type=int, default=30, help="played per task and seed")
     parser.add_argument("--out", type=Path, default=Path("results/coverage.json"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/images/coverage.png"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.state.mkdir(parents=True, exist_ok=True)
@@ -139,6 +165,7 @@ def main() -> None:
         "demonstrations": demonstrations, "tasks": table, "all": whole,
     }  # fmt: skip
     write_file_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
+    draw(table, args.figure)
     print(json.dumps({**table, "all": whole}, indent=1))
 
 
