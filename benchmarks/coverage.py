@@ -105,7 +105,7 @@ def draw(table: dict[str, dict[str, float]], file: Path) -> None:
 
     figure = Figure(figsize=(6.4, 2.8), dpi=150, layout="constrained")
     ax = figure.subplots()
-    for y, (name, row) in enumerate(table.items()):
+    for y, row in enumerate(table.values()):
         ax.plot([row["clean"], row["covering"]], [y, y], color="#bbbbbb", linewidth=2, zorder=1)
         ax.plot(row["clean"], y, "o", color="#999999", label="clean" if y == 0 else None)
         ax.plot(row["covering"], y, "o", color="#0d6e8c", label="covering" if y == 0 else None)
