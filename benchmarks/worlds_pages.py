@@ -6,8 +6,8 @@
 
 Everything comes from the package: tasks from the registry, prose from `gato.worlds.cards`, scores from
 `references/DOMAIN.json` (`benchmarks/references.py` measures them), specs from `references/specs.json`
-(`benchmarks/worlds_specs.py` records them). In docs/worlds.md only what stands between `<!-- domains -->`, `<!-- paper -->`
-and their ends is replaced. A test compares the committed pages with what this makes.
+(`benchmarks/worlds_specs.py` records them), traces from `traces/made.json`. In docs/worlds.md only what stands between
+`<!-- domains -->`, `<!-- paper -->`, `<!-- traces -->` and their ends is replaced. A test compares the committed pages with what this makes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gato.worlds import Reference, Task
 from gato.worlds.atari_scores import LITERATURE
 from gato.worlds.cards import CARDS, PAPER, DomainCard
 
+TRACES = Path(__file__).parents[1] / "traces/made.json"
 REFERENCES = Path(gato.worlds.__file__).parent / "references"
 DOCS = Path(__file__).parents[1] / "docs"
 Z = 1.959964  # of a two-sided 95 % interval
@@ -381,9 +382,24 @@ def index_paper() -> str:
     return f"{table(head, rows)}\n\nWhat cannot be had:\n\n{missing}"
 
 
+def index_traces() -> str:
+    """What `benchmarks/make_traces.py --publish` says of the repository's traces, by domain."""
+    made: dict[str, list[dict[str, Any]]] = {}
+    for task, record in json.loads(TRACES.read_text()).items():
+        made.setdefault(task.partition("/")[0], []).append(record)
+    rows = []
+    for domain, records in made.items():
+        several = sorted({record["episodes"] for record in records})
+        rows.append([
+            f"`{domain}`", str(len(records)), " or ".join(map(str, several)), f"{sum(r['timesteps'] for r in records):,}",
+            f"{sum(r['core_hours'] for r in records):.2g}", f"{sum(r['bytes'] for r in records) / 1e6:.1f}",
+        ])  # fmt: skip
+    return table(("domain", "tasks", "episodes each", "timesteps", "core hours to make", "MB"), rows)
+
+
 def filled(text: str) -> str:
-    """The index with its two tables made anew."""
-    for mark, made in (("domains", index_domains()), ("paper", index_paper())):
+    """The index with its tables made anew."""
+    for mark, made in (("domains", index_domains()), ("paper", index_paper()), ("traces", index_traces())):
         begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
         text = f"{text[: text.index(begin) + len(begin)]}\n\n{made}\n\n{text[text.index(end) :]}"
     return text
