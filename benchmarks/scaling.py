@@ -110,7 +110,7 @@ def learn(name: str, args: argparse.Namespace) -> None:
 
 
 def play(bundle: Path, episodes: int) -> dict[str, Any]:
-    """Expert-normalised scores, closed loop."""
+    """Expert-normalised scores, closed loop: of every task, their mean and its 95 % interval over episodes."""
     from gato.evaluation.evaluate import evaluate_task
     from gato.evaluation.scores import expert_normalised
     from gato.policy import load
@@ -118,13 +118,18 @@ def play(bundle: Path, episodes: int) -> dict[str, Any]:
     from gato.worlds import find
 
     agent = load(bundle)
-    out: dict[str, Any] = {}
+    rng, out = np.random.default_rng(0), {}
     with WorkerPool(1) as pool:
         for task in (find(t) for t in TASKS if t in agent.tasks):
             found, _ = evaluate_task(agent, task, episodes, pool)
             means = [task.references[k].mean for k in ("random", "expert")]
-            out[task.id] = expert_normalised(float(np.mean(found.episodes)), *means)
-    return {"mean": float(np.mean(list(out.values()))), **out}
+            out[task.id] = [expert_normalised(score, *means) for score in found.episodes]
+    again = [np.mean([np.mean(rng.choice(mine, len(mine))) for mine in out.values()]) for _ in range(2000)]
+    return {
+        "mean": float(np.mean([np.mean(mine) for mine in out.values()])),
+        "interval": [float(x) for x in np.percentile(again, [2.5, 97.5])],
+        "episodes": out,
+    }
 
 
 def fit(points: list[tuple[float, float, float]]) -> dict[str, float]:
@@ -188,9 +193,13 @@ def draw(records: dict[str, Any], law: dict[str, float], file: Path) -> None:
         loss.plot(*zip(*points, strict=True), "o", color=colour, markersize=4, label=label)
         d = np.geomspace(points[0][0], points[-1][0], 50)
         loss.plot(d, law["E"] + law["A"] / r["parameters"] ** law["a"] + law["B"] / d ** law["b"], color=colour)
-        score.plot(r["parameters"], r["score"]["mean"], "o", color=colour)
+        mean, (low, high) = r["score"]["mean"], r["score"]["interval"]
+        score.errorbar(r["parameters"], mean, [[mean - low], [high - mean]], fmt="o", color=colour, capsize=3)
+    tokens = sorted({p["tokens"] for r in records.values() for p in r["points"].values()})
     loss.set(xscale="log", xlabel="tokens", ylabel="held-out loss, nats per target")
-    score.set(xscale="log", xlabel="parameters without tables", ylabel="% of expert")
+    loss.minorticks_off()
+    loss.set_xticks(tokens, [f"{n / 1e6:.2g} M" for n in tokens])
+    score.set(xscale="log", xlabel="parameters without tables", ylabel="% of expert", ylim=(0, 100))
     sizes = [r["parameters"] for r in records.values()]
     score.minorticks_off()
     score.set_xticks(sizes, [f"{n / 1e6:.2g} M" for n in sizes])

@@ -133,6 +133,15 @@ def test_planning_leaves_the_world_alone_and_repeats():
     assert actions[0].dtype == np.float32 and env.action_space.contains(actions[0])
 
 
+def test_planned_actions_keep_to_bounds_that_are_not_on_their_grid():
+    task = find("dm-control-suite/quadruped-walk")
+    env = task.make()
+    observation, info = env.reset(seed=20221)
+    action = task.expert(env.unwrapped, 20221)(observation, info)
+    assert abs(env.action_space.high[0] - 0.8) < 1e-6 and env.action_space.contains(action)
+    env.close()
+
+
 def test_planners_beat_random_play():
     """A hundred steps of the cheapest planner: the cheetah is faster than it could be by chance (0.004 a step)."""
     task = find("dm-control-suite/cheetah-run")

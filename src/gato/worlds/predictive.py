@@ -99,7 +99,8 @@ class PredictiveControl:
         if self._age % self._planning.replan == 0:
             for _ in range(self._planning.rounds):
                 self._improve()
-        action = (np.round(self._plan[0] * GRID) / GRID).astype(np.float32)
+        on_grid = np.round(self._plan[0] * GRID) / GRID
+        action = np.clip(on_grid, self._low, self._high).astype(np.float32)  # a bound need not be on the grid
         self._plan = np.concatenate([self._plan[1:], self._plan[-1:]])
         self._age += 1
         return action
