@@ -31,7 +31,9 @@ def test_the_list_is_the_packages_own():
     assert sum(task.make_expert is not None for task in ours) >= 8
 
 
-@pytest.mark.parametrize("name", ["lift_brick_features", "stack_2_bricks_features", "reassemble_3_bricks_fixed_order_features"])
+@pytest.mark.parametrize(
+    "name", ["lift_brick_features", "stack_2_bricks_features", "reassemble_3_bricks_fixed_order_features"]
+)
 def test_the_seed_decides(name):
     env = Manipulation(name)
     one, wide = play(env, 1), play(env, 1, wide=True)
