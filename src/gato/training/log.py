@@ -31,10 +31,8 @@ from gato.training.checkpoint import State
 from gato.training.team import Team
 
 LOG_EVERY_SECONDS = 5.0
-MOST_WAIT, PATIENCE = (
-    0.1,
-    3,
-)  # of the time, lines in a row: then the run says that its data are slow (files are opened first)
+MOST_WAIT = 0.1  # of the time; if so for PATIENCE lines, the run says that its data are slow (at first files are opened)
+PATIENCE = 3
 
 Tracker = Literal["wandb", "trackio"]
 
