@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.rollouts import collect
+from gato.rollouts.collect import collect
 from gato.worlds import Task, find
 from gato.worlds.traces import installed_versions
 

@@ -40,6 +40,12 @@ def test_a_world_of_ours_alone_has_no_ratio():
     assert row["steps_per_second"] > 0 and "ratio" not in row and "reached" not in row
 
 
+def test_collecting_with_one_worker_and_with_two(monkeypatch):
+    monkeypatch.setattr(worlds, "COLLECTED", ("dummy/count",))
+    row = worlds.workers(3, 1)
+    assert row["tasks"] == ["dummy/count"] and set(row["steps_per_second"]) == {"1", "2"} and "reached" in row
+
+
 def test_a_run_goes_on_where_it_stopped(tmp_path):
     file, calls = tmp_path / "state.json", []
 

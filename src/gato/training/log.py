@@ -31,7 +31,9 @@ from gato.training.checkpoint import State
 from gato.training.team import Team
 
 LOG_EVERY_SECONDS = 5.0
-MOST_WAIT = 0.1  # of the time; if so for PATIENCE lines, the run says that its data are slow (at first files are opened)
+MOST_WAIT = (
+    0.1  # of the time; if so for PATIENCE lines, the run says that its data are slow (at first files are opened)
+)
 PATIENCE = 3
 
 Tracker = Literal["wandb", "trackio"]
