@@ -31,10 +31,7 @@ from gato.training.checkpoint import State
 from gato.training.team import Team
 
 LOG_EVERY_SECONDS = 5.0
-MOST_WAIT = (
-    0.1  # of the time; if so for PATIENCE lines, the run says that its data are slow (at first files are opened)
-)
-PATIENCE = 3
+MOST_WAIT, PATIENCE = 0.1, 3  # of the time, lines in a row (at first files are opened): then data are called slow
 
 Tracker = Literal["wandb", "trackio"]
 
