@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gato.errors import GatoError
+from gato.errors import WorldError
 from gato.rollouts.loop import episode_seed
 from gato.worlds import find
 from gato.worlds.traces import TraceError, read_traces, replay
@@ -46,7 +46,7 @@ def test_one_of_each_domain_comes_true(domain: str) -> None:
     except TraceError as error:
         assert error.kind == "drifted"  # physics, on another kind of processor
         return
-    except GatoError as error:
+    except WorldError as error:
         pytest.skip(str(error))  # no GL library for what is rendered
     assert len(episode) == len(trace)
     assert episode.total_return == pytest.approx(trace.total_return, rel=0.02)
