@@ -27,6 +27,7 @@ from gato.episodes.store import dataset_folder
 from gato.evaluation.evaluate import evaluate_task
 from gato.evaluation.scores import expert_normalised
 from gato.policy import load
+from gato.recipes.demo import recipe as demo
 from gato.rollouts.collect import COVERAGE, COVERAGE_WIDE_SHARE, collect
 from gato.rollouts.pool import WorkerPool
 from gato.tokens.text import TextTokenizer
@@ -65,7 +66,7 @@ def learn(kind: str, seed: int, args: argparse.Namespace) -> Path:
         return resume_run(run, "cpu", 0)
     weights = json.dumps(dict.fromkeys(TIMESTEPS, 1.0))
     words = [
-        f"weights={weights}", 'window_timesteps={"*": 1}', f"steps={args.tokens // 6144}", "seconds=null", f"seed={seed}",
+        f"weights={weights}", 'window_timesteps={"*": 1}', f"steps={args.tokens // (demo.slots * demo.slot_tokens)}", "seconds=null", f"seed={seed}",
         "validation_share=0", "continuous=sample",
     ]  # fmt: skip
     data = [dataset_folder(args.state / "data" / kind, name) for name in TIMESTEPS]
@@ -147,12 +148,9 @@ def main() -> None:
         for kind in KINDS:
             scores[kind].append(play(learn(kind, seed, args), args.episodes, args.state / f"{kind}-{seed}.json"))
     rng = np.random.default_rng(0)
-    table = {
-        name: gain(*(np.array([run[name] for run in scores[kind]]) for kind in ("clean", "covering")), rng)
-        for name in TIMESTEPS
-    }
+    table = {name: gain(*(np.array([run[name] for run in scores[kind]]) for kind in KINDS), rng) for name in TIMESTEPS}
     whole = gain(
-        *(np.array([np.concatenate([run[n] for n in TIMESTEPS]) for run in scores[k]]) for k in ("clean", "covering")),
+        *(np.array([np.concatenate([run[n] for n in TIMESTEPS]) for run in scores[k]]) for k in KINDS),
         rng,
     )
     record = {
