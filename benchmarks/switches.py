@@ -1,15 +1,19 @@
 """What each switch does at equal tokens: small trainings, two seeds each, scored on demonstrations that were held out.
 
     python benchmarks/switches.py DATA TOKENIZER --state DIR [--only NAME …] [--processes 2]
-    python benchmarks/switches.py --table          the table of results/switches.json, in Markdown
+    python benchmarks/switches.py --table --out results/switches_more.json        its table, in Markdown
 
 DATA is a folder of demonstrations as `gato demo` collects them, TOKENIZER its tokenizer.model. A run that is finished is a
-file in --state, so the whole goes on where it stopped; the table is written to results/switches.json when all are there.
+file in --state, so the whole goes on where it stopped; when all that were asked for are there, they are written to --out.
+Differences are to the base of the same file: demonstrations that are collected anew move all scores a little.
 
 The base is the recipe `demo`, bounded by tokens. A score is the mean loss (nats) of the true action token, or for text
 and captions of the true piece, always against the one-hot target, over windows of the last twentieth of each dataset's
 episodes, which no run trains on; text is in bits per byte, so that tokenizers compare. Runs with prompts are scored
 with prompts. `captions at 160` are the same held-out scenes, drawn at twice the size that was trained on.
+
+What a score of predictions cannot tell, `played` does: the variants of `PLAYED`, trained longer on the tasks with continuous
+actions alone, and then played; in percent of expert.
 """
 
 from __future__ import annotations
@@ -27,14 +31,20 @@ import numpy as np
 import torch
 
 from gato.episodes import Episode
+from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import Dataset, find_datasets
+from gato.evaluation.evaluate import evaluate_task
+from gato.evaluation.scores import expert_normalised
 from gato.model.bundle import make_codec
+from gato.policy import load
 from gato.recipes.demo import recipe as demo
+from gato.rollouts.pool import WorkerPool
 from gato.sequences import Mixture, TokenStore
 from gato.sequences.filter import good_episodes
 from gato.tokens.text import TextTokenizer
 from gato.tokens.timestep import TEXT
 from gato.training import Recipe, train
+from gato.worlds import find
 
 TASKS = (
     "babyai/go-to-local", "meta-world/button-press", "meta-world/drawer-close", "meta-world/reach", "meta-world/window-open",
@@ -81,11 +91,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one rate for tables too": {"table_learning_rate": None},
     "four blocks": {"model": {"num_transformer_blocks": 4}},
     "two slots": {"slots": 2},
+    "weights by hand": {"weights": demo.weights},
+    "weights by sequences": {"weigh": "sequences"},
+    "warm-up of a tenth": {"warmup": 0.1},
+    "no warm-up": {"warmup": 0.0},
+    "no clipping": {"clip": 1e9},
+    "no weight decay": {"weight_decay": 0.0},
+    "float32": {"precision": "float32"},
 }  # fmt: skip
+PLAYED = ("base", "one-hot targets", "random bin rows")
+PLAYED_TASKS, PLAYED_TOKENS, EPISODES = TASKS[1:6], 3_000_000, 20
 
 
 def recipe_of(variant: dict[str, Any], seed: int) -> Recipe:
-    changes = {k: v for k, v in variant.items() if k not in ("model", "tokenizer")}
+    changes = {k: v for k, v in variant.items() if k not in ("model", "tokenizer", "weigh")}
     recipe = demo.replace(
         weights=SHARES, window_timesteps={"*": 1, "text": None, "captions": None}, window_tokens=512, seed=seed,
         save_every_seconds=1e9, model={**demo.model, **variant.get("model", {})},
@@ -172,6 +191,8 @@ def tokens_of(name: str) -> str:
 def run(name: str, seed: int, data: Path, tokenizer: TextTokenizer, stores, file: Path) -> None:
     training, held_out = stores
     recipe = recipe_of(VARIANTS[name], seed)
+    if VARIANTS[name].get("weigh") == "sequences":
+        recipe = recipe.replace(weights=by_sequences(training, recipe))
     with tempfile.TemporaryDirectory() as folder:
         bundle = train(recipe, training, tokenizer, Path(folder) / "run")
     scores = score(bundle.model, held_out, recipe)
@@ -180,10 +201,40 @@ def run(name: str, seed: int, data: Path, tokenizer: TextTokenizer, stores, file
     scores["captions at 160"] = score(
         bundle.model, [larger(captions, held_out[TASKS.index("captions/scenes")], last)], recipe
     )["captions/scenes"]
-    beside = file.with_suffix(".part")
-    beside.write_text(json.dumps({"variant": name, "seed": seed, "tokens": bundle.card["tokens"], "scores": scores}))
-    beside.replace(file)
-    print(name, seed, {k: round(v, 3) for k, v in scores.items()}, flush=True)
+    save(file, {"variant": name, "seed": seed, "tokens": bundle.card["tokens"], "scores": scores})
+
+
+def by_sequences(stores: list[TokenStore], recipe: Recipe) -> dict[str, float]:
+    """Shares of tokens such that the recipe's weights are the shares of windows. {task: share}"""
+    mixture = Mixture(
+        stores, recipe.weights, recipe.slots, recipe.slot_tokens, recipe.window_tokens, recipe.window_timesteps,
+        document_tokens=recipe.document_tokens,
+    )  # fmt: skip
+    lengths: dict[int, list[int]] = {}
+    for segment in (segment for step in range(50) for i in range(recipe.slots) for segment in mixture.slot(step, i)):
+        lengths.setdefault(segment.store, []).append(len(segment))
+    return {s.task: float(mixture.shares[k] * np.mean(lengths[k])) for k, s in enumerate(stores)}
+
+
+def run_played(name: str, seed: int, tokenizer: TextTokenizer, training: list[TokenStore], file: Path) -> None:
+    """Trained on the tasks with continuous actions alone, and played."""
+    recipe = recipe_of(VARIANTS[name], seed)
+    recipe = recipe.replace(steps=PLAYED_TOKENS // (recipe.slots * recipe.slot_tokens))
+    scores = {}
+    with tempfile.TemporaryDirectory() as folder, WorkerPool(0) as pool:
+        train(recipe, [s for s in training if s.task in PLAYED_TASKS], tokenizer, Path(folder) / "run")
+        agent = load(Path(folder) / "run")
+        for task in map(find, PLAYED_TASKS):
+            random, expert = (task.references[k].mean for k in ("random", "expert"))
+            found, _ = evaluate_task(agent, task, EPISODES, pool)
+            scores[task.id] = [expert_normalised(score, random, expert) for score in found.episodes]
+    save(file, {"variant": name, "seed": seed, "scores": scores})
+
+
+def save(file: Path, record: dict[str, Any]) -> None:
+    """The file is there once the run is whole."""
+    write_file_atomically(file, json.dumps(record).encode())
+    print(file.stem, {k: round(float(np.mean(v)), 3) for k, v in record["scores"].items()}, flush=True)
 
 
 GROUPS = {
@@ -208,7 +259,18 @@ def table(record: dict[str, Any]) -> str:
         sign = "" if variant == "base" else "+"
         cells = [f"{m:{sign}.3f} ± {h:.3f}" for m, h in zip(values.mean(0), np.ptp(values, axis=0) / 2, strict=True)]
         lines.append(f"| {variant} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *played_table(record.get("played", []))])
+
+
+def played_table(runs: list[dict[str, Any]]) -> list[str]:
+    """Percent of expert per task: the mean over seeds, ± half their range."""
+    lines = [f"| | {' | '.join(PLAYED_TASKS)} | mean |", "| --- " * (len(PLAYED_TASKS) + 2) + "|"]
+    for variant in dict.fromkeys(r["variant"] for r in runs):
+        scores = np.array([[np.mean(r["scores"][t]) for t in PLAYED_TASKS] for r in runs if r["variant"] == variant])
+        scores = np.hstack([scores, scores.mean(axis=1, keepdims=True)])
+        cells = [f"{m:.0f} ± {h:.0f}" for m, h in zip(scores.mean(0), np.ptp(scores, axis=0) / 2, strict=True)]
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> None:
@@ -219,40 +281,51 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--only", nargs="+", default=list(VARIANTS))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("results/switches.json"))
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(json.loads(Path("results/switches.json").read_text())))
+        print(table(json.loads(arguments.out.read_text())))
         return
     if not (arguments.data and arguments.tokenizer and arguments.state):
         parser.error("DATA, TOKENIZER and --state")
     arguments.state.mkdir(parents=True, exist_ok=True)
-    file = {(n, s): arguments.state / f"{n.replace(' ', '-')}-{s}.json" for n in VARIANTS for s in SEEDS}
+    jobs = [
+        (part, n, s) for part, names in (("told", VARIANTS), ("played", PLAYED)) for n in names
+        if n in arguments.only for s in SEEDS
+    ]  # fmt: skip
+    file = {job: arguments.state / f"{'-'.join(map(str, job)).replace(' ', '-')}.json" for job in jobs}
     torch.set_num_threads(1)
     for key in dict.fromkeys(map(tokens_of, arguments.only)):
-        waiting = [(n, s) for s in SEEDS for n in arguments.only if tokens_of(n) == key and not file[n, s].exists()]
+        waiting = [job for job in jobs if tokens_of(job[1]) == key and not file[job].exists()]
         if not waiting:
             continue
         plain = TextTokenizer.load(arguments.tokenizer)
         tokenizer = byte_tokenizer() if json.loads(key)[0] == "bytes" else plain
-        stores = build(arguments.data, tokenizer, recipe_of(VARIANTS[waiting[0][0]], 0))
-        running: dict[int, tuple[str, int]] = {}
+        training, held_out = build(arguments.data, tokenizer, recipe_of(VARIANTS[waiting[0][1]], 0))
+        running: dict[int, tuple[str, str, int]] = {}
         while waiting or running:
             while waiting and len(running) < arguments.processes:
-                name, seed = waiting.pop(0)
+                job = part, name, seed = waiting.pop(0)
                 pid = os.fork()  # nothing has used more than one thread yet
                 if pid == 0:
-                    run(name, seed, arguments.data, tokenizer, stores, file[name, seed])
+                    if part == "told":
+                        run(name, seed, arguments.data, tokenizer, (training, held_out), file[job])
+                    else:
+                        run_played(name, seed, tokenizer, training, file[job])
                     os._exit(0)
-                running[pid] = (name, seed)
+                running[pid] = job
             pid, status = os.wait()
-            name, seed = running.pop(pid)
+            job = running.pop(pid)
             if status:
-                raise SystemExit(f"{name}, seed {seed}, failed")
-    found = [json.loads(f.read_text()) for f in file.values() if f.exists()]
-    if len(found) == len(file):
-        record = {"protocol": " ".join((__doc__ or "").split("\n\n", 2)[2].split()), "tokens": TOKENS, "seeds": list(SEEDS),
-                  "torch": torch.__version__, "recipe": recipe_of({}, 0).to_json(), "runs": found}  # fmt: skip
-        Path("results/switches.json").write_text(json.dumps(record, indent=1) + "\n")
+                raise SystemExit(f"{job} failed")
+    runs = {job: json.loads(f.read_text()) for job, f in file.items()}
+    told, played = ([run for (part, *_), run in runs.items() if part == which] for which in ("told", "played"))
+    record = {
+        "protocol": " ".join((__doc__ or "").split("\n\n", 2)[2].split()), "tokens": TOKENS,
+        "tokens_played": PLAYED_TOKENS, "seeds": list(SEEDS), "torch": torch.__version__,
+        "recipe": recipe_of({}, 0).to_json(), "runs": told, "played": played,
+    }  # fmt: skip
+    write_file_atomically(arguments.out, (json.dumps(record, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ pytest.importorskip("dm_control")
 from gato.cli import main
 from gato.episodes.store import Dataset
 from gato.errors import DatasetMissingError
-from gato.rollouts import ExpertPolicy, LocalSlot, Noise, Unit, rollout
+from gato.rollouts import ExpertPolicy, LocalSlot, Noise, RandomPolicy, Unit, rollout
 from gato.rollouts.collect import COVERAGE, collect, dataset_folder
 from gato.rollouts.tracing import collect_traces
 from gato.worlds import find
@@ -160,3 +160,23 @@ def test_making_and_publishing(tmp_path):
     assert json.loads((tmp_path / "traces" / "made.json").read_text()) == made
     assert made[tasks[0].id]["episodes"] == 1 and made[tasks[0].id]["timesteps"] == 1000
     assert len(read_traces(tasks[0].id, trace_path(tasks[0].id, tmp_path / "traces"))) == 1
+
+
+@pytest.mark.parametrize(
+    "task_id", ("meta-world/reach", "dm-manipulation-playground/reach-site-features", "rgb-stacking/triplet-2")
+)
+def test_another_action_is_seen_where_nothing_was_earned(task_id):
+    """These worlds pay late, so rewards of zero would prove nothing: their states do."""
+    task = find(task_id)
+    if not task.installed:
+        pytest.skip(task.pip_line)
+    slot = LocalSlot()
+    (episode,) = rollout([Unit(task_id, 3, max_steps=6)], [slot], RandomPolicy())
+    trace = record(episode, slot.env)
+    assert replay(task_id, trace, slot.env).total_return == trace.total_return
+    actions = {path: values.copy() for path, values in trace.actions.items()}
+    arm = max(actions, key=lambda path: actions[path].size)
+    actions[arm][2] *= -1
+    with pytest.raises(TraceError):
+        replay(task_id, change(trace, actions=actions, rewards=trace.rewards), slot.env)
+    slot.close()

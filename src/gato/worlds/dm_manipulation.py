@@ -130,6 +130,10 @@ class Manipulation(gymnasium.Env):
         truncated = not terminated and (result.last() or self._steps >= MAX_STEPS)
         return self._observe(result.observation), float(result.reward), terminated, truncated, {}
 
+    def state_vector(self) -> np.ndarray:
+        """Positions, velocities and activations of arm and objects, what traces compare."""
+        return np.array(self.physics.get_state(), np.float64)
+
     def render(self) -> np.ndarray | None:
         """uint8 (80, 80, 3), from the task's camera; None unless made with `render=True`."""
         return self._picture() if self.render_mode else None

@@ -123,6 +123,10 @@ class MetaWorld(gymnasium.Env):
         success = bool(info["success"])
         return self._observed(seen), float(reward), success, bool(truncated) and not success, {"success": success}
 
+    def state_vector(self) -> np.ndarray:
+        """Positions and velocities of arm and objects, what traces compare."""
+        return np.concatenate([self.simulator.data.qpos, self.simulator.data.qvel], dtype=np.float64)
+
     def render(self) -> np.ndarray | None:
         """uint8 (128, 128, 3)."""
         return self._camera.picture(self.simulator.data) if self._camera else None

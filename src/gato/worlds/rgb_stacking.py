@@ -276,6 +276,10 @@ class RGBStacking(gymnasium.Env):
         truncated = not success and self._steps >= MAX_STEPS
         return self._observe(), float(success), success, truncated, self._info(success)
 
+    def state_vector(self) -> np.ndarray:
+        """Positions and velocities of arm and objects, what traces compare."""
+        return np.concatenate([self.data.qpos, self.data.qvel], dtype=np.float64)
+
     def render(self) -> np.ndarray | None:
         """uint8 (128, 128, 3): what the left camera sees."""
         return self._pictures()[CAMERAS[0]] if self.render_mode else None
