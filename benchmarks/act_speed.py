@@ -10,7 +10,8 @@ recompute     the whole window anew for every action token, float32, logits at t
 ours          one pass per action token against the cache; "guess": the last action read along and verified; "one pass":
               a network whose action inputs are blank gives all six at once
 floor         of each pass the larger of its bytes (weights, cache) over the memory bandwidth measured in this run and its
-              multiplications over the float32 rate of a large product; summed over the passes of a decision
+              multiplications over the float32 rate of a large product; summed over the passes of a decision. Both rates are
+              medians over the rounds, as the times are: what a shared machine gives changes from minute to minute
 agreement     with `--bundle`, a trained bundle (`gato demo` makes one): greedy decisions of each precision against
               float32 in the bundle's own worlds, both shown the same observations and the same past. Whole actions count.
 fastest       the fastest precision with an agreement of 99 % or more
@@ -182,18 +183,27 @@ BYTES = {"float32": 4, "float16": 2, "bf16": 2, "int8": 1}
 
 
 class Machine:
-    """What the machine can do, measured again in every round; the best counts, since a floor is a floor."""
+    """What the machine can do, measured again in every round."""
 
     def __init__(self) -> None:
-        self.bytes_per_second = self.flops = 0.0
+        self._bytes: list[float] = []
+        self._flops: list[float] = []
         self._memory = torch.ones(96 * 2**20)  # 400 MB, more than any cache
         self._a, self._b = torch.randn(1024, 768), torch.randn(3072, 768)
 
     def measure(self) -> None:
         for _ in range(3):
-            self.bytes_per_second = max(self.bytes_per_second, self._memory.nbytes / seconds(self._memory.sum))
+            self._bytes.append(self._memory.nbytes / seconds(self._memory.sum))
             product = seconds(lambda: F.linear(self._a, self._b))
-            self.flops = max(self.flops, 2 * len(self._a) * self._b.numel() / product)
+            self._flops.append(2 * len(self._a) * self._b.numel() / product)
+
+    @property
+    def bytes_per_second(self) -> float:
+        return statistics.median(self._bytes)
+
+    @property
+    def flops(self) -> float:
+        return statistics.median(self._flops)
 
     def floor(self, config: Any, passes: list[tuple[int, int]], slots: int, precision: str, legal: int) -> float:
         """Seconds of a decision of `slots` environments."""

@@ -32,6 +32,7 @@ import numpy as np
 import gato
 from gato.demo import PLANS
 from gato.episodes.manifest import write_file_atomically
+from gato.evaluation.scores import interval
 from gato.recipes import language as recipe_file
 from gato.recipes.language import CONTROL, LANGUAGE, recipe
 
@@ -220,10 +221,6 @@ def control(state: Path, kind: str, seeds: int) -> tuple[dict[str, Any], np.ndar
     whole = np.mean([np.mean(each, axis=0) for each in domains.values()], axis=0)
     mean = float(np.mean([np.mean(each) for each in means.values()]))
     return {"mean_of_domain_means": mean, "interval": interval(whole), "tasks": tasks}, whole
-
-
-def interval(replicates: np.ndarray) -> list[float]:
-    return [float(v) for v in np.percentile(replicates, (2.5, 97.5))]
 
 
 def summary(state: Path, seeds: int, minutes: float, episodes: int) -> dict[str, Any]:

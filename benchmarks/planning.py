@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 import gato
+from gato.evaluation.scores import interval, resampled_means
 from gato.policy.planning import Planning
 from gato.rollouts import LocalSlot, Unit, episode_seed, rollout
 from gato.worlds import find
@@ -94,9 +95,10 @@ def played(task_id: str, units: list[Unit], policy: Any) -> dict[str, Any]:
 
 def summary(values: np.ndarray) -> dict[str, Any]:
     """Mean and its 95 % interval."""
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(values[drawn].mean(1), (2.5, 97.5))
-    return {"mean": round(float(values.mean()), 4), "interval": [round(float(low), 4), round(float(high), 4)]}
+    return {
+        "mean": round(float(values.mean()), 4),
+        "interval": [round(end, 4) for end in interval(resampled_means([values], RESAMPLES))],
+    }
 
 
 if __name__ == "__main__":

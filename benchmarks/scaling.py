@@ -112,22 +112,21 @@ def learn(name: str, args: argparse.Namespace) -> None:
 def play(bundle: Path, episodes: int) -> dict[str, Any]:
     """Expert-normalised scores, closed loop: of every task, their mean and its 95 % interval over episodes."""
     from gato.evaluation.evaluate import evaluate_task
-    from gato.evaluation.scores import expert_normalised
+    from gato.evaluation.scores import expert_normalised, interval, resampled_means
     from gato.policy import load
     from gato.rollouts.pool import WorkerPool
     from gato.worlds import find
 
     agent = load(bundle)
-    rng, out = np.random.default_rng(0), {}
+    out = {}
     with WorkerPool(1) as pool:
         for task in (find(t) for t in TASKS if t in agent.tasks):
             found, _ = evaluate_task(agent, task, episodes, pool)
             means = [task.references[k].mean for k in ("random", "expert")]
             out[task.id] = [expert_normalised(score, *means) for score in found.episodes]
-    again = [np.mean([np.mean(rng.choice(mine, len(mine))) for mine in out.values()]) for _ in range(2000)]
     return {
         "mean": float(np.mean([np.mean(mine) for mine in out.values()])),
-        "interval": [float(x) for x in np.percentile(again, [2.5, 97.5])],
+        "interval": interval(resampled_means(out.values())),
         "episodes": out,
     }
 

@@ -22,7 +22,7 @@ import torch
 from gato.episodes import Dataset, find_datasets
 from gato.episodes.manifest import write_file_atomically
 from gato.evaluation.evaluate import evaluate_task
-from gato.evaluation.scores import expert_normalised
+from gato.evaluation.scores import expert_normalised, interval, resampled_means
 from gato.policy import load
 from gato.recipes.generalist import recipe as generalist
 from gato.rollouts.pool import WorkerPool
@@ -60,14 +60,13 @@ def play(bundle: Path, episodes: dict[str, int], file: Path) -> dict[str, list[f
     return scores
 
 
-def mean(scores: dict[str, list[float]], rng: np.random.Generator) -> tuple[float, list[float]]:
+def mean(scores: dict[str, list[float]]) -> tuple[float, list[float]]:
     """Percent of expert as the mean over tasks, and its 95 % interval over episodes."""
     rows = []
     for name, mine in scores.items():
         references = [find(name).references[k].mean for k in ("random", "expert")]
-        rows.append(np.array([expert_normalised(s, *references) for s in mine]))
-    again = [np.mean([row[rng.integers(len(row), size=len(row))].mean() for row in rows]) for _ in range(2000)]
-    return float(np.mean([row.mean() for row in rows])), [float(v) for v in np.percentile(again, [2.5, 97.5])]
+        rows.append([expert_normalised(s, *references) for s in mine])
+    return float(np.mean([np.mean(row) for row in rows])), interval(resampled_means(rows))
 
 
 def main() -> None:
@@ -87,7 +86,7 @@ def main() -> None:
     for folder in find_datasets(args.data):
         folders.setdefault(Dataset.open(folder).task.split("/", 1)[0], []).append(folder)
     there = sum(weight for domain, weight in generalist.weights.items() if domain in folders)
-    rng, rows = np.random.default_rng(0), {}
+    rows = {}
     for domain in args.domains:
         theirs = {t["id"]: t["episode_scores"] for t in record["tasks"] if t["domain"] == domain}
         theirs = {name: s for name, s in theirs.items() if {"random", "expert"} <= set(find(name).references)}
@@ -95,8 +94,8 @@ def main() -> None:
         bundle = learn(domain, tokens, folders[domain], args)
         ours = play(bundle, {name: len(s) for name, s in theirs.items()}, args.state / f"{domain}.json")
         row: dict[str, Any] = {"tasks": len(theirs), "tokens": tokens}
-        row["specialist"], row["specialist_interval"] = mean(ours, rng)
-        row["generalist"], row["generalist_interval"] = mean(theirs, rng)
+        row["specialist"], row["specialist_interval"] = mean(ours)
+        row["generalist"], row["generalist_interval"] = mean(theirs)
         row["by_task"] = {name: {"specialist": ours[name], "generalist": s} for name, s in theirs.items()}
         rows[domain] = row
         print(domain, {k: v for k, v in row.items() if k != "by_task"}, flush=True)

@@ -39,6 +39,10 @@ def examine() -> dict[str, Any]:
     found["bf16 products"] = (
         "yes" if torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no: float32 is used"
     )
+    from gato.model import native
+
+    library, told = native.load()
+    found["lone tokens in C"] = told if library is not None else f"no: {told}"
     found |= _simulators()
     found["rendering"] = _render()
     found["training"] = _train()

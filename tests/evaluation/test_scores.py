@@ -17,6 +17,7 @@ from gato.evaluation.scores import (
     expert_normalised,
     iqm,
     read_results,
+    resampled_means,
     results,
     tasks_at,
     thresholds,
@@ -101,6 +102,13 @@ def test_intervals_hold_what_they_promise():
     assert np.mean(width) == pytest.approx(
         2 * 1.96 * 50 / math.sqrt(50), rel=0.1
     )  # 95 % of a binomial mean, in percent
+
+
+def test_groups_count_alike_and_only_episodes_are_drawn_again():
+    """[0, 1] and [10]: a replicate's mean is 5, 5.25 or 5.5, in one, two and one of four cases."""
+    values, counts = np.unique(resampled_means([[0.0, 1.0], [10.0]], 4000), return_counts=True)
+    assert values.tolist() == [5.0, 5.25, 5.5]
+    np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
 
 
 def test_same_seed_same_interval_and_the_seed_matters():

@@ -134,6 +134,14 @@ def thresholds(normalised: Iterable[float], percents: Sequence[float] = THRESHOL
     return {"percent": list(percents), "tasks": [int(tasks_at(values, p)) for p in percents]}
 
 
+def resampled_means(groups: Iterable[Sequence[float]], count: int = REPLICATES, seed: int = 0) -> np.ndarray:
+    """Bootstrap replicates of the mean over groups of each group's mean, (count,): drawn again within each group, of episodes
+    say, of a task each."""
+    rng = np.random.default_rng(seed)
+    rows = [np.asarray(group, np.float64) for group in groups]
+    return np.mean([row[rng.integers(len(row), size=(count, len(row)))].mean(axis=1) for row in rows], axis=0)
+
+
 def interval(replicates: np.ndarray) -> list[float]:
     """The 95 % percentile interval of (replicates,) values."""
     return [float(v) for v in np.percentile(replicates, (2.5, 97.5))]

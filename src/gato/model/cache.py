@@ -117,6 +117,14 @@ class RingCache:
         run = slice(first, first + len(slots)) if slots.tolist() == list(range(first, first + len(slots))) else None
         return View(slots, run, entries, positions, distances if self._relative_attention else None, bias)
 
+    def extend_one(self, slot: int, time: int) -> tuple[int, int]:
+        """Take the entry for one new token of one slot: its position, and the entry."""
+        position = int(self.count[slot])
+        entry = position % self._size
+        self.position[slot, entry], self.time[slot, entry] = position, time
+        self.count[slot] += 1
+        return position, entry
+
     def write(self, layer: int, view: View, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store k, v (R, n, H, d) and return all keys and values of the rows, (R, H, W, d): the ring itself where the rows
         are consecutive slots, else a copy."""

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from gato.errors import UsageError
 from gato.model.cache import RingCache, View
+from gato.model.native import LoneToken
 from gato.model.transformer import Attention, Block, Gato, _angles
 from gato.sequences.batch import Batch
 
@@ -46,6 +47,7 @@ class Decoder:
             split = i == len(model.blocks) - 1
             inward: list[list[torch.Tensor]] = [[a.query], [a.key, a.value]] if split else [[a.query, a.key, a.value]]
             self._layers.append(([make(ms) for ms in inward], make([a.out]), make([f.hidden]), make([f.out])))
+        self._lone = LoneToken.of(model, precision)
 
     @torch.no_grad()
     def __call__(
@@ -64,6 +66,8 @@ class Decoder:
         """
         rows, n = valid.shape
         model = self.model
+        if self._lone is not None and rows == n == 1:
+            return self._alone(self._lone, batch, int(slots[0]), int(times[0, 0]), cache)
         view = cache.extend(slots, valid, times)
         positions = view.positions.masked_fill(
             ~valid, 0
@@ -73,6 +77,15 @@ class Decoder:
         for i, block in enumerate(model.blocks):
             x = self._block(i, block, x, cache, view, turn, wanted)  # type: ignore[arg-type]
         return model.norm(x)
+
+    def _alone(self, lone: LoneToken, batch: Batch, slot: int, time: int, cache: RingCache) -> torch.Tensor:
+        """The same for a single token of a single slot, (1, 1, D)."""
+        position, entry = cache.extend_one(slot, time)
+        at = torch.tensor([position])
+        x = self.model.embed(batch, self.model.embed.vocabulary(), at)
+        turn = _Turn(at, self.model.config.key_value_size) if self.model.config.position == "rope" else None
+        lone(x[0], cache, slot, entry, None if turn is None else (turn.cos, turn.sin))
+        return self.model.norm(x)[None]
 
     def logits(self, hidden: torch.Tensor, low: int = 0, high: int | None = None) -> torch.Tensor:
         """(…, D) → logits of the ids [low, high): to choose among a few, only their rows of the table are read."""
@@ -85,8 +98,12 @@ class Decoder:
         attention, normed = block.attention, block.norm1(x)
         bias, distances = view.bias, view.distances
         if len(inward) == 1:
-            q, k, v = inward[0](normed).unflatten(-1, (3, attention.heads, -1)).unbind(2)  # (R, n, H, d)
-            turn_q = turn
+            both, v = (
+                inward[0](normed)
+                .unflatten(-1, (3 * attention.heads, -1))
+                .split([2 * attention.heads, attention.heads], 2)
+            )
+            q, k = (both if turn is None else turn(both)).chunk(2, dim=2)  # (R, n, H, d)
         else:
             k, v = inward[1](normed).unflatten(-1, (2, attention.heads, -1)).unbind(2)
             turn_q = turn
@@ -96,8 +113,8 @@ class Decoder:
                 distances = distances[at, wanted] if distances is not None else None
                 turn_q = turn.at(wanted) if turn is not None else None
             q = inward[0](normed).unflatten(-1, (attention.heads, -1))
-        if turn is not None and turn_q is not None:
-            q, k = turn_q(q), turn(k)
+            if turn is not None and turn_q is not None:
+                q, k = turn_q(q), turn(k)
         keys, values = cache.write(i, view, k, v)  # (R, H, W, d)
         attended = _attend(attention, q.transpose(1, 2), keys, values, bias[:, None], distances, cache, i)
         x = x + outward(attended.transpose(1, 2).flatten(2))
