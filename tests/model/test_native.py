@@ -76,6 +76,16 @@ def test_the_rings_hold_the_same():
         assert (a - b).abs().max() <= 1e-5 * b.abs().max() and not a[:, 0].any()
 
 
+def test_logits_of_a_single_row():
+    model = network("rope")
+    hidden = torch.randn(1, 1, 64)
+    for ours, plain in (both(model, "float32"), both(model, "float16")):
+        for low, high in ((0, None), (3, 20), (1024, 2048)):
+            got, wanted = (decoder.logits(hidden, low, high) for decoder in (ours, plain))
+            assert got.shape == wanted.shape
+            torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_what_it_does_not_know_goes_the_librarys_way():
     assert Decoder(network("xl"))._lone is None
     assert Decoder(network("rope"), "bf16")._lone is None

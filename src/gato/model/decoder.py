@@ -89,7 +89,10 @@ class Decoder:
 
     def logits(self, hidden: torch.Tensor, low: int = 0, high: int | None = None) -> torch.Tensor:
         """(…, D) → logits of the ids [low, high): to choose among a few, only their rows of the table are read."""
-        return F.linear(hidden, self.model.embed.vocabulary()[low:high])
+        rows = self.model.embed.vocabulary()[low:high]
+        if self._lone is not None and hidden.numel() == rows.shape[1]:
+            return self._lone.logits(hidden.contiguous(), rows).view(*hidden.shape[:-1], -1)
+        return F.linear(hidden, rows)
 
     def _block(
         self, i: int, block: Block, x: torch.Tensor, cache: RingCache, view: View, turn: _Turn | None, wanted: torch.Tensor | None

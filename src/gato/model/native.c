@@ -70,6 +70,12 @@ static inline float row(const void *matrix, int o, const float *x, int n, int ha
     return half ? dot16((const uint16_t *)matrix + (size_t)o * n, x, n) : dot32((const float *)matrix + (size_t)o * n, x, n);
 }
 
+/* rows (count, D) of the table of ids, times x (D,). */
+void gato_logits(const float *rows, int count, int D, const float *x, float *out, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int o = 0; o < count; o++) out[o] = row(rows, o, x, D, 0);
+}
+
 static void norm(const float *x, const float *weight, const float *bias, float eps, int n, float *out) {
     float mean = 0, var = 0;
     for (int i = 0; i < n; i++) mean += x[i];

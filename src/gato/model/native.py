@@ -99,6 +99,14 @@ class LoneToken:
             *(ctypes.c_int64(int(far[slot])) for far in (cache.band, cache.span)), at(cosines), at(sines), at(scratch), threads,
         )  # fmt: skip
 
+    def logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """hidden (D,), rows (ids, D) of the table → (ids,)."""
+        out = torch.empty(len(rows))
+        threads = torch.get_num_threads() if rows.numel() >= WORTH_THREADS // 8 else 1
+        given = (ctypes.c_void_p(t.data_ptr()) for t in (hidden, out))
+        self._library.gato_logits(ctypes.c_void_p(rows.data_ptr()), *rows.shape, *given, threads)
+        return out
+
 
 @functools.cache
 def load() -> tuple[ctypes.CDLL | None, str]:
@@ -130,7 +138,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(made))
     except (OSError, subprocess.TimeoutExpired) as error:
         return None, str(error)
-    library.gato_token.restype = None
+    library.gato_token.restype = library.gato_logits.restype = None
     return library, str(made)
 
 

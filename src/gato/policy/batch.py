@@ -577,17 +577,22 @@ def pack(
 
     kinds, patches = grid("kinds", 0).ravel(), grid("patches", -1).ravel()
     image_rows = np.flatnonzero(kinds == IMAGE)
-    unique, index = np.unique(patches[image_rows], return_inverse=True)
-    pictures = table.rows[unique] if len(unique) else np.zeros((0, 768), np.uint8)
-    if 0 < len(unique) < least:
-        pictures = np.concatenate([pictures, np.zeros((least - len(unique), 768), np.uint8)])
+    if len(image_rows):
+        unique, index = np.unique(patches[image_rows], return_inverse=True)
+        missing = np.zeros((max(0, least - len(unique)), 768), np.uint8)
+        pictures, places = (
+            np.concatenate([table.rows[unique], missing]),
+            mean_index(grid("boxes", 0).reshape(-1, 4)[image_rows]),
+        )
+    else:
+        index, pictures, places = image_rows, np.zeros((0, 768), np.uint8), np.zeros((0, 2), np.int64)
     blank = grid("blank", 0).ravel().astype(bool)
     lengths = np.array([len(row["ids"]) for row in rows])
     empty = torch.zeros(0, dtype=torch.long)
     batch = Batch(
         torch.from_numpy(grid("ids", 0).ravel()), torch.from_numpy(grid("positions", NO_POSITION).ravel()),
         torch.from_numpy(blank) if blank.any() else None, torch.from_numpy(image_rows), torch.from_numpy(index.reshape(-1)),
-        torch.from_numpy(mean_index(grid("boxes", 0).reshape(-1, 4)[image_rows])),
+        torch.from_numpy(places),
         torch.from_numpy(pictures), ((len(rows), n, 0),), empty, empty, empty, empty, int(lengths.sum()),
     )  # fmt: skip
     valid = torch.from_numpy(np.arange(n)[None] < lengths[:, None])
