@@ -192,19 +192,28 @@ def planned(state: Path, task: Task, tokenizer: Path, episodes: int = 20) -> dic
 
 
 def report(state: Path) -> dict[str, Any]:
-    """results/beyond.json from what is there, and docs/images/beyond-*.png."""
+    """results/beyond.json, with what this state has in place of what it said before, and docs/images/beyond-*.png."""
     found: dict[str, Any] = {}
+    record = ROOT / "results/beyond.json"
+    before = json.loads(record.read_text()) if record.exists() else {}
     for part in ("expert", "nothing"):
         files = [f for by in ("steps", "episodes") for f in sorted((state / part / by).rglob("improve.json"))]
         found[part] = [
             r for r in (json.loads(f.read_text()) for f in files) if len(r["rounds"]) > 2
         ]  # others have hardly begun
         if found[part]:
+            found[part] = _beside(before.get(part, []), found[part])
             draw(found[part], ROOT / f"docs/images/beyond-{part}.png")
     found["returns"] = [json.loads(f.read_text()) for f in sorted((state / "returns").glob("*.json"))]
     found["plan"] = [json.loads(f.read_text()) for f in sorted((state / "plan").glob("*.json"))]
-    write_whole(ROOT / "results/beyond.json", json.dumps(found, indent=1) + "\n")
+    found = {part: _beside(before.get(part, []), records) for part, records in found.items()}
+    write_whole(record, json.dumps(found, indent=1) + "\n")
     return found
+
+
+def _beside(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of now, and those of before whose task (and way) is not among them."""
+    return list({(r["task"], r.get("protocol", {}).get("by")): r for r in (*before, *now)}.values())
 
 
 def page(found: Mapping[str, Any]) -> str:
