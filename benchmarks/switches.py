@@ -19,6 +19,7 @@ actions alone, and then played; in percent of expert.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gato.corpora.text import python_docs
 from gato.episodes import Episode
 from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import Dataset, find_datasets
@@ -39,6 +41,7 @@ from gato.model.bundle import make_codec
 from gato.policy import load
 from gato.recipes.demo import recipe as demo
 from gato.rollouts.pool import WorkerPool
+from gato.scenes.grid import captions
 from gato.sequences import Mixture, TokenStore
 from gato.sequences.filter import good_episodes
 from gato.tokens.text import TextTokenizer
@@ -85,6 +88,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "windows of four timesteps": {"window_timesteps": {"*": 4, "text": None, "captions": None}},
     "stochastic depth": {"model": {"stochastic_depth": 0.1}},
     "bytes": {"tokenizer": "bytes"},
+    "vocabulary of 4,096": {"tokenizer": "4,096 pieces", "model": {"vocabulary_size": 4096}},
     "wide stem": {"model": {"patch_stem_width": 64}},
     "stem of stride 2": {"model": {"patch_stem_stride": 2}},
     "decay as the paper's": {"weight_decay": 0.1, "final_ratio": 0.1},
@@ -116,6 +120,15 @@ def recipe_of(variant: dict[str, Any], seed: int) -> Recipe:
 def byte_tokenizer() -> TextTokenizer:
     """A SentencePiece model that knows no sub-word of ordinary text: every character but the blank is spelt in bytes."""
     return TextTokenizer.train((f"{chr(0xE000 + i)} " for i in range(765)), 1024)
+
+
+def larger_tokenizer() -> TextTokenizer:
+    """The demo's, with four times the pieces."""
+    texts = itertools.chain(python_docs("train"), captions("train", count=2_000))
+    return TextTokenizer.train((e.observations["text"][0] for e in texts), 4096)
+
+
+TOKENIZERS = {"bytes": byte_tokenizer, "4,096 pieces": larger_tokenizer}
 
 
 def build(data: Path, tokenizer: TextTokenizer, recipe: Recipe) -> tuple[list[TokenStore], list[TokenStore]]:
@@ -196,10 +209,10 @@ def run(name: str, seed: int, data: Path, tokenizer: TextTokenizer, stores, file
     with tempfile.TemporaryDirectory() as folder:
         bundle = train(recipe, training, tokenizer, Path(folder) / "run")
     scores = score(bundle.model, held_out, recipe)
-    captions = Dataset.open(data / "captions/scenes")
-    last = range(len(captions) - 600, len(captions))
+    scenes = Dataset.open(data / "captions/scenes")
+    last = range(len(scenes) - 600, len(scenes))
     scores["captions at 160"] = score(
-        bundle.model, [larger(captions, held_out[TASKS.index("captions/scenes")], last)], recipe
+        bundle.model, [larger(scenes, held_out[TASKS.index("captions/scenes")], last)], recipe
     )["captions/scenes"]
     save(file, {"variant": name, "seed": seed, "tokens": bundle.card["tokens"], "scores": scores})
 
@@ -299,8 +312,8 @@ def main() -> None:
         waiting = [job for job in jobs if tokens_of(job[1]) == key and not file[job].exists()]
         if not waiting:
             continue
-        plain = TextTokenizer.load(arguments.tokenizer)
-        tokenizer = byte_tokenizer() if json.loads(key)[0] == "bytes" else plain
+        make = TOKENIZERS.get(json.loads(key)[0])
+        tokenizer = make() if make else TextTokenizer.load(arguments.tokenizer)
         training, held_out = build(arguments.data, tokenizer, recipe_of(VARIANTS[waiting[0][1]], 0))
         running: dict[int, tuple[str, str, int]] = {}
         while waiting or running:
