@@ -84,7 +84,9 @@ class Decoder:
         at = torch.tensor([position])
         x = self.model.embed(batch, self.model.embed.vocabulary(), at)
         turn = _Turn(at, self.model.config.key_value_size) if self.model.config.position == "rope" else None
-        lone(x[0], cache, slot, entry, None if turn is None else (turn.cos, turn.sin))
+        attentions: list[Attention] = [block.attention for block in self.model.blocks]  # type: ignore[misc]
+        relative = [_relative(a, i, cache, x) for i, a in enumerate(attentions)] if attentions[0].kind == "xl" else []
+        lone(x[0], cache, slot, entry, None if turn is None else (turn.cos, turn.sin), relative)
         return self.model.norm(x)[None]
 
     def logits(self, hidden: torch.Tensor, low: int = 0, high: int | None = None) -> torch.Tensor:
@@ -133,14 +135,20 @@ def _attend(
     scale = attention.size**-0.5
     if attention.kind == "xl":
         assert distances is not None
-        if layer not in cache.relative:
-            cache.relative[layer] = attention._distances(cache.reach, q)
-        scores = torch.matmul(q + attention.distance_bias[:, None], cache.relative[layer].transpose(-1, -2))
+        far = _relative(attention, layer, cache, q)
+        scores = torch.matmul(q + attention.distance_bias[:, None], far.transpose(-1, -2))
         index = distances.clamp(0, cache.reach - 1)[:, None].expand(-1, attention.heads, -1, -1)
         bias = scores.gather(-1, index).mul_(scale).add_(bias)
         q = q + attention.content_bias[:, None]
     scores = torch.matmul(q * scale, keys.transpose(-1, -2)).add_(bias)
     return torch.matmul(scores.softmax(-1), values)
+
+
+def _relative(attention: Attention, layer: int, cache: RingCache, like: torch.Tensor) -> torch.Tensor:
+    """What a block makes of all distances, (H, reach, d): once per ring."""
+    if layer not in cache.relative:
+        cache.relative[layer] = attention._distances(cache.reach, like).contiguous()
+    return cache.relative[layer]
 
 
 class _Turn:

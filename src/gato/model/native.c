@@ -6,6 +6,7 @@
    way: rows are read one after another, each by one thread, and between two products there is nothing but a barrier. */
 
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #ifdef __F16C__
@@ -18,6 +19,7 @@ typedef struct {
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias; /* (D,) */
     const void *query, *key, *value, *out;                               /* (D, D), rows are outputs */
     const void *hidden, *down;                                           /* (G, D), (D, G/2) */
+    const float *content_bias, *distance_bias;                           /* (H, d); null where positions are not relative */
 } Block;
 
 int gato_half(void) {
@@ -99,15 +101,21 @@ static void turn(float *x, const float *cosines, const float *sines, int d) {
     }
 }
 
-/* One head: its query over the entries in sight. keys, values (W, d); weights (seen,) is scratch. */
-static void attend(const float *q, const float *keys, const float *values, const int *sight, int seen, int d, float *weights, float *out) {
+static inline float inner(const float *a, const float *b, int d) {
+    if (d % 16 == 0) return dot32(a, b, d);
+    float sum = 0;
+    for (int i = 0; i < d; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+/* One head: its query over the entries in sight. keys, values (W, d); weights (seen,) is scratch. With relative scores, `far`
+   (reach, d) are what the distances are worth to the query `to_far`, and back (seen,) the distances. */
+static void attend(const float *q, const float *keys, const float *values, const int *sight, int seen, int d, const float *to_far,
+                   const float *far, const int *back, float *weights, float *out) {
     float most = -INFINITY, total = 0, scale = 1.0f / sqrtf((float)d);
     for (int s = 0; s < seen; s++) {
-        const float *k = keys + (size_t)sight[s] * d;
-        float sum = 0;
-        if (d % 16 == 0) sum = dot32(k, q, d);
-        else for (int i = 0; i < d; i++) sum += q[i] * k[i];
-        weights[s] = sum * scale;
+        weights[s] = inner(keys + (size_t)sight[s] * d, q, d) * scale;
+        if (far) weights[s] += inner(far + (size_t)back[s] * d, to_far, d) * scale;
         if (weights[s] > most) most = weights[s];
     }
     memset(out, 0, d * sizeof(float));
@@ -122,24 +130,31 @@ static void attend(const float *q, const float *keys, const float *values, const
 
 /* x (D,) in and out. keys, values (L, H, W, d), `apart` floats from block to block, of the slot; the token's own entry is
    written. Entries in sight: less than `band` tokens and `span` timesteps back, by their position and time (W,), position -1
-   where there is none. cosines, sines (d,) or null. scratch: 5 D + G/2 + W + threads (D + W) floats. */
+   where there is none. cosines, sines (d,) or null. relative (L): each block's (H, reach, d), or null. scratch: 5 D + G/2 +
+   2 W + threads (2 D + W) floats. */
 void gato_token(const Block *blocks, int L, int D, int H, int G, int W, int half, float eps, float *x, float *keys, float *values,
                 int64_t apart, int entry, const int64_t *position, const int64_t *time, int64_t band, int64_t span,
-                const float *cosines, const float *sines, float *scratch, int threads) {
+                const float *cosines, const float *sines, const float *const *relative, int reach, float *scratch, int threads) {
     int d = D / H, seen = 0;
     float *qkv = scratch, *attended = qkv + 3 * D, *middle = attended + D, *gated = middle + D;
     int *sight = (int *)(gated + G / 2);
-    float *own = (float *)(sight + W);
+    int *back = sight + W;
+    float *own = (float *)(back + W);
     for (int j = 0; j < W; j++)
-        if (position[j] >= 0 && position[entry] - position[j] < band && time[j] > time[entry] - span) sight[seen++] = j;
+        if (position[j] >= 0 && position[entry] - position[j] < band && time[j] > time[entry] - span) {
+            int64_t distance = position[entry] - position[j];
+            back[seen] = distance < reach ? (int)distance : reach - 1;
+            sight[seen++] = j;
+        }
 #pragma omp parallel num_threads(threads)
     {
-        float *normed, *weights;
+        float *normed, *biased, *weights;
 #pragma omp critical
         {
             normed = own;
-            weights = own + D;
-            own += D + W;
+            biased = own + D;
+            weights = own + 2 * D;
+            own += 2 * D + W;
         }
         for (int l = 0; l < L; l++) {
             const Block *b = blocks + l;
@@ -157,7 +172,12 @@ void gato_token(const Block *blocks, int L, int D, int H, int G, int W, int half
                 }
                 memcpy(mine_k + (size_t)entry * d, k, d * sizeof(float));
                 memcpy(mine_v + (size_t)entry * d, v, d * sizeof(float));
-                attend(q, mine_k, mine_v, sight, seen, d, weights, attended + h * d);
+                const float *far = NULL;
+                if (relative) {
+                    far = relative[l] + (size_t)h * reach * d;
+                    for (int i = 0; i < d; i++) biased[i] = q[i] + b->distance_bias[h * d + i], q[i] += b->content_bias[h * d + i];
+                }
+                attend(q, mine_k, mine_v, sight, seen, d, biased, far, back, weights, attended + h * d);
             }
 #pragma omp for schedule(static)
             for (int o = 0; o < D; o++) middle[o] = x[o] + row(b->out, o, attended, D, half);

@@ -19,6 +19,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class _Block(ctypes.Structure):
         (name, ctypes.c_void_p)
         for name in (
             "norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias", "query", "key", "value", "out", "hidden", "down",
+            "content_bias", "distance_bias",
         )
     ]  # fmt: skip
 
@@ -58,8 +60,12 @@ class LoneToken:
         """None where the network, the precision, the device or this machine is not one that the C knows."""
         config, weight, half = model.config, next(model.parameters()), precision == "float16"
         whole_lanes = config.layer_width % 16 == config.feedforward_hidden_size % 32 == 0
-        known = whole_lanes and config.position in ("rope", "learned") and precision in ("float32", "float16")
-        if not known or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        if (
+            not whole_lanes
+            or precision not in ("float32", "float16")
+            or weight.device.type != "cpu"
+            or weight.dtype != torch.float32
+        ):
             return None
         library, _ = load()
         return None if library is None or (half and not library.gato_half()) else cls(model, half, library)
@@ -70,42 +76,48 @@ class LoneToken:
         matrices = [a.query, a.key, a.value, a.out, f.hidden, f.out]
         kept = [t.detach().contiguous() for t in plain]
         kept += [t.detach().to(torch.float16 if self._half else torch.float32).contiguous() for t in matrices]
+        if a.kind == "xl":
+            kept += [t.detach().contiguous() for t in (a.content_bias, a.distance_bias)]
         self._held += kept
         return _Block(*(t.data_ptr() for t in kept))
 
     def __call__(
-        self, x: torch.Tensor, cache: RingCache, slot: int, entry: int, turn: tuple[torch.Tensor, torch.Tensor] | None
+        self,
+        x: torch.Tensor,
+        cache: RingCache,
+        slot: int,
+        entry: int,
+        turn: tuple[torch.Tensor, torch.Tensor] | None,
+        relative: Sequence[torch.Tensor],
     ) -> None:
         """x (D,) in place, from what the first block gets to what the last one gives. The token is the one that has just taken
         this entry of the slot; its keys and values are written there.
 
-        `turn`: cosines and signed sines (d,) of its position, for a network whose positions rotate.
+        `turn`: cosines and signed sines (d,) of its position, for a network whose positions rotate. `relative`: for one whose
+        positions are relative, what each block makes of distances, (H, reach, d).
         """
         c, size = self._config, cache.position.shape[1]
-        threads = torch.get_num_threads() if self._many else 1
-        scratch = torch.empty(
-            5 * c.layer_width + c.feedforward_hidden_size // 2 + size + threads * (c.layer_width + size)
-        )
+        width, threads = c.layer_width, torch.get_num_threads() if self._many else 1
+        scratch = torch.empty(5 * width + c.feedforward_hidden_size // 2 + 2 * size + threads * (2 * width + size))
         keys, values = cache.keys[:, slot], cache.values[:, slot]
-        position, time = cache.position[slot], cache.time[slot]
-        cosines, sines = turn if turn is not None else (None, None)
-
-        def at(t: torch.Tensor | None) -> ctypes.c_void_p:
-            return ctypes.c_void_p(None if t is None else t.data_ptr())
-
+        tables = (ctypes.c_void_p * len(relative))(*(t.data_ptr() for t in relative)) if relative else None
         self._library.gato_token(
-            self._blocks, len(self._blocks), c.layer_width, c.num_attention_heads, c.feedforward_hidden_size, size, int(self._half),
-            ctypes.c_float(self._eps), at(x), at(keys), at(values), ctypes.c_int64(keys.stride(0)), entry, at(position), at(time),
-            *(ctypes.c_int64(int(far[slot])) for far in (cache.band, cache.span)), at(cosines), at(sines), at(scratch), threads,
+            self._blocks, len(self._blocks), width, c.num_attention_heads, c.feedforward_hidden_size, size, int(self._half),
+            ctypes.c_float(self._eps), *map(_at, (x, keys, values)), ctypes.c_int64(keys.stride(0)), entry,
+            *map(_at, (cache.position[slot], cache.time[slot])), *(ctypes.c_int64(int(far[slot])) for far in (cache.band, cache.span)),
+            *map(_at, turn or (None, None)), tables, relative[0].shape[1] if relative else 0, _at(scratch), threads,
         )  # fmt: skip
 
     def logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """hidden (D,), rows (ids, D) of the table → (ids,)."""
         out = torch.empty(len(rows))
         threads = torch.get_num_threads() if rows.numel() >= WORTH_THREADS // 8 else 1
-        given = (ctypes.c_void_p(t.data_ptr()) for t in (hidden, out))
-        self._library.gato_logits(ctypes.c_void_p(rows.data_ptr()), *rows.shape, *given, threads)
+        self._library.gato_logits(_at(rows), *rows.shape, _at(hidden), _at(out), threads)
         return out
+
+
+def _at(t: torch.Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if t is None else t.data_ptr())
 
 
 @functools.cache
@@ -116,9 +128,9 @@ def load() -> tuple[ctypes.CDLL | None, str]:
     compiler = shutil.which(os.environ.get("CC", "cc"))
     source = resources.files("gato.model").joinpath("native.c").read_bytes()
     key = hashlib.sha256(b"\0".join([source, " ".join(FLAGS).encode(), _processor()])).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato"
-    made = folder / f"native-{key}.so"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato"
+        made = folder / f"native-{key}.so"
         if not made.exists():
             if compiler is None:
                 return None, "no C compiler (cc) was found"
@@ -136,7 +148,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
                     return None, f"{compiler} could not compile it: {told.stderr.strip()[:200]}"
                 os.replace(Path(beside) / "native.so", made)
         library = ctypes.CDLL(str(made))
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: there is no home
         return None, str(error)
     library.gato_token.restype = library.gato_logits.restype = None
     return library, str(made)
