@@ -81,11 +81,13 @@ def draw(record: dict[str, Any], file: Path) -> None:
         tokens, [100 * row["captions_exact"] for row in rows], "o-", color="#0d6e8c", label="captions exactly right, %"
     )
     right.set(xscale="log", xlabel="million tokens", ylim=(0, 100))
+    right.set_ylabel("%", fontsize=8)
     other = right.twinx()
+    other.set_ylabel("bits per byte", fontsize=8)
     other.plot(tokens, [row["bits_per_byte"] for row in rows], "s-", color="#b5651d", label="text, bits per byte")
     other.axhline(rows[0]["trigram_bits_per_byte"], color="#b5651d", linewidth=0.8, linestyle="--", label="trigram")
     lines = [line for ax in (right, other) for line in ax.get_lines()]
-    right.legend(lines, [str(line.get_label()) for line in lines], frameon=False, fontsize=7, loc="upper left")
+    right.legend(lines, [str(line.get_label()) for line in lines], frameon=False, fontsize=7, loc="upper right")
     left.legend(frameon=False, fontsize=7, ncols=2)
     for ax in (left, right, other):
         ax.set_xticks(tokens, [f"{t:.0f}" for t in tokens])
