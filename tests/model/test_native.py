@@ -33,14 +33,14 @@ def network(position: str, width: int = 64, heads: int = 4, gated: int = 96) -> 
 
 def fed(decoder: Decoder, ids: list[int], cache: RingCache, times: list[int], slot: int = 0) -> torch.Tensor:
     """Hidden states (N, D), the tokens one after another."""
-    from tests.model.test_cache import batch
-
-    out = []
+    out, none = [], torch.zeros(0, dtype=torch.long)
     for token, time in zip(ids, times, strict=True):
-        one: Batch = batch(torch.tensor([[token]]))
-        out.append(
-            decoder(one, torch.tensor([slot]), torch.ones(1, 1, dtype=torch.bool), torch.tensor([[time]]), cache)[0]
-        )
+        one = Batch(
+            torch.tensor([token]), torch.tensor([-1]), None, none, none, none.view(0, 2),
+            torch.zeros(0, 768, dtype=torch.uint8), ((1, 1, 0),), none, none, none, none, 1,
+        )  # fmt: skip
+        valid = torch.ones(1, 1, dtype=torch.bool)
+        out.append(decoder(one, torch.tensor([slot]), valid, torch.tensor([[time]]), cache)[0])
     return torch.cat(out)
 
 
