@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from gato.demo import tokenizer_in
 from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import Dataset, dataset_folder
 from gato.evaluation.evaluate import evaluate_task
@@ -448,7 +449,7 @@ def main() -> None:
         parser.error("--state is needed")
     args.state.mkdir(parents=True, exist_ok=True)
     if not args.report:
-        tokenizer = args.tokenizer or _tokenizer(args.state / "tokenizer.model")
+        tokenizer = args.tokenizer or tokenizer_in(args.state, 1024)
         if "expert" in args.only:
             for name, policy in WEAK.items():
                 rounds(args.state / "expert", find(name), policy, tokenizer, 60, args.rounds)
@@ -464,16 +465,6 @@ def main() -> None:
     found = report(args.state)
     write_whole(ROOT / "docs/beyond.md", page(found))
     say(found)
-
-
-def _tokenizer(file: Path) -> Path:
-    from gato.corpora.text import python_docs
-    from gato.tokens.text import TextTokenizer
-
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        TextTokenizer.train((e.observations["text"][0] for e in python_docs("train")), 1024).save(file)
-    return file
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gato.demo import tokenizer_in
 from gato.episodes import Dataset
 from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import dataset_folder
@@ -30,7 +31,6 @@ from gato.policy import load
 from gato.recipes.demo import recipe as demo
 from gato.rollouts.collect import COVERAGE, COVERAGE_WIDE_SHARE, collect
 from gato.rollouts.pool import WorkerPool
-from gato.tokens.text import TextTokenizer
 from gato.training.start import resume_run, start_run
 from gato.worlds import find
 
@@ -70,7 +70,7 @@ def learn(kind: str, seed: int, args: argparse.Namespace) -> Path:
         "validation_share=0", "continuous=sample",
     ]  # fmt: skip
     data = [dataset_folder(args.state / "data" / kind, name) for name in TIMESTEPS]
-    return start_run("demo", words, data, run, args.state / "tokenizer.model", "cpu", 0)
+    return start_run("demo", words, data, run, tokenizer_in(args.state, 1024), "cpu", 0)
 
 
 def play(bundle: Path, episodes: int, file: Path) -> dict[str, list[float]]:
@@ -137,11 +137,6 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.state.mkdir(parents=True, exist_ok=True)
-    if not (args.state / "tokenizer.model").exists():
-        from gato.corpora.text import python_docs
-
-        text = TextTokenizer.train((e.observations["text"][0] for e in python_docs("train")), 1024)
-        (args.state / "tokenizer.model").write_bytes(text.to_bytes())
     demonstrations = [row for kind in KINDS for row in demonstrate(kind, args.state)]
     scores: dict[str, list[dict[str, list[float]]]] = {kind: [] for kind in KINDS}
     for seed in range(args.seeds):

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from gato.demo import tokenizer_in
 from gato.episodes import Dataset, DatasetWriter, Episode, TaskSpec, find_datasets
 from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import dataset_folder
@@ -36,7 +37,6 @@ from gato.model.bundle import TaskCard
 from gato.policy import Agent, load
 from gato.rollouts.pool import WorkerPool
 from gato.rollouts.retrieve import Retrieval
-from gato.tokens.text import TextTokenizer
 from gato.training.start import resume_run, start_run
 from gato.worlds import find
 
@@ -68,17 +68,7 @@ def learn(kind: str, args: argparse.Namespace) -> Path:
              "final_ratio=0.05", "model.task_token=false", *args.set]  # fmt: skip
     held = [(d, Dataset.open(d)) for d in find_datasets([args.data])]
     data = [d for d, dataset in held if len(dataset) and any(Path(dataset.task).match(p) for p in LEARNED)]
-    return start_run("demo", words, data, run, _tokenizer(args), "cpu", args.processes)
-
-
-def _tokenizer(args: argparse.Namespace) -> Path:
-    file = args.state / "tokenizer.model"
-    if not file.exists():
-        from gato.corpora.text import python_docs
-
-        args.state.mkdir(parents=True, exist_ok=True)
-        TextTokenizer.train((e.observations["text"][0] for e in python_docs("train")), 1024).save(file)
-    return file
+    return start_run("demo", words, data, run, tokenizer_in(args.state, 1024), "cpu", args.processes)
 
 
 def some(task: str, count: int, args: argparse.Namespace) -> Dataset:

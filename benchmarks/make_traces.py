@@ -5,11 +5,11 @@
     python benchmarks/make_traces.py 'dm-control-suite/*' --episodes 30 --state ~/traces --publish traces
 
 The files grow in the state folder, outside the checkout: `DOMAIN--NAME.parquet`, one per task; it may begin as a copy of
-`traces`. Kill it whenever you like and start it again; what is finished stays, and the tasks take turns, an episode each, so that all grow together. Tasks
-without an expert are passed over. A quarter of the episodes is clean from the task's own starts or wide ones; the others
-carry noise of one of three levels, one of them with bursts of random actions, while the expert's own choice stays the
-target. Where one wrong step ends a game there is less of it (`manner`). Every episode says what it had, and how many core
-seconds it took.
+`traces`. Kill it whenever you like and start it again; what is finished stays, and the tasks take turns, an episode each,
+so that all grow together. Tasks without an expert are passed over. A quarter of the episodes is clean from the task's own
+starts or wide ones; the others carry noise of one of three levels, one of them with bursts of random actions, while the
+expert's own choice stays the target. Where one wrong step ends a game there is less of it (`manner`). Every episode says
+what it had, and how many core seconds it took.
 
 `--publish FOLDER` copies the files whose tasks are complete (or all, with `--partial`) and writes `made.json` beside them:
 per task the episodes, the core hours, the mean return and the size.

@@ -113,13 +113,9 @@ def main() -> None:
     if args.once:
         print(json.dumps(measure(args.state)))
         return
-    from gato.corpora.text import python_docs
-    from gato.tokens.text import TextTokenizer
+    from gato.demo import tokenizer_in
 
-    args.state.mkdir(parents=True, exist_ok=True)
-    if not (args.state / "tokenizer.model").exists():
-        texts = (e.observations["text"][0] for e in python_docs("train"))
-        (args.state / "tokenizer.model").write_bytes(TextTokenizer.train(texts, 1024).to_bytes())
+    tokenizer_in(args.state, 1024)
     make(args.state, args.datasets)
     fresh, again = [], []
     for _ in range(args.repeats):

@@ -1,13 +1,13 @@
 """What each switch does at equal tokens: small trainings, two seeds each, scored on demonstrations that were held out.
 
-    python benchmarks/switches.py DATA TOKENIZER --state DIR [--only NAME …] [--processes 2]
+    python benchmarks/switches.py DATA --state DIR [--only NAME …] [--processes 2]
     python benchmarks/switches.py --table --out results/switches_more.json        its table, in Markdown
 
-DATA is a folder of demonstrations as `gato demo` collects them, TOKENIZER its tokenizer.model. A run that is finished is a
-file in --state, so the whole goes on where it stopped; when all that were asked for are there, they are written to --out.
+DATA is a folder of demonstrations as `gato demo` collects them. A run that is finished is a file in --state, so the whole
+goes on where it stopped; when all that were asked for are there, they are written to --out.
 Differences are to the base of the same file: demonstrations that are collected anew move all scores a little.
 
-The base is the recipe `demo`, bounded by tokens. A score is the mean loss (nats) of the true action token, or for text
+The base is the recipe `demo`, bounded by tokens, with a vocabulary of 1,024. A score is the mean loss (nats) of the true action token, or for text
 and captions of the true piece, always against the one-hot target, over windows of the last twentieth of each dataset's
 episodes, which no run trains on; text is in bits per byte, so that tokenizers compare. Runs with prompts are scored
 with prompts. `captions at 160` are the same held-out scenes, drawn at twice the size that was trained on.
@@ -19,7 +19,6 @@ actions alone, and then played; in percent of expert.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -31,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gato.corpora.text import python_docs
+from gato.demo import tokenizer_in
 from gato.episodes import Episode
 from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import Dataset, find_datasets
@@ -41,7 +40,6 @@ from gato.model.bundle import make_codec
 from gato.policy import load
 from gato.recipes.demo import recipe as demo
 from gato.rollouts.pool import WorkerPool
-from gato.scenes.grid import captions
 from gato.sequences import Mixture, TokenStore
 from gato.sequences.filter import good_episodes
 from gato.tokens.text import TextTokenizer
@@ -87,8 +85,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "prompt and task token": {**PROMPT, "model": {"task_token": True}},
     "windows of four timesteps": {"window_timesteps": {"*": 4, "text": None, "captions": None}},
     "stochastic depth": {"model": {"stochastic_depth": 0.1}},
-    "bytes": {"tokenizer": "bytes"},
-    "vocabulary of 4,096": {"tokenizer": "4,096 pieces", "model": {"vocabulary_size": 4096}},
+    "bytes": {"bytes": True},
+    "vocabulary of 4,096": {"model": {"vocabulary_size": 4096}},
     "wide stem": {"model": {"patch_stem_width": 64}},
     "stem of stride 2": {"model": {"patch_stem_stride": 2}},
     "decay as the paper's": {"weight_decay": 0.1, "final_ratio": 0.1},
@@ -108,10 +106,10 @@ PLAYED_TASKS, PLAYED_TOKENS, EPISODES = TASKS[1:6], 3_000_000, 20
 
 
 def recipe_of(variant: dict[str, Any], seed: int) -> Recipe:
-    changes = {k: v for k, v in variant.items() if k not in ("model", "tokenizer", "weigh")}
+    changes = {k: v for k, v in variant.items() if k not in ("model", "bytes", "weigh")}
     recipe = demo.replace(
         weights=SHARES, window_timesteps={"*": 1, "text": None, "captions": None}, window_tokens=512, seed=seed,
-        save_every_seconds=1e9, model={**demo.model, **variant.get("model", {})},
+        save_every_seconds=1e9, model={**demo.model, "vocabulary_size": 1024, **variant.get("model", {})},
     )  # fmt: skip
     recipe = recipe.replace(**changes)
     return recipe.replace(steps=TOKENS // (recipe.slots * recipe.slot_tokens))
@@ -120,15 +118,6 @@ def recipe_of(variant: dict[str, Any], seed: int) -> Recipe:
 def byte_tokenizer() -> TextTokenizer:
     """A SentencePiece model that knows no sub-word of ordinary text: every character but the blank is spelt in bytes."""
     return TextTokenizer.train((f"{chr(0xE000 + i)} " for i in range(765)), 1024)
-
-
-def larger_tokenizer() -> TextTokenizer:
-    """The demo's, with four times the pieces."""
-    texts = itertools.chain(python_docs("train"), captions("train", count=2_000))
-    return TextTokenizer.train((e.observations["text"][0] for e in texts), 4096)
-
-
-TOKENIZERS = {"bytes": byte_tokenizer, "4,096 pieces": larger_tokenizer}
 
 
 def build(data: Path, tokenizer: TextTokenizer, recipe: Recipe) -> tuple[list[TokenStore], list[TokenStore]]:
@@ -196,7 +185,7 @@ def tokens_of(name: str) -> str:
     """What decides the tokens of a variant: variants that agree in it share their stores."""
     recipe, model = recipe_of(VARIANTS[name], 0), recipe_of(VARIANTS[name], 0).config()
     return json.dumps(
-        [VARIANTS[name].get("tokenizer"), model.separate_discrete, model.action_position, model.observation_bins,
+        [model.vocabulary_size, "bytes" in VARIANTS[name], model.separate_discrete, model.action_position, model.observation_bins,
          model.task_token, recipe.observation_loss > 0, recipe.text_targets, recipe.return_filter]
     )  # fmt: skip
 
@@ -289,7 +278,6 @@ def played_table(runs: list[dict[str, Any]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("tokenizer", type=Path, nargs="?")
     parser.add_argument("--state", type=Path)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--only", nargs="+", default=list(VARIANTS))
@@ -299,8 +287,8 @@ def main() -> None:
     if arguments.table:
         print(table(json.loads(arguments.out.read_text())))
         return
-    if not (arguments.data and arguments.tokenizer and arguments.state):
-        parser.error("DATA, TOKENIZER and --state")
+    if not (arguments.data and arguments.state):
+        parser.error("DATA and --state")
     arguments.state.mkdir(parents=True, exist_ok=True)
     jobs = [
         (part, n, s) for part, names in (("told", VARIANTS), ("played", PLAYED)) for n in names
@@ -312,8 +300,9 @@ def main() -> None:
         waiting = [job for job in jobs if tokens_of(job[1]) == key and not file[job].exists()]
         if not waiting:
             continue
-        make = TOKENIZERS.get(json.loads(key)[0])
-        tokenizer = make() if make else TextTokenizer.load(arguments.tokenizer)
+        pieces, as_bytes, *_ = json.loads(key)
+        folder = arguments.state / f"{pieces}-pieces"
+        tokenizer = byte_tokenizer() if as_bytes else TextTokenizer.load(tokenizer_in(folder, pieces))
         training, held_out = build(arguments.data, tokenizer, recipe_of(VARIANTS[waiting[0][1]], 0))
         running: dict[int, tuple[str, str, int]] = {}
         while waiting or running:

@@ -959,7 +959,7 @@ def _language(agent: Any, out: Path, where: str, data: tuple[Path, ...], count: 
     """Scores on the held-out part of the corpora that the package makes itself, and on the corpora in `data`; also written to
     `out`/language.json."""
     from gato.episodes.manifest import write_file_atomically
-    from gato.evaluation.telling import headline, held_out, of_data, score_all
+    from gato.evaluation.telling import held_out, of_data, tell
 
     own = held_out(agent, count)
     if not own and not data:
@@ -967,18 +967,7 @@ def _language(agent: Any, out: Path, where: str, data: tuple[Path, ...], count: 
             "this bundle was not trained on corpora that the package makes", where=where,
             fix="leave out --language, or name corpora of yours with --data",
         )  # fmt: skip
-    recipe = agent.bundle.card.get("recipe") or {}
-    window = recipe.get("document_tokens") or recipe.get("window_tokens") or agent.bundle.config.token_sequence_length
-    media = out / "media"
-    scores, samples = score_all(agent, own, media, window)
-    found: dict[str, Any] = {**headline(scores), "corpora": scores}
-    if data:
-        found["data"], more = score_all(agent, of_data(data), media, window)
-        samples += more
-    if agent._knows({"text"}):
-        prompt = "Return a list of the "
-        samples.append({"prompt": prompt, "continuation": agent.complete(prompt, max_tokens=80)})
-    found["samples"] = samples
+    found = tell(agent, own, out / "media", of_data(data) if data else None)
     out.mkdir(parents=True, exist_ok=True)
     write_file_atomically(out / "language.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
     return found

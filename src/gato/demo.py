@@ -16,9 +16,6 @@ from pathlib import Path
 
 from gato.rollouts.loop import CLEAN, Noise
 
-TEXT_SAMPLE = "Return a list of the "
-HELD_OUT_CAPTIONS = 300
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -68,10 +65,12 @@ def run(
     tasks: Sequence[str] | None = None,
 ) -> Path:
     """The whole demo; returns the report. `tasks` narrows it to some of PLANS; `seconds` is the training time."""
+    from gato.recipes.demo import recipe
+
     out = Path(out)
     began = time.perf_counter()
     plans = [p for p in PLANS if tasks is None or p.task in tasks]
-    tokenizer = make_tokenizer(out)
+    tokenizer = tokenizer_in(out / "tokenizer", recipe.config().vocabulary_size)
     print(f"[1/4] demonstrations → {out / 'data'}")
     collect_all(plans, out, workers)
     print(f"[2/4] training → {out / 'train'}")
@@ -97,20 +96,21 @@ def run(
     return report
 
 
-def make_tokenizer(out: Path):
-    """1,024 pieces learned from the documentation of the standard library and some captions."""
+def tokenizer_in(folder: Path, pieces: int) -> Path:
+    """`folder`/tokenizer.model; where it is not there, it is learned from the documentation of the standard library and some
+    captions."""
     from gato.corpora.text import python_docs
     from gato.episodes.manifest import make_folder, write_file_atomically
     from gato.scenes.grid import captions
     from gato.tokens.text import TextTokenizer
 
-    path = out / "tokenizer" / "tokenizer.model"
+    path = folder / "tokenizer.model"
     if not path.exists():
         texts = itertools.chain(python_docs("train"), captions("train", count=2_000))
-        tokenizer = TextTokenizer.train((e.observations["text"][0] for e in texts), 1024)
-        make_folder(path.parent)
+        tokenizer = TextTokenizer.train((e.observations["text"][0] for e in texts), pieces)
+        make_folder(folder)
         write_file_atomically(path, tokenizer.to_bytes())
-    return TextTokenizer.load(path)
+    return path
 
 
 def collect_all(plans: Sequence[Plan], out: Path, workers: int) -> None:
@@ -127,11 +127,12 @@ def collect_all(plans: Sequence[Plan], out: Path, workers: int) -> None:
     generate(out / "data", scenes=30_000)
 
 
-def train_one(out: Path, tokenizer, seconds: float | None, device: str):
+def train_one(out: Path, tokenizer: Path, seconds: float | None, device: str) -> None:
     """One network on all of it; a run that was stopped is resumed."""
     import torch
 
     from gato.recipes.demo import recipe
+    from gato.tokens.text import TextTokenizer
     from gato.training import load_stores, train
     from gato.training.progress import TrainingBar
     from gato.training.team import sensible
@@ -141,11 +142,12 @@ def train_one(out: Path, tokenizer, seconds: float | None, device: str):
     if seconds is not None:
         recipe = recipe.replace(seconds=seconds)
     torch.set_num_threads(1)  # processes share the cores; see training/team.py
-    stores = load_stores([out / "data"], recipe.config(), tokenizer, recipe)
+    text = TextTokenizer.load(tokenizer)
+    stores = load_stores([out / "data"], recipe.config(), text, recipe)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     with TrainingBar() as bar:
         train(
-            recipe, stores, tokenizer, out / "train", resume=(out / "train" / "recipe.json").exists(), device=device, watch=bar,
+            recipe, stores, text, out / "train", resume=(out / "train" / "recipe.json").exists(), device=device, watch=bar,
             processes=sensible(recipe.slots // recipe.accumulate) if device == "cpu" else 1,
         )  # fmt: skip
 
@@ -154,19 +156,12 @@ def evaluate_all(plans: Sequence[Plan], out: Path, episodes: int, workers: int, 
     """Every task closed loop, captions and text on held-out data."""
     import torch
 
-    from gato.corpora.text import python_docs
-    from gato.evaluation.evaluate import evaluate, evaluate_language
-    from gato.evaluation.language import trigram_bits_per_byte
+    from gato.evaluation.evaluate import evaluate
+    from gato.evaluation.telling import held_out, tell
     from gato.policy import load
-    from gato.scenes.grid import captions
     from gato.worlds import find
 
     agent = load(out / "train" / "bundle")
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # the worker processes want a core
-    documents = list(python_docs("heldout"))
-    train, heldout = ([e.observations["text"][0] for e in part] for part in (python_docs("train"), documents))
-    language = evaluate_language(
-        agent, list(captions("heldout", count=HELD_OUT_CAPTIONS)), documents, out / "media", window=agent.bundle.card["recipe"]["document_tokens"],
-        baseline=trigram_bits_per_byte(train, heldout, agent.bundle.tokenizer), prompt=TEXT_SAMPLE,
-    )  # fmt: skip
+    language = tell(agent, held_out(agent), out / "media")
     evaluate(agent, [find(p.task) for p in plans], episodes, out, workers=workers, language=language, protocol=protocol)

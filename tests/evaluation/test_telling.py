@@ -9,7 +9,7 @@ from gato.corpora.dialogues import TALK_SPEC
 from gato.errors import DataError, UsageError
 from gato.evaluation import telling
 from gato.evaluation.language import consensus_scores, normal_answer, prior, prior_of_others, vqa_accuracy, vqa_scores
-from gato.evaluation.telling import headline, held_out, of_data, score_all, things_in
+from gato.evaluation.telling import held_out, of_data, tell, things_in
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent
@@ -111,7 +111,8 @@ def test_right_replies_score_one_and_wrong_ones_nothing(agent, tmp_path, monkeyp
     assert set(corpora) == set(agent.bundle.tasks)
     book = [str(e.observations["text" if "text" in e.observations else "reply"][0]).strip() for found in corpora.values() for e in found]  # fmt: skip
     agent.right, agent.book = True, list(book)
-    scores, samples = score_all(agent, corpora, tmp_path, 256)
+    told = tell(agent, corpora, tmp_path)
+    scores, samples = told["corpora"], told["samples"]
     assert scores["captions/scenes"]["exact_match"] == scores["captions/rooms"]["true"] == 1.0
     assert set(scores["captions/scenes"]["exact_by_things"]) == {"1", "2", "3"}
     asked_of = scores["questions/rooms"]
@@ -119,10 +120,9 @@ def test_right_replies_score_one_and_wrong_ones_nothing(agent, tmp_path, monkeyp
     assert 0.2 < asked_of["chance"] < 0.45 and asked_of["question_prior"] < 0.7 and asked_of["answer_prior"] < 0.7
     assert scores["dialogues/program"]["accuracy"] == 1.0 and scores["clips/experts"]["exact_match"] == 1.0
     assert all((tmp_path / s["image"]).is_file() for s in samples) and len(samples) == 4 * 8
-    top = headline(scores)
-    assert top["caption_exact_one_thing"] == top["vqa_accuracy"] == top["caption_true"] == 1.0
+    assert told["caption_exact_one_thing"] == told["vqa_accuracy"] == told["caption_true"] == 1.0
     agent.right = False
-    scores, _ = score_all(agent, corpora, tmp_path, 256)
+    scores = tell(agent, corpora, tmp_path)["corpora"]
     assert scores["captions/rooms"]["true"] == scores["questions/rooms"]["accuracy"] == 0.0
 
 
@@ -143,7 +143,7 @@ def test_data_of_ones_own(agent, tmp_path):
     found = of_data([tmp_path])
     assert set(found) == {"captions/own", "questions/own"}
     agent.right, agent.book = True, ["caption 1", "caption 2", "wrong", "red", "two"]
-    scores, _ = score_all(agent, found, tmp_path / "media", 256)
+    scores = tell(agent, {}, tmp_path / "media", found)["data"]
     assert scores["captions/own"]["captions"] == 3 and scores["captions/own"]["exact_match"] == pytest.approx(2 / 3)
     assert scores["questions/own"]["accuracy"] == pytest.approx((1 + vqa_accuracy("2", humans[1])) / 2)
     assert scores["questions/own"]["by_type"] == {"what": scores["questions/own"]["accuracy"]}

@@ -19,7 +19,6 @@ import torch
 from gato.episodes import Episode
 from gato.errors import GatoError, UsageError
 from gato.evaluation.animation import animate, plot_episode
-from gato.evaluation.language import bits_per_byte, caption_scores
 from gato.evaluation.open_loop import action_errors
 from gato.evaluation.scores import TaskScores, expert_normalised, results, write_results
 from gato.model.bundle import Bundle
@@ -29,7 +28,6 @@ from gato.rollouts import LocalSlot, Unit, episode_seed, rollout
 from gato.rollouts.loop import BatchPolicy
 from gato.rollouts.pool import WorkerPool
 from gato.rollouts.retrieve import Retrieval
-from gato.sequences import Segment, TokenStore, collate
 from gato.worlds import Task, find
 
 SLOTS = 20  # episodes of one task played side by side
@@ -54,7 +52,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Play `episodes` of every task and write out/results.json and out/media/; returns the results.
 
-    `seed` shifts the block of evaluation seeds. `language` is what `evaluate_language` returned, if anything.
+    `seed` shifts the block of evaluation seeds. `language` is what `telling.tell` returned, if anything.
     `demonstrations`, held out, by task: the tasks' records get the errors of `open_loop.action_errors` on them, under
     `teacher_forced`; those of demonstrated tasks that are not among `tasks`, having no world, stand under `open_loop`. Scores do not depend on `workers`, not by a bit.
     With `cluster`, a Ray cluster's address, whole tasks are played on its members, to the same scores.
@@ -300,74 +298,6 @@ class _FilmedSlot(LocalSlot):
     def step(self, action: Any) -> None:
         super().step(action)
         self._frames.append(np.asarray(self.env.render()))  # type: ignore[union-attr]
-
-
-# -- language ---------------------------------------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def text_bits(agent: Agent, documents: Sequence[Episode], window: int) -> float:
-    """Bits that the network needs for whole documents: windows of `window` tokens, each scored on its second half (the
-    first window on all of it), so that every token but a document's first is predicted once with context.
-
-    A document's first token, which nothing predicts, is charged as uniform over the text vocabulary.
-    """
-    bundle, device = agent.bundle, str(next(agent.bundle.model.parameters()).device)
-    task = agent._task_with("text", {"text"})
-    store = TokenStore.build(task, bundle.codec(task), documents)
-    bits = 0.0
-    for e in range(store.num_episodes):
-        first, last = int(store.starts[store.episodes[e]]), int(store.starts[store.episodes[e + 1]])
-        bits += float(np.log2(bundle.config.vocabulary_size))
-        segments, at = [], first
-        while True:
-            end = min(at + window, last)
-            masked = 0 if at == first else window // 2
-            segments.append(Segment(0, ((at, end),), masked))
-            if end == last:
-                break
-            at += window - window // 2
-        for i in range(0, len(segments), 16):
-            batch = collate(segments[i : i + 16], [store]).to(device)
-            log_p = torch.log_softmax(bundle.model(batch).float(), -1)
-            bits -= float(log_p.gather(1, batch.targets[:, None]).sum()) / float(np.log(2))
-    return bits
-
-
-def evaluate_language(
-    agent: Agent,
-    captions: Sequence[Episode],
-    documents: Sequence[Episode],
-    media: Path,
-    *,
-    window: int,
-    baseline: float | None = None,
-    prompt: str = "",
-) -> dict[str, Any]:
-    """Captions of held-out scenes and bits per byte of held-out text, with samples for the report."""
-    from gato.evaluation.animation import picture
-
-    media.mkdir(parents=True, exist_ok=True)
-    out: dict[str, Any] = {}
-    samples: list[dict[str, Any]] = []
-    if captions:
-        truth = [e.observations["text"][0] for e in captions]
-        said: list[str] = []
-        for i in range(0, len(captions), 50):
-            said += agent.captions([e.observations["image"][0] for e in captions[i : i + 50]])
-        scored = caption_scores(list(zip(said, truth, strict=True)))
-        out |= {"caption_exact": scored["exact_match"], "captions": scored["captions"]}
-        for i in range(min(8, len(captions))):
-            (media / f"scene-{i}.png").write_bytes(picture(captions[i].observations["image"][0]))
-            samples.append({"image": f"scene-{i}.png", "predicted": said[i], "true": truth[i]})
-    if documents:
-        texts = [e.observations["text"][0] for e in documents]
-        out["bits_per_byte"] = bits_per_byte(text_bits(agent, documents, window), texts)
-        if baseline is not None:
-            out["trigram_bits_per_byte"] = baseline
-        prompt = prompt or texts[0][:120]
-        samples.append({"prompt": prompt, "continuation": agent.complete(prompt, max_tokens=80)})
-    return {**out, "samples": samples}
 
 
 # -- protocol and progress --------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Telling: captions, replies and texts of corpora become scores, those that the package makes and those that people bring.
 
-    score_all(agent, held_out(agent), media)   {"captions/scenes": {"exact_match": …, "bleu": …, "cider": …, …},
-                                                "questions/rooms": {"accuracy": …, "by_type": …, "question_prior": …}, …}
+    tell(agent, held_out(agent), media)["corpora"]   {"captions/scenes": {"exact_match": …, "bleu": …, "cider": …, …},
+                                                      "questions/rooms": {"accuracy": …, "by_type": …, …}, …}
 
 What a corpus is follows from its leaves: images or clips with a text are captioned, questions (and dialogues) replied to,
 and of texts the bits per byte are counted. Generated corpora have more to say, since their truth can be computed.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gato.corpora.text import PYTHON_DOCS, python_docs
 from gato.episodes import Episode
@@ -39,11 +40,13 @@ from gato.scenes.grid import SCENES
 from gato.scenes.questions import ROOM_QUESTIONS, ask
 from gato.scenes.rooms import board
 from gato.scenes.wording import ROOM_CAPTIONS, All, Place, Relation, is_true, read
+from gato.sequences import Segment, TokenStore, collate
 from gato.tokens.timestep import MARKS, QUESTION
 
 PRIOR_QUESTIONS = 2_000  # of the training split, which the baselines learn from
 BATCH = 50
 SAMPLES = 8  # of each corpus, for the report
+SAMPLE = "Return a list of the "  # a text to continue
 
 
 @dataclass
@@ -79,16 +82,30 @@ def of_data(paths: Sequence[Path], most: int = 1_000) -> dict[str, list[Episode]
     return found
 
 
-def score_all(
-    agent: Agent, corpora: Mapping[str, Sequence[Episode]], media: Path, window: int
+def tell(
+    agent: Agent, own: Mapping[str, Sequence[Episode]], media: Path, data: Mapping[str, Sequence[Episode]] | None = None
+) -> dict[str, Any]:
+    """What the report shows of language: the figures of the generated corpora under names of their own, the scores of all corpora
+    ("corpora", and "data" where there is any), and samples with their pictures in `media`."""
+    scores, samples = _scored(agent, own, media)
+    found: dict[str, Any] = {**_headline(scores), "corpora": scores}
+    if data:
+        found["data"], more = _scored(agent, data, media)
+        samples += more
+    if agent._knows({"text"}):
+        samples.append({"prompt": SAMPLE, "continuation": agent.complete(SAMPLE, max_tokens=80)})
+    return {**found, "samples": samples}
+
+
+def _scored(
+    agent: Agent, corpora: Mapping[str, Sequence[Episode]], media: Path
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """({corpus: its scores}, samples for the report with their pictures in `media`)."""
     scores: dict[str, Any] = {}
     samples: list[dict[str, Any]] = []
     for task, found in corpora.items():
         kind = _kind(set(found[0].observations))
         if kind == "text":
-            scores[task] = text_scores(agent, task, found, window)
+            scores[task] = text_scores(agent, task, found)
         elif kind:
             shown = _shown(found, kind)
             said = _say(agent, task, shown, kind)
@@ -97,8 +114,7 @@ def score_all(
     return scores, samples
 
 
-def headline(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of the generated corpora under names of their own."""
+def _headline(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     scenes, rooms = scores.get(SCENES, {}), scores.get(ROOM_CAPTIONS, {})
     asked, text = scores.get(ROOM_QUESTIONS, {}), scores.get(PYTHON_DOCS, {})
     out = {
@@ -253,15 +269,45 @@ def _training_questions() -> list[tuple[str, str, str]]:
     return [(a.question.type, f"Q: {a.question.text} A:", a.reply) for a in made]
 
 
-def text_scores(agent: Agent, task: str, documents: Sequence[Episode], window: int) -> dict[str, Any]:
-    from gato.evaluation.evaluate import text_bits
-
+def text_scores(agent: Agent, task: str, documents: Sequence[Episode]) -> dict[str, Any]:
+    """Bits per byte, read in windows as long as those of training; of our documents a trigram's too."""
+    recipe = agent.bundle.card.get("recipe") or {}
+    window = recipe.get("document_tokens") or recipe.get("window_tokens") or agent.bundle.config.token_sequence_length
     texts = [str(e.observations["text"][0]) for e in documents]
     out = {"bits_per_byte": bits_per_byte(text_bits(agent, documents, window), texts), "documents": len(texts)}
     if task == PYTHON_DOCS:
         train = [e.observations["text"][0] for e in python_docs("train")]
         out["trigram_bits_per_byte"] = trigram_bits_per_byte(train, texts, agent.bundle.tokenizer)
     return out
+
+
+@torch.inference_mode()
+def text_bits(agent: Agent, documents: Sequence[Episode], window: int) -> float:
+    """Bits that the network needs for whole documents: windows of `window` tokens, each scored on its second half (the
+    first window on all of it), so that every token but a document's first is predicted once with context.
+
+    A document's first token, which nothing predicts, is charged as uniform over the text vocabulary.
+    """
+    bundle, device = agent.bundle, str(next(agent.bundle.model.parameters()).device)
+    task = agent._task_with("text", {"text"})
+    store = TokenStore.build(task, bundle.codec(task), documents)
+    bits = 0.0
+    for e in range(store.num_episodes):
+        first, last = int(store.starts[store.episodes[e]]), int(store.starts[store.episodes[e + 1]])
+        bits += float(np.log2(bundle.config.vocabulary_size))
+        segments, at = [], first
+        while True:
+            end = min(at + window, last)
+            masked = 0 if at == first else window // 2
+            segments.append(Segment(0, ((at, end),), masked))
+            if end == last:
+                break
+            at += window - window // 2
+        for i in range(0, len(segments), 16):
+            batch = collate(segments[i : i + 16], [store]).to(device)
+            log_p = torch.log_softmax(bundle.model(batch).float(), -1)
+            bits -= float(log_p.gather(1, batch.targets[:, None]).sum()) / float(np.log(2))
+    return bits
 
 
 def _by(keys: Sequence[str], values: Sequence[bool]) -> dict[str, float]:

@@ -580,10 +580,8 @@ def pack(
     if len(image_rows):
         unique, index = np.unique(patches[image_rows], return_inverse=True)
         missing = np.zeros((max(0, least - len(unique)), 768), np.uint8)
-        pictures, places = (
-            np.concatenate([table.rows[unique], missing]),
-            mean_index(grid("boxes", 0).reshape(-1, 4)[image_rows]),
-        )
+        pictures = np.concatenate([table.rows[unique], missing])
+        places = mean_index(grid("boxes", 0).reshape(-1, 4)[image_rows])
     else:
         index, pictures, places = image_rows, np.zeros((0, 768), np.uint8), np.zeros((0, 2), np.int64)
     blank = grid("blank", 0).ravel().astype(bool)

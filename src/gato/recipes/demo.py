@@ -11,21 +11,24 @@ from gato.training.recipe import Recipe
 recipe = Recipe(
     name="demo",
     size="tiny",
-    model={"num_transformer_blocks": 2},  # of the same minutes, more tokens teach more than more blocks
+    model={
+        "num_transformer_blocks": 2,  # of the same minutes, more tokens teach more than more blocks
+        "vocabulary_size": 4096,  # and longer pieces more text in the same tokens
+    },
     steps=None,
     seconds=570,
     weights={
         "babyai/go-to-red-ball-grey": 0.04,
-        "babyai/go-to-local": 0.14,
-        "babyai/pickup-loc": 0.12,
-        "meta-world": 0.08,
+        "babyai/go-to-local": 0.12,
+        "babyai/pickup-loc": 0.17,
+        "meta-world": 0.07,
         "dm-control-suite": 0.06,
         "dm-control-suite/reacher-easy": 0.09,
-        "sokoban": 0.24,
-        "ale-atari/freeway": 0.03,
-        "ale-atari/boxing": 0.10,
-        "captions": 0.05,
-        "text": 0.08,
+        "sokoban": 0.20,
+        "ale-atari/freeway": 0.02,
+        "ale-atari/boxing": 0.12,
+        "captions": 0.04,
+        "text": 0.07,
     },
     slots=6,
     slot_tokens=1024,
