@@ -109,7 +109,6 @@ class Tasks:
                     for path, leaf in getattr(t.spec, part).items():
                         print(f"  {part:11} {path}: {_leaf(leaf)}")
             return
-        from rich.console import Console
         from rich.table import Column, Table
 
         table = Table(Column("task", no_wrap=True), "installed", "score", "random", "expert", "by")
@@ -117,7 +116,7 @@ class Tasks:
             random, expert = (t.references.get(k) for k in ("random", "expert"))
             numbers = [f"{r.mean:.4g}" if r else "–" for r in (random, expert)]
             table.add_row(t.id, "yes" if t.installed else t.pip_line, t.score, *numbers, t.expert_name or "–")
-        Console().print(table)
+        _print_table(table)
         print(f"{len(chosen)} tasks in {len({t.domain for t in chosen})} domains")
 
 
@@ -237,7 +236,6 @@ class DataLs:
         if self.json:
             print(json.dumps(rows, indent=1, default=str))
             return
-        from rich.console import Console
         from rich.table import Column, Table
 
         if self.paper:
@@ -248,16 +246,29 @@ class DataLs:
             for r in rows:
                 pairs = [f"{short(r[name])} / {short(r[f'paper_{name}'])}" for name in names]
                 shown.add_row(r["domain"], *pairs, f"{r['paper_weight']:.2f} %")
-            Console().print(shown)
+            _print_table(shown)
             return
-        shown = Table(Column("task", no_wrap=True), "episodes", "timesteps", "tokens", "share of tokens", "mean return")
+        numbers = ("episodes", "timesteps", "tokens", "share", "return")
+        shown = Table(
+            Column("task", overflow="fold"), *(Column(name, justify="right", no_wrap=True) for name in numbers)
+        )
         for r in rows:
             mean = r.get("mean_return")
             shown.add_row(
                 r["task"], f"{r['episodes']:,}", f"{r['timesteps']:,}", f"{r['tokens']:,}" if r["tokens"] else "–",
                 f"{r['sample_weight']:.1%}", f"{mean:.3g}" if mean is not None else "–",
             )  # fmt: skip
-        Console().print(shown)
+        _print_table(shown)
+
+
+def _print_table(table: Any) -> None:
+    """As wide as the terminal, or, into a file or a pipe, as the table."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    console.print(table)
 
 
 def _count_tokens(dataset: Any) -> int:
@@ -938,7 +949,6 @@ def _demonstrations(agent: Any, tasks: list[str], paths: tuple[Path, ...], most:
 
 def _print_open_loop(tasks: list[dict[str, Any]], unplayed: Mapping[str, Any]) -> None:
     """Per task: the errors of single actions on demonstrations, beside what the agent's own play is worth."""
-    from rich.console import Console
     from rich.table import Column, Table
 
     from gato.evaluation.open_loop import as_text
@@ -952,7 +962,7 @@ def _print_open_loop(tasks: list[dict[str, Any]], unplayed: Mapping[str, Any]) -
         )  # fmt: skip
     for task_id, errors in unplayed.items():
         shown.add_row(task_id, as_text(errors), "no world", "–")
-    Console().print(shown)
+    _print_table(shown)
 
 
 def _language(agent: Any, out: Path, where: str, data: tuple[Path, ...], count: int) -> dict[str, Any]:

@@ -122,14 +122,14 @@ def _make(level: str, *, render: bool = False) -> gymnasium.Env:
 def tasks() -> list[Task]:
     folder = level_folder()
     found = list(levels(folder)) if folder else []
-    notes = "the paper's levels are not all public" if found else f"not installed: {SOURCE}"
     return [
         Task(
             level_id(level),
             functools.partial(_make, level),
             requires=(MODULE,),
             max_steps=MAX_STEPS,
-            notes=notes,
+            install=SOURCE,
+            notes="the paper's levels are not all public",
             deterministic=False,
             meta={"level": level},
         )
