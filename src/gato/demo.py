@@ -34,6 +34,7 @@ _GRID = (CLEAN, Noise(scale=0.1), Noise(scale=0.25))
 _ARM = (CLEAN, Noise(scale=0.2), Noise(scale=0.1, burst=0.02, burst_steps=10))
 _STATE = (Noise(scale=0.1, burst=0.02, burst_steps=15),)
 
+CAPTIONED = 30_000  # pictures with captions
 BOXING = "gato.worlds.lookahead:boxing_by_rule"
 
 PLANS = (
@@ -78,13 +79,8 @@ def run(
     train_one(out, tokenizer, seconds, device)
     trained = time.perf_counter() - began
     print(f"[3/4] evaluation → {out / 'results.json'}")
-    evaluate_all(
-        plans,
-        out,
-        episodes,
-        workers,
-        {"collecting_seconds": round(collected, 1), "training_wall_seconds": round(trained - collected, 1)},
-    )
+    took = {"collecting_seconds": round(collected, 1), "training_wall_seconds": round(trained - collected, 1)}
+    evaluate_all(plans, out, episodes, workers, took)
     from gato.evaluation.report import write_report
 
     report = write_report(out)
@@ -124,7 +120,7 @@ def collect_all(plans: Sequence[Plan], out: Path, workers: int) -> None:
             [find(plan.task)], plan.episodes, out / "data", workers, noise=plan.noise, wide_share=plan.wide_share,
             max_steps=plan.max_steps, from_traces=plan.from_traces, policy=plan.policy,
         )  # fmt: skip
-    generate(out / "data", scenes=30_000)
+    generate(out / "data", scenes=CAPTIONED)
 
 
 def train_one(out: Path, tokenizer: Path, seconds: float | None, device: str) -> None:
@@ -153,15 +149,29 @@ def train_one(out: Path, tokenizer: Path, seconds: float | None, device: str) ->
 
 
 def evaluate_all(plans: Sequence[Plan], out: Path, episodes: int, workers: int, protocol: dict) -> None:
-    """Every task closed loop, captions and text on held-out data."""
+    """Every task closed loop, captions and text on held-out data; nothing where this bundle's results are there."""
     import torch
 
+    from gato.episodes.manifest import MANIFEST
     from gato.evaluation.evaluate import evaluate
     from gato.evaluation.telling import held_out, tell
     from gato.policy import load
     from gato.worlds import find
 
+    bundle = json.loads((out / "train" / "bundle" / MANIFEST).read_text())["self"]
+    if (out / "results.json").exists():
+        before = json.loads((out / "results.json").read_text())
+        made = (
+            before["protocol"].get("bundle"),
+            before["protocol"]["episodes_per_task"],
+            {t["id"] for t in before["tasks"]},
+        )
+        if made == (bundle, episodes, {p.task for p in plans}):
+            return
     agent = load(out / "train" / "bundle")
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # the worker processes want a core
     language = tell(agent, held_out(agent), out / "media")
-    evaluate(agent, [find(p.task) for p in plans], episodes, out, workers=workers, language=language, protocol=protocol)
+    evaluate(
+        agent, [find(p.task) for p in plans], episodes, out, workers=workers, language=language,
+        protocol={**protocol, "bundle": bundle},
+    )  # fmt: skip
