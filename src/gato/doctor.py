@@ -42,7 +42,7 @@ def examine() -> dict[str, Any]:
     from gato.model import native
 
     library, told = native.load()
-    found["lone tokens in C"] = told if library is not None else f"no: {told}"
+    found["passes in C"] = told if library is not None else f"no: {told}"
     found |= _simulators()
     found["rendering"] = _render()
     found["training"] = _train()

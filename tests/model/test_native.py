@@ -1,4 +1,4 @@
-"""A lone token in C is the same pass; where it cannot be compiled, the library does it."""
+"""A pass in C is the same pass; where it cannot be compiled, the library does it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def network(position: str, width: int = 64, heads: int = 4, gated: int = 96) -> 
     model = Gato(
         GatoConfig.tiny().replace(
             num_transformer_blocks=3, layer_width=width, num_attention_heads=heads, key_value_size=width // heads,
-            feedforward_hidden_size=gated, vocabulary_size=1024, token_sequence_length=64, position=position,
+            feedforward_hidden_size=gated, vocabulary_size=1024, token_sequence_length=512, position=position,
         )
     ).eval()  # fmt: skip
     with torch.no_grad():
@@ -31,32 +31,43 @@ def network(position: str, width: int = 64, heads: int = 4, gated: int = 96) -> 
     return model
 
 
+def batch_of(ids: torch.Tensor) -> Batch:
+    """(R, n) ids, plain tokens all."""
+    none = torch.zeros(0, dtype=torch.long)
+    return Batch(
+        ids.flatten(), torch.full((ids.numel(),), -1), None, none, none, none.view(0, 2), torch.zeros(0, 768, dtype=torch.uint8),
+        ((*ids.shape, 0),), none, none, none, none, ids.numel(),
+    )  # fmt: skip
+
+
 def fed(decoder: Decoder, ids: list[int], cache: RingCache, times: list[int], slot: int = 0) -> torch.Tensor:
     """Hidden states (N, D), the tokens one after another."""
-    out, none = [], torch.zeros(0, dtype=torch.long)
+    one, out = torch.ones(1, 1, dtype=torch.bool), []
     for token, time in zip(ids, times, strict=True):
-        one = Batch(
-            torch.tensor([token]), torch.tensor([-1]), None, none, none, none.view(0, 2),
-            torch.zeros(0, 768, dtype=torch.uint8), ((1, 1, 0),), none, none, none, none, 1,
-        )  # fmt: skip
-        valid = torch.ones(1, 1, dtype=torch.bool)
-        out.append(decoder(one, torch.tensor([slot]), valid, torch.tensor([[time]]), cache)[0])
+        at = torch.tensor([[time]])
+        out.append(decoder(batch_of(torch.tensor([[token]])), torch.tensor([slot]), one, at, cache)[0])
     return torch.cat(out)
+
+
+def library(model: Gato, precision: str) -> Decoder:
+    """Without the C."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "load", lambda: (None, "not wanted"))
+        return Decoder(model, precision)
 
 
 def both(model: Gato, precision: str) -> tuple[Decoder, Decoder]:
     """The network with the C, and without."""
-    ours, plain = Decoder(model, precision), Decoder(model, precision)
-    assert ours._lone is not None
-    plain._lone = None
+    ours, plain = Decoder(model, precision), library(model, precision)
+    assert ours._native is not None and plain._native is None
     return ours, plain
 
 
 @pytest.mark.parametrize("precision, near", [("float32", 1e-5), ("float16", 1e-4)])
 @pytest.mark.parametrize("position", ["rope", "learned", "xl"])
-@pytest.mark.parametrize("width, heads, gated", [(64, 4, 96), (48, 2, 160), (80, 1, 32)])
-def test_it_is_the_same_pass(precision, near, position, width, heads, gated):
-    """Heads as wide as lanes and not, products of whole lanes by 64 and not; the ring goes round, a band and timesteps limit it."""
+@pytest.mark.parametrize("width, heads, gated", [(64, 4, 96), (48, 2, 160), (80, 1, 32), (40, 2, 72)])
+def test_lone_tokens_are_the_same_pass(precision, near, position, width, heads, gated):
+    """Widths that are whole panels and not; the ring goes round, a band and timesteps limit it."""
     model = network(position, width, heads, gated)
     ids = torch.randint(0, 300, (60,), generator=torch.Generator().manual_seed(1)).tolist()
     for window, limit in ((64, None), (9, None), (64, 2)):
@@ -69,31 +80,79 @@ def test_it_is_the_same_pass(precision, near, position, width, heads, gated):
         assert (got - wanted).abs().max() <= near * wanted.abs().max()
 
 
-def test_the_rings_hold_the_same():
-    model, rings = network("rope"), []
-    for decoder in both(model, "float32"):
-        rings.append(RingCache(model.config, 2, 10, most_new=3))
-        fed(decoder, list(range(25)), rings[-1], [0] * 25, slot=1)
-    for name in ("count", "position", "time"):
-        torch.testing.assert_close(getattr(rings[0], name), getattr(rings[1], name), rtol=0, atol=0)
-    for name in ("keys", "values"):  # the last entry is a bin for padding
-        a, b = (getattr(ring, name)[..., :-1, :] for ring in rings)
-        assert (a - b).abs().max() <= 1e-5 * b.abs().max() and not a[:, 0].any()
+@pytest.mark.parametrize("precision, near", [("float32", 1e-5), ("float16", 1e-4)])
+@pytest.mark.parametrize("position", ["rope", "learned", "xl"])
+@pytest.mark.parametrize("width, heads, gated", [(64, 4, 96), (40, 2, 72)])
+@pytest.mark.parametrize("last", [None, 1, 3])
+def test_rows_of_many_tokens_are_the_same_pass(precision, near, position, width, heads, gated, last):
+    """Three rows of one to thirty tokens in slots out of order, one of them idle at times, until their rings have gone round."""
+    model = network(position, width, heads, gated)
+    decoders = both(model, precision)
+    for window, limit in ((64, None), (20, None), (64, 2)):
+        caches = [RingCache(model.config, 4, window, limit, most_new=31) for _ in decoders]
+        draw, slots = torch.Generator().manual_seed(2), torch.tensor([2, 0, 3])
+        for step in range(12):
+            lengths = torch.randint(1, 31, (3,), generator=draw)
+            lengths[step % 3] = 0 if step % 2 else 1
+            n = int(lengths.max())
+            ids, valid = torch.randint(0, 300, (3, n), generator=draw), torch.arange(n) < lengths[:, None]
+            times = torch.full((3, n), step) + (torch.arange(n) > n // 2)
+            wanted = None if last is None else (lengths[:, None] - last + torch.arange(last)).clamp(min=0)
+            got, told = (
+                decoder(batch_of(ids), slots, valid, times, cache, wanted)
+                for decoder, cache in zip(decoders, caches, strict=True)
+            )
+            there = valid if wanted is None else wanted < lengths[:, None]
+            assert got.shape == told.shape and there.any()
+            assert (got - told)[there].abs().max() <= near * told[there].abs().max()
+        for name in ("count", "position", "time"):
+            torch.testing.assert_close(*(getattr(cache, name) for cache in caches), rtol=0, atol=0)
+        for name in ("keys", "values"):  # the last entry is a bin for padding
+            a, b = (getattr(cache, name)[..., :-1, :] for cache in caches)
+            assert (a - b).abs().max() <= near * b.abs().max() and not a[:, 1].any()
 
 
-def test_logits_of_a_single_row():
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_row_does_not_feel_its_neighbours(precision):
+    """To the last bit, alone too: each output is added up in the order of its inputs, whatever is beside it."""
     model = network("rope")
-    hidden = torch.randn(1, 1, 64)
+    decoder, draw = Decoder(model, precision), torch.Generator().manual_seed(3)
+    lengths = [1, 19, 3, 30, 7]
+    rows = [torch.randint(0, 300, (1, n), generator=draw) for n in lengths]
+
+    def act(which: list[int]) -> list[torch.Tensor]:
+        cache, out = RingCache(model.config, 5, 64, most_new=32), []
+        for _ in range(4):
+            n = max(lengths[i] for i in which)
+            ids = torch.cat([torch.nn.functional.pad(rows[i], (0, n - lengths[i])) for i in which])
+            valid = torch.arange(n) < torch.tensor([lengths[i] for i in which])[:, None]
+            hidden = decoder(batch_of(ids), torch.tensor(which), valid, torch.zeros(ids.shape, dtype=torch.long), cache)
+            out += [hidden[k, : lengths[i]] for k, i in enumerate(which)]
+        return out
+
+    together = act([0, 1, 2, 3, 4])
+    for i in range(5):
+        for alone, beside in zip(act([i]), together[i::5], strict=True):
+            assert torch.equal(alone, beside)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        assert all(torch.equal(a, b) for a, b in zip(act([0, 1, 2, 3, 4]), together, strict=True))
+
+
+def test_logits():
+    model = network("rope")
+    hidden = torch.randn(2, 3, 64)
     for ours, plain in (both(model, "float32"), both(model, "float16")):
         for low, high in ((0, None), (3, 20), (1024, 2048)):
             got, wanted = (decoder.logits(hidden, low, high) for decoder in (ours, plain))
             assert got.shape == wanted.shape
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+            assert torch.equal(ours.logits(hidden[1, 2], low, high), got[1, 2])
 
 
 def test_what_it_does_not_know_goes_the_librarys_way():
-    assert Decoder(network("rope"), "bf16")._lone is None
-    assert Decoder(network("rope", 40, 1, 96))._lone is None
+    assert Decoder(network("rope"), "bf16")._native is None
+    assert Decoder(network("rope").double())._native is None
 
 
 def test_many_threads_at_once():
@@ -132,7 +191,7 @@ def test_without_it_there_is_a_reason(how, tmp_path, monkeypatch):
     library, why = native.load.__wrapped__()
     assert library is None and why
     monkeypatch.setattr(native, "load", lambda: (None, why))
-    assert Decoder(network("rope"))._lone is None
+    assert Decoder(network("rope"))._native is None
     assert not list(tmp_path.rglob("*.so"))
 
 

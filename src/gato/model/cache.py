@@ -98,15 +98,26 @@ class RingCache:
         for entries in (self.position, self.time, self.count, self.band, self.span):
             entries[targets] = entries[source].clone()
 
-    def extend(self, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor) -> View:
-        """Take entries for new tokens. valid, times: (R, n)."""
+    def take(self, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take entries for new tokens. valid, times: (R, n). Their positions and the entries, (R, n)."""
         n = valid.shape[1]
         assert n <= self.most_new, f"{n} new tokens, room for {self.most_new}"
+        if valid.numel() == 1 and valid:  # most passes bring one, and a small network is faster than what follows
+            slot, position = int(slots), int(self.count[slots])
+            entry = position % self._size
+            self.position[slot, entry], self.time[slot, entry] = position, int(times)
+            self.count[slot] = position + 1
+            return torch.tensor([[position]]), torch.tensor([[entry]])
         positions = self.count[slots][:, None] + torch.arange(n, device=valid.device)
         entries = torch.where(valid, positions % self._size, self._size)
         self.position[slots[:, None], entries] = torch.where(valid, positions, -1)
         self.time[slots[:, None], entries] = torch.where(valid, times, -1)
         self.count[slots] += valid.sum(1)
+        return positions, entries
+
+    def extend(self, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor) -> View:
+        """Take entries for new tokens, and see what each sees. valid, times: (R, n)."""
+        positions, entries = self.take(slots, valid, times)
         key_position, key_time = self.position[slots][:, None], self.time[slots][:, None]  # (R, 1, W)
         distances = positions[..., None] - key_position
         seen = (key_position >= 0) & (distances >= 0) & (distances < self.band[slots][:, None, None])
@@ -116,14 +127,6 @@ class RingCache:
         first = int(slots[0])
         run = slice(first, first + len(slots)) if slots.tolist() == list(range(first, first + len(slots))) else None
         return View(slots, run, entries, positions, distances if self._relative_attention else None, bias)
-
-    def extend_one(self, slot: int, time: int) -> tuple[int, int]:
-        """Take the entry for one new token of one slot: its position, and the entry."""
-        position = int(self.count[slot])
-        entry = position % self._size
-        self.position[slot, entry], self.time[slot, entry] = position, time
-        self.count[slot] += 1
-        return position, entry
 
     def write(self, layer: int, view: View, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store k, v (R, n, H, d) and return all keys and values of the rows, (R, H, W, d): the ring itself where the rows

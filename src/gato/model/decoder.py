@@ -4,11 +4,11 @@
 
 A pass of one token reads every weight once to multiply it with one row, so its time is the time to read the weights:
 half the bytes, half the time. What is added up stays float32, and so do norms, attention, cache and logits. On a CPU each keeps
-a copy of the matrices, in the order in which its products read them (oneDNN's or FBGEMM's own): of few rows, a product that has
-to bring them into that order first takes twice as long.
+a copy of the matrices, in the order in which its products read them: of few rows, a product that has to bring them into that
+order first takes twice as long. The products of float32 and float16 are our own there (`native.py`), with all that is between them.
 
     float32   the model's own weights, as they are
-    float16   weights in 16 bits, ten of them behind the point; rows stay float32 (FBGEMM: x86)
+    float16   weights in 16 bits, ten of them behind the point; rows stay float32 (x86)
     bf16      weights and rows in bfloat16, seven bits behind the point
     int8      weights in 8 bits, a scale per output; rows in 8 bits, one scale for all rows of a pass, so here a slot can
               feel its neighbours (FBGEMM: x86)
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from gato.errors import UsageError
 from gato.model.cache import RingCache, View
-from gato.model.native import LoneToken
+from gato.model.native import Blocks, Rows
 from gato.model.transformer import Attention, Block, Gato, _angles
 from gato.sequences.batch import Batch
 
@@ -39,15 +39,14 @@ class Decoder:
     def __init__(self, model: Gato, precision: str = "float32"):
         self.model, self.precision = model, precision
         make = _maker(precision, next(model.parameters()).device.type)
-        self._layers = []
-        for i, block in enumerate(model.blocks):
+        self._native, self._layers = Blocks.of(model, precision), []
+        for i, block in enumerate(model.blocks if self._native is None else ()):
             assert isinstance(block, Block)
             a, f = block.attention, block.feedforward
             # Of the last block only some rows are wanted, but all keys and values: its queries are a product of their own.
             split = i == len(model.blocks) - 1
             inward: list[list[torch.Tensor]] = [[a.query], [a.key, a.value]] if split else [[a.query, a.key, a.value]]
             self._layers.append(([make(ms) for ms in inward], make([a.out]), make([f.hidden]), make([f.out])))
-        self._lone = LoneToken.of(model, precision)
 
     @torch.no_grad()
     def __call__(
@@ -66,8 +65,8 @@ class Decoder:
         """
         rows, n = valid.shape
         model = self.model
-        if self._lone is not None and rows == n == 1:
-            return self._alone(self._lone, batch, int(slots[0]), int(times[0, 0]), cache)
+        if self._native is not None:
+            return self._in_c(self._native, batch, slots, valid, times, cache, wanted)
         view = cache.extend(slots, valid, times)
         positions = view.positions.masked_fill(
             ~valid, 0
@@ -78,23 +77,42 @@ class Decoder:
             x = self._block(i, block, x, cache, view, turn, wanted)  # type: ignore[arg-type]
         return model.norm(x)
 
-    def _alone(self, lone: LoneToken, batch: Batch, slot: int, time: int, cache: RingCache) -> torch.Tensor:
-        """The same for a single token of a single slot, (1, 1, D)."""
-        position, entry = cache.extend_one(slot, time)
-        at = torch.tensor([position])
-        x = self.model.embed(batch, self.model.embed.vocabulary(), at)
-        turn = _Turn(at, self.model.config.key_value_size) if self.model.config.position == "rope" else None
-        attentions: list[Attention] = [block.attention for block in self.model.blocks]  # type: ignore[misc]
+    def _in_c(
+        self, blocks: Blocks, batch: Batch, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor, cache: RingCache,
+        wanted: torch.Tensor | None,
+    ) -> torch.Tensor:  # fmt: skip
+        """The same in C, padding left out: its hidden states are zeros."""
+        model, (rows, n) = self.model, valid.shape
+        positions, entries = cache.take(slots, valid, times)
+        new = Rows.of(slots, valid, times, positions, entries, wanted)
+        at = torch.from_numpy(new.positions)
+        x = model.embed(
+            batch,
+            model.embed.vocabulary(),
+            positions.flatten() if len(at) == rows * n else positions.masked_fill(~valid, 0).flatten(),
+        )
+        turn = _Turn(at, model.config.key_value_size) if model.config.position == "rope" else None
+        attentions: list[Attention] = [block.attention for block in model.blocks]  # type: ignore[misc]
         relative = [_relative(a, i, cache, x) for i, a in enumerate(attentions)] if attentions[0].kind == "xl" else []
-        lone(x[0], cache, slot, entry, None if turn is None else (turn.cos, turn.sin), relative)
-        return self.model.norm(x)[None]
+        out = model.norm(
+            blocks(
+                x if len(at) == rows * n else x[valid.flatten()],
+                cache,
+                new,
+                None if turn is None else (turn.cos, turn.sin),
+                relative,
+            )
+        )
+        if len(new.places) == len(out) == rows * new.columns:
+            return out.view(rows, new.columns, -1)
+        hidden = out.new_zeros(rows * new.columns, out.shape[-1])
+        hidden[torch.from_numpy(new.places)] = out[torch.from_numpy(new.each)]
+        return hidden.view(rows, new.columns, -1)
 
     def logits(self, hidden: torch.Tensor, low: int = 0, high: int | None = None) -> torch.Tensor:
         """(…, D) → logits of the ids [low, high): to choose among a few, only their rows of the table are read."""
         rows = self.model.embed.vocabulary()[low:high]
-        if self._lone is not None and hidden.numel() == rows.shape[1]:
-            return self._lone.logits(hidden.contiguous(), rows).view(*hidden.shape[:-1], -1)
-        return F.linear(hidden, rows)
+        return F.linear(hidden, rows) if self._native is None else self._native.logits(hidden, rows)
 
     def _block(
         self, i: int, block: Block, x: torch.Tensor, cache: RingCache, view: View, turn: _Turn | None, wanted: torch.Tensor | None

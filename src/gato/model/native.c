@@ -1,9 +1,11 @@
-/* One token through all blocks against a slot's ring of keys and values: see native.py.
+/* New tokens through all blocks against rings of keys and values: see native.py.
 
-   D width, H heads of width d, G the feed-forward size before its gate, W ring entries, L blocks
+   T tokens of R rows, D width, H heads of width d, G the feed-forward size before its gate, W ring entries, L blocks
 
-   Every weight is read once to be multiplied once, so the time is that of reading memory, as long as nothing else gets in the
-   way: rows are read one after another, each by one thread, and between two products there is nothing but a barrier. */
+   Of one token every weight is read once to be multiplied once, so the time is that of reading memory; of twenty it is that of
+   the multiplications. Both are reached by one product: weights lie in panels of COLUMNS outputs, inputs in groups of at most
+   ROWS tokens, and a panel meets a group in registers. An output is added up over the inputs in their order, whatever other
+   tokens there are, so a token's result does not depend on its company. Between two products there is nothing but a barrier. */
 
 #include <math.h>
 #include <stddef.h>
@@ -14,12 +16,19 @@
 #endif
 
 typedef float lanes __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
+
+#ifdef __AVX512F__
+enum { WIDE = 2, ROWS = 14 };
+#else
+enum { WIDE = 1, ROWS = 6 };
+#endif
+enum { COLUMNS = 16 * WIDE };
 
 typedef struct {
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias; /* (D,) */
-    const void *query, *key, *value, *out;                               /* (D, D), rows are outputs */
-    const void *hidden, *down;                                           /* (G, D), (D, G/2) */
-    const float *content_bias, *distance_bias;                           /* (H, d); null where positions are not relative */
+    const void *inward, *out, *hidden, *down; /* in panels: (3D, D) of queries, keys and values, (D, D), (G, D), (D, G/2) */
+    const float *content_bias, *distance_bias; /* (H, d); null where positions are not relative */
 } Block;
 
 int gato_half(void) {
@@ -30,66 +39,165 @@ int gato_half(void) {
 #endif
 }
 
-static inline lanes four_bytes(const void *at, int j) { return *(const lanes *)((const float *)at + j); }
+int gato_columns(void) { return COLUMNS; }
 
-static inline lanes two_bytes(const void *at, int j) {
-    const uint16_t *from = (const uint16_t *)at + j;
+static inline lanes four_bytes(const void *at) { return *(const lanes *)at; }
+
+static inline lanes two_bytes(const void *at) {
     lanes out = {0};
 #if defined(__AVX512F__)
-    __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
+    __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at));
     memcpy(&out, &wide, sizeof out);
 #elif defined(__F16C__)
-    __m256 low = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
-    __m256 high = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + 8)));
+    __m256 low = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at));
+    __m256 high = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at + 1));
     memcpy(&out, &low, 32);
     memcpy((char *)&out + 32, &high, 32);
 #endif
     return out;
 }
 
-/* n a multiple of 16; four sums, since one would wait for itself. */
-#define DOT(name, load)                                                                                       \
-    static inline float name(const void *w, const float *x, int n) {                                          \
-        lanes a = {0}, b = {0}, c = {0}, e = {0};                                                             \
-        int j = 0;                                                                                            \
-        for (; j + 64 <= n; j += 64) {                                                                        \
-            a += load(w, j) * four_bytes(x, j);                                                               \
-            b += load(w, j + 16) * four_bytes(x, j + 16);                                                     \
-            c += load(w, j + 32) * four_bytes(x, j + 32);                                                     \
-            e += load(w, j + 48) * four_bytes(x, j + 48);                                                     \
-        }                                                                                                     \
-        for (; j < n; j += 16) a += load(w, j) * four_bytes(x, j);                                            \
-        a = (a + b) + (c + e);                                                                                \
-        float sum = 0;                                                                                        \
-        for (int i = 0; i < 16; i++) sum += a[i];                                                             \
-        return sum;                                                                                           \
+/* -- products ------------------------------------------------------------------------------------------------------------ */
+
+/* One panel (K, COLUMNS) times n tokens, inputs (K, stride): tile (n, COLUMNS). */
+typedef void Kernel(const void *panel, const float *inputs, int K, int stride, float *tile);
+
+#define KERNEL(name, n, type, load)                                                                       \
+    static void name##n(const void *panel, const float *inputs, int K, int stride, float *tile) {         \
+        lanes sum[n][WIDE];                                                                               \
+        memset(sum, 0, sizeof sum);                                                                       \
+        const type *w = panel;                                                                            \
+        for (int k = 0; k < K; k++, w += COLUMNS, inputs += stride) {                                     \
+            lanes weights[WIDE];                                                                          \
+            for (int c = 0; c < WIDE; c++) weights[c] = load(w + 16 * c);                                 \
+            _Pragma("GCC unroll 14") for (int r = 0; r < n; r++) {                                        \
+                for (int c = 0; c < WIDE; c++) sum[r][c] += weights[c] * inputs[r];                       \
+            }                                                                                             \
+        }                                                                                                 \
+        memcpy(tile, sum, sizeof sum);                                                                    \
     }
-DOT(dot32, four_bytes)
-DOT(dot16, two_bytes)
+#define KERNELS(name, type, load)                                                                                  \
+    KERNEL(name, 1, type, load) KERNEL(name, 2, type, load) KERNEL(name, 3, type, load) KERNEL(name, 4, type, load) \
+    KERNEL(name, 5, type, load) KERNEL(name, 6, type, load)
+KERNELS(full, float, four_bytes)
+KERNELS(half, uint16_t, two_bytes)
+#ifdef __AVX512F__
+#define MORE(name, type, load)                                                                                      \
+    KERNEL(name, 7, type, load) KERNEL(name, 8, type, load) KERNEL(name, 9, type, load) KERNEL(name, 10, type, load) \
+    KERNEL(name, 11, type, load) KERNEL(name, 12, type, load) KERNEL(name, 13, type, load) KERNEL(name, 14, type, load)
+MORE(full, float, four_bytes)
+MORE(half, uint16_t, two_bytes)
+#define ALL(name) {name##1, name##2, name##3, name##4, name##5, name##6, name##7, name##8, name##9, name##10, name##11, name##12, name##13, name##14}
+#else
+#define ALL(name) {name##1, name##2, name##3, name##4, name##5, name##6}
+#endif
+static Kernel *const kernels[2][ROWS] = {ALL(full), ALL(half)};
 
-/* Row `o` of a matrix of rows of n weights, times x. */
-static inline float row(const void *matrix, int o, const float *x, int n, int half) {
-    return half ? dot16((const uint16_t *)matrix + (size_t)o * n, x, n) : dot32((const float *)matrix + (size_t)o * n, x, n);
+/* AT_ONCE panels times one token: tile (AT_ONCE, COLUMNS). One panel's sums would wait for each other. */
+enum { AT_ONCE = 4 };
+#define LONE(name, type, load)                                                                                          static void name(const void *panels, const float *inputs, int K, float *tile) {                                         lanes sum[AT_ONCE][WIDE];                                                                                           memset(sum, 0, sizeof sum);                                                                                         const type *w = panels;                                                                                             for (int k = 0; k < K; k++, w += COLUMNS)                                                                               for (int p = 0; p < AT_ONCE; p++)                                                                                       for (int c = 0; c < WIDE; c++) sum[p][c] += load(w + (size_t)p * K * COLUMNS + 16 * c) * inputs[k];         memcpy(tile, sum, sizeof sum);                                                                                  }
+LONE(lone_full, float, four_bytes)
+LONE(lone_half, uint16_t, two_bytes)
+
+/* Tokens in groups of `each`, the last one of what is left; element k of token t stands at `spot`. */
+static inline int each_of(int T) { return (T + (T + ROWS - 1) / ROWS - 1) / ((T + ROWS - 1) / ROWS); }
+static inline size_t spot(int t, int k, int K, int each) { return (size_t)(t / each) * each * K + (size_t)k * each + t % each; }
+
+/* Of T grouped inputs (K) with panels of N outputs: out (T, N), added to `base` (T, N) if it is there. Called by all threads. */
+static void product(const void *panels, int half, const float *inputs, int T, int K, int N, const float *base, float *out) {
+    int each = each_of(T);
+    size_t size = (size_t)K * COLUMNS * (half ? 2 : 4);
+    int done = T == 1 ? N / COLUMNS / AT_ONCE * AT_ONCE : 0; /* panels */
+#pragma omp for schedule(static) nowait
+    for (int p = 0; p < done; p += AT_ONCE) {
+        float tile[AT_ONCE * COLUMNS];
+        (half ? lone_half : lone_full)((const char *)panels + p * size, inputs, K, tile);
+        for (int c = 0; c < AT_ONCE * COLUMNS; c++) out[p * COLUMNS + c] = base ? base[p * COLUMNS + c] + tile[c] : tile[c];
+    }
+#pragma omp for schedule(static)
+    for (int p = done; p < (N + COLUMNS - 1) / COLUMNS; p++) {
+        int wide = N - p * COLUMNS < COLUMNS ? N - p * COLUMNS : COLUMNS;
+        for (int t = 0; t < T; t += each) {
+            float tile[ROWS * COLUMNS];
+            int n = T - t < each ? T - t : each;
+            kernels[half][n - 1]((const char *)panels + p * size, inputs + (size_t)t * K, K, each, tile);
+            for (int r = 0; r < n; r++) {
+                size_t at = (size_t)(t + r) * N + p * COLUMNS;
+                for (int c = 0; c < wide; c++) out[at + c] = base ? base[at + c] + tile[r * COLUMNS + c] : tile[r * COLUMNS + c];
+            }
+        }
+    }
 }
 
-/* rows (count, D) of the table of ids, times x (D,). */
-void gato_logits(const float *rows, int count, int D, const float *x, float *out, int threads) {
+static inline float total(lanes x) {
+    x += __builtin_shuffle(x, (ints){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+    x += __builtin_shuffle(x, (ints){4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
+    x += __builtin_shuffle(x, (ints){2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
+    return x[0] + x[1];
+}
+
+static inline float dot(const float *a, const float *b, int n) {
+    lanes sums[4] = {{0}};
+    int j = 0;
+    for (; j + 64 <= n; j += 64)
+        for (int c = 0; c < 4; c++) sums[c] += four_bytes(a + j + 16 * c) * four_bytes(b + j + 16 * c);
+    for (; j + 16 <= n; j += 16) sums[0] += four_bytes(a + j) * four_bytes(b + j);
+    float sum = total((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; j < n; j++) sum += a[j] * b[j];
+    return sum;
+}
+
+/* rows (count, D) of the table of ids, times x (many, D): out (many, count). */
+void gato_logits(const float *rows, int count, int D, const float *x, int many, float *out, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int o = 0; o < count; o++) out[o] = row(rows, o, x, D, 0);
+    for (int o = 0; o < count; o++)
+        for (int m = 0; m < many; m++) out[(size_t)m * count + o] = dot(rows + (size_t)o * D, x + (size_t)m * D, D);
 }
 
-static void norm(const float *x, const float *weight, const float *bias, float eps, int n, float *out) {
+/* -- what is between them ------------------------------------------------------------------------------------------------ */
+
+static inline lanes clamp(lanes x, float low, float high) {
+    ints under = x < low, over = x > high;
+    lanes lows = low - (lanes){0}, highs = high - (lanes){0};
+    ints out = ((ints)x & ~under & ~over) | ((ints)lows & under) | ((ints)highs & over);
+    return (lanes)out;
+}
+
+/* e to the x, to the last digits of a float; 0 below -87. */
+static inline lanes exponential(lanes x) {
+    ints there = x > -87.0f;
+    x = clamp(x, -87.0f, 87.0f);
+    lanes whole = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f; /* to the nearest integer */
+    lanes rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    lanes sum = 1.9875691500e-4f * rest + 1.3981999507e-3f; /* minimax on half a ln 2, as in Cephes */
+    sum = sum * rest + 8.3334519073e-3f;
+    sum = sum * rest + 4.1665795894e-2f;
+    sum = sum * rest + 1.6666665459e-1f;
+    sum = sum * rest + 5.0000001201e-1f;
+    sum = sum * rest * rest + rest + 1.0f;
+    ints power = (__builtin_convertvector(whole, ints) + 127) << 23;
+    return (lanes)((ints)(sum * (lanes)power) & there);
+}
+
+static inline lanes gelu(lanes g) { /* by tanh, as the network's */
+    lanes twice = 1.5957691216057308f * (g + 0.044715f * g * g * g);
+    return g * (1.0f - 1.0f / (exponential(twice) + 1.0f));
+}
+
+/* Normed, into the groups of a product. */
+static void norm(const float *x, const float *weight, const float *bias, float eps, int n, float *out, int t, int each) {
+    lanes sums = {0}, squares = {0};
     float mean = 0, var = 0;
-    for (int i = 0; i < n; i++) mean += x[i];
-    mean /= n;
-    for (int i = 0; i < n; i++) var += (x[i] - mean) * (x[i] - mean);
+    int whole = n / 16 * 16;
+    for (int i = 0; i < whole; i += 16) sums += four_bytes(x + i);
+    for (int i = whole; i < n; i++) mean += x[i];
+    mean = (mean + total(sums)) / n;
+    for (int i = 0; i < whole; i += 16) squares += (four_bytes(x + i) - mean) * (four_bytes(x + i) - mean);
+    for (int i = whole; i < n; i++) var += (x[i] - mean) * (x[i] - mean);
+    var += total(squares);
     float scale = 1.0f / sqrtf(var / n + eps);
-    for (int i = 0; i < n; i++) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
-}
-
-static inline float gelu(float g) { /* by tanh, as the network's */
-    float u = 0.7978845608028654f * (g + 0.044715f * g * g * g);
-    return 0.5f * g * (1.0f + tanhf(u));
+    float *to = out + spot(t, 0, n, each);
+    for (int i = 0; i < n; i++) to[(size_t)i * each] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
 /* Halves rotated against each other; sines of the first half come negative. */
@@ -101,92 +209,232 @@ static void turn(float *x, const float *cosines, const float *sines, int d) {
     }
 }
 
-static inline float inner(const float *a, const float *b, int d) {
-    if (d % 16 == 0) return dot32(a, b, d);
-    float sum = 0;
-    for (int i = 0; i < d; i++) sum += a[i] * b[i];
-    return sum;
+/* -- attention ----------------------------------------------------------------------------------------------------------- */
+
+/* What the tokens of a row see: entries sight (count,), and for each token 0 or -infinity, hidden (n, stride), beyond `count` too. */
+typedef struct {
+    const int *sight;
+    const float *hidden;
+    int count, stride;
+} Seen;
+
+/* scores (count,), a multiple of 16, become weights; their sum. */
+static float softmax(float *scores, int count) {
+    lanes highest = four_bytes(scores), sum = {0};
+    for (int s = 16; s < count; s += 16) {
+        lanes other = four_bytes(scores + s);
+        ints more = other > highest;
+        highest = (lanes)(((ints)other & more) | ((ints)highest & ~more));
+    }
+    float most = highest[0];
+    for (int i = 1; i < 16; i++) most = highest[i] > most ? highest[i] : most;
+    for (int s = 0; s < count; s += 16) {
+        lanes e = exponential(four_bytes(scores + s) - most);
+        *(lanes *)(scores + s) = e;
+        sum += e;
+    }
+    return total(sum);
 }
 
-/* One head: its query over the entries in sight. keys, values (W, d); weights (seen,) is scratch. With relative scores, `far`
-   (reach, d) are what the distances are worth to the query `to_far`, and back (seen,) the distances. */
-static void attend(const float *q, const float *keys, const float *values, const int *sight, int seen, int d, const float *to_far,
-                   const float *far, const int *back, float *weights, float *out) {
-    float most = -INFINITY, total = 0, scale = 1.0f / sqrtf((float)d);
-    for (int s = 0; s < seen; s++) {
-        weights[s] = inner(keys + (size_t)sight[s] * d, q, d) * scale;
-        if (far) weights[s] += inner(far + (size_t)back[s] * d, to_far, d) * scale;
-        if (weights[s] > most) most = weights[s];
-    }
-    memset(out, 0, d * sizeof(float));
-    for (int s = 0; s < seen; s++) {
-        const float *v = values + (size_t)sight[s] * d;
-        float w = expf(weights[s] - most);
-        total += w;
-        for (int i = 0; i < d; i++) out[i] += w * v[i];
-    }
-    for (int i = 0; i < d; i++) out[i] /= total;
-}
-
-/* x (D,) in and out. keys, values (L, H, W, d), `apart` floats from block to block, of the slot; the token's own entry is
-   written. Entries in sight: less than `band` tokens and `span` timesteps back, by their position and time (W,), position -1
-   where there is none. cosines, sines (d,) or null. relative (L): each block's (H, reach, d), or null. scratch: 5 D + G/2 +
-   2 W + threads (2 D + W) floats. */
-void gato_token(const Block *blocks, int L, int D, int H, int G, int W, int half, float eps, float *x, float *keys, float *values,
-                int64_t apart, int entry, const int64_t *position, const int64_t *time, int64_t band, int64_t span,
-                const float *cosines, const float *sines, const float *const *relative, int reach, float *scratch, int threads) {
-    int d = D / H, seen = 0;
-    float *qkv = scratch, *attended = qkv + 3 * D, *middle = attended + D, *gated = middle + D;
-    int *sight = (int *)(gated + G / 2);
-    int *back = sight + W;
-    float *own = (float *)(back + W);
-    for (int j = 0; j < W; j++)
-        if (position[j] >= 0 && position[entry] - position[j] < band && time[j] > time[entry] - span) {
-            int64_t distance = position[entry] - position[j];
-            back[seen] = distance < reach ? (int)distance : reach - 1;
-            sight[seen++] = j;
+/* One head of n tokens. q: token i's query at q + i * apart, already scaled; keys, values (W, d). With relative positions, `far`
+   (reach, d) are what distances are worth to the scaled queries `to_far` (n, d), and back (n, stride) the distances. out (n, d).
+   room: weights (ROWS, stride), then panels of keys and values (2, d + COLUMNS, stride), then a group of inputs. */
+static void attend(const float *q, int apart, int n, const float *keys, const float *values, Seen seen, int first, int d,
+                   const float *to_far, const float *far, const int *back, float *room, float *out) {
+    int stride = seen.stride, S = seen.count, panels = (S + COLUMNS - 1) / COLUMNS, deep = (d + COLUMNS - 1) / COLUMNS;
+    float *weights = room, *keyed = weights + (size_t)ROWS * stride, *valued = keyed + (size_t)panels * COLUMNS * d;
+    float *inputs = valued + (size_t)deep * COLUMNS * S;
+    if (n > 1) {
+        memset(keyed + (size_t)(panels - 1) * COLUMNS * d, 0, sizeof(float) * COLUMNS * d);
+        for (int s = 0; s < S; s++) {
+            const float *k = keys + (size_t)seen.sight[s] * d, *v = values + (size_t)seen.sight[s] * d;
+            float *to = keyed + (size_t)(s / COLUMNS) * COLUMNS * d + s % COLUMNS;
+            for (int i = 0; i < d; i++) to[(size_t)i * COLUMNS] = k[i];
+            for (int p = 0; p < deep; p++) {
+                float *copy = valued + ((size_t)p * S + s) * COLUMNS;
+                if ((p + 1) * COLUMNS <= d)
+                    for (int c = 0; c < WIDE; c++) *(lanes *)(copy + 16 * c) = four_bytes(v + p * COLUMNS + 16 * c);
+                else
+                    for (int c = 0; c < COLUMNS; c++) copy[c] = p * COLUMNS + c < d ? v[p * COLUMNS + c] : 0;
+            }
         }
-#pragma omp parallel num_threads(threads)
+    }
+    for (int t = 0; t < n; t += ROWS) {
+        int group = n - t < ROWS ? n - t : ROWS;
+        float tile[ROWS * COLUMNS], sums[ROWS];
+        if (n > 1)
+            for (int i = 0; i < d; i++)
+                for (int r = 0; r < group; r++) inputs[i * group + r] = q[(size_t)(t + r) * apart + i];
+        for (int p = 0; p < panels && n > 1; p++) {
+            kernels[0][group - 1](keyed + (size_t)p * COLUMNS * d, inputs, d, group, tile);
+            for (int r = 0; r < group; r++) memcpy(weights + (size_t)r * stride + p * COLUMNS, tile + r * COLUMNS, COLUMNS * sizeof(float));
+        }
+        for (int s = 0; s < S && n == 1; s++) weights[s] = dot(keys + (size_t)seen.sight[s] * d, q, d);
+        for (int r = 0; r < group; r++) {
+            float *mine = weights + (size_t)r * stride;
+            size_t at = (size_t)(first + t + r) * stride;
+            for (int s = 0; s < S && far; s++) mine[s] += dot(far + (size_t)back[at + s] * d, to_far + (size_t)(t + r) * d, d);
+            for (int s = S; s < panels * COLUMNS; s++) mine[s] = 0;
+            for (int s = 0; s < panels * COLUMNS; s += 16) *(lanes *)(mine + s) += four_bytes(seen.hidden + at + s);
+            sums[r] = softmax(mine, panels * COLUMNS);
+        }
+        if (n == 1) {
+            memset(out, 0, d * sizeof(float));
+            for (int s = 0; s < S; s++) {
+                const float *v = values + (size_t)seen.sight[s] * d;
+                for (int i = 0; i < d; i++) out[i] += weights[s] * v[i];
+            }
+            for (int i = 0; i < d; i++) out[i] /= sums[0];
+            return;
+        }
+        for (int s = 0; s < S; s++)
+            for (int r = 0; r < group; r++) inputs[s * group + r] = weights[(size_t)r * stride + s];
+        for (int p = 0; p < deep; p++) {
+            int wide = d - p * COLUMNS < COLUMNS ? d - p * COLUMNS : COLUMNS;
+            kernels[0][group - 1](valued + (size_t)p * COLUMNS * S, inputs, S, group, tile);
+            for (int r = 0; r < group; r++)
+                for (int c = 0; c < wide; c++) out[(size_t)(t + r) * d + p * COLUMNS + c] = tile[r * COLUMNS + c] / sums[r];
+        }
+    }
+}
+
+/* -- the pass ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    int64_t blocks, width, heads, hidden, half, tokens, rows, most, ring, reach, wanted, threads;
+    int64_t layer_apart, slot_apart; /* floats between the keys of two blocks, and of two slots */
+    float eps;
+} Sizes;
+
+static size_t wide_of(const Sizes *z) { return ((size_t)z->ring + COLUMNS - 1) / COLUMNS * COLUMNS; }
+
+static size_t room_of(const Sizes *z) { /* of one thread */
+    size_t d = z->width / z->heads, wide = wide_of(z);
+    size_t deep = (d + COLUMNS - 1) / COLUMNS * COLUMNS;
+    return ROWS * wide + wide * d + deep * wide + ROWS * (wide > d ? wide : d) + 2 * (size_t)z->most * d;
+}
+
+/* Floats of scratch. */
+int64_t gato_scratch(const Sizes *z) {
+    size_t T = z->tokens, D = z->width, G = z->hidden, wide = wide_of(z);
+    return (int64_t)(T * (7 * D + G + G / 2 + 2 * wide) + z->rows * wide + z->threads * room_of(z) + ROWS * (D + G) + 64);
+}
+
+/* x (T, D) comes from embedding, the tokens of a row one after another, starts (R + 1,); out (wanted, D), of the tokens `want`
+   (wanted,), in order. slots (R,); entry, position and time (T,) of the tokens, whose keys and values are written. keys, values
+   (L, slots, H, W, d); positions, times (slots, W) of the entries, band and span (slots,): a token sees entries less than `band`
+   tokens and `span` timesteps back, -1 is an empty one. cosines, sines (T, d) or null. relative (L): each block's (H, reach, d), or
+   null. */
+void gato_pass(const Sizes *z, const Block *blocks, const float *x, const int64_t *starts, const int64_t *slots, const int64_t *entry,
+               const int64_t *position, const int64_t *time, float *keys, float *values, const int64_t *positions,
+               const int64_t *times, const int64_t *bands, const int64_t *spans, const float *cosines, const float *sines,
+               const float *const *relative, const int64_t *want, float *scratch, float *out) {
+    const int T = z->tokens, R = z->rows, D = z->width, H = z->heads, G = z->hidden, W = z->ring, L = z->blocks, d = D / H;
+    const int half = z->half, wide = wide_of(z), pad = ROWS;
+    float *now = scratch, *qkv = now + (size_t)T * D, *inputs = qkv + 3 * (size_t)T * D, *middle = inputs + (size_t)(T + pad) * D;
+    float *gated = middle + (size_t)T * D, *branch = gated + (size_t)T * G, *attended = branch + (size_t)(T + pad) * (G / 2);
+    float *hidden = attended + (size_t)T * D;
+    int *back = (int *)(hidden + (size_t)T * wide), *sight = back + (size_t)T * wide;
+    float *rooms = (float *)(sight + (size_t)R * wide);
+    const float scale = 1.0f / sqrtf((float)d);
+    int counts[R], low[R], high[R], at = 0; /* low, high: the tokens of a row that are wanted of the last block */
+    memcpy(now, x, sizeof(float) * T * D);
+    for (int r = 0, m = 0; r < R; r++) {
+        low[r] = m < z->wanted && want[m] < starts[r + 1] ? want[m] : starts[r];
+        high[r] = low[r];
+        for (; m < z->wanted && want[m] < starts[r + 1]; m++) high[r] = want[m] + 1;
+    }
+#pragma omp parallel num_threads((int)z->threads)
     {
-        float *normed, *biased, *weights;
+        float *room = NULL;
 #pragma omp critical
         {
-            normed = own;
-            biased = own + D;
-            weights = own + 2 * D;
-            own += 2 * D + W;
+            room = rooms + at * room_of(z);
+            at++;
+        }
+        float *mine = room + room_of(z) - 2 * (size_t)z->most * d; /* scaled queries of a head, and those towards distances */
+#pragma omp for schedule(static)
+        for (int r = 0; r < R; r++) {
+            const int64_t *of = positions + slots[r] * W, *when = times + slots[r] * W, band = bands[slots[r]], span = spans[slots[r]];
+            int n = 0;
+            for (int j = 0; j < W && starts[r] < starts[r + 1]; j++) { /* no token sees further back than the row's first */
+                int64_t far = position[starts[r]] - of[j];
+                if (of[j] < 0 || far >= band || when[j] <= time[starts[r]] - span) continue;
+                sight[(size_t)r * wide + n] = j;
+                for (int t = starts[r]; t < starts[r + 1]; t++) {
+                    int64_t distance = position[t] - of[j];
+                    int there = distance >= 0 && distance < band && when[j] > time[t] - span;
+                    hidden[(size_t)t * wide + n] = there ? 0.0f : -INFINITY;
+                    back[(size_t)t * wide + n] = distance < 0 ? 0 : distance < z->reach ? (int)distance : (int)z->reach - 1;
+                }
+                n++;
+            }
+            counts[r] = n;
+            for (int t = starts[r]; t < starts[r + 1]; t++)
+                for (int s = n; s % COLUMNS; s++) hidden[(size_t)t * wide + s] = -INFINITY;
         }
         for (int l = 0; l < L; l++) {
             const Block *b = blocks + l;
-            const void *inward[3] = {b->query, b->key, b->value};
-            norm(x, b->norm1_weight, b->norm1_bias, eps, D, normed);
+            const int last = l == L - 1, M = last ? z->wanted : T; /* of the last block all keys and values, else what is wanted */
+            int each = each_of(T);
 #pragma omp for schedule(static)
-            for (int o = 0; o < 3 * D; o++) qkv[o] = row(inward[o / D], o % D, normed, D, half);
+            for (int t = 0; t < T; t++) norm(now + (size_t)t * D, b->norm1_weight, b->norm1_bias, z->eps, D, inputs, t, each);
+            product(b->inward, half, inputs, T, D, 3 * D, NULL, qkv);
 #pragma omp for schedule(static)
-            for (int h = 0; h < H; h++) {
-                float *q = qkv + h * d, *k = q + D, *v = k + D;
-                float *mine_k = keys + l * apart + (size_t)h * W * d, *mine_v = values + l * apart + (size_t)h * W * d;
+            for (int th = 0; th < T * H; th++) {
+                int t = th / H, h = th % H, r = 0;
+                while (t >= starts[r + 1]) r++;
+                float *q = qkv + (size_t)t * 3 * D + h * d, *k = q + D, *v = k + D;
+                size_t to = l * z->layer_apart + slots[r] * z->slot_apart + ((size_t)h * W + entry[t]) * d;
                 if (cosines) {
-                    turn(q, cosines, sines, d);
-                    turn(k, cosines, sines, d);
+                    turn(q, cosines + (size_t)t * d, sines + (size_t)t * d, d);
+                    turn(k, cosines + (size_t)t * d, sines + (size_t)t * d, d);
                 }
-                memcpy(mine_k + (size_t)entry * d, k, d * sizeof(float));
-                memcpy(mine_v + (size_t)entry * d, v, d * sizeof(float));
-                const float *far = NULL;
-                if (relative) {
-                    far = relative[l] + (size_t)h * reach * d;
-                    for (int i = 0; i < d; i++) biased[i] = q[i] + b->distance_bias[h * d + i], q[i] += b->content_bias[h * d + i];
-                }
-                attend(q, mine_k, mine_v, sight, seen, d, biased, far, back, weights, attended + h * d);
+                memcpy(keys + to, k, d * sizeof(float));
+                memcpy(values + to, v, d * sizeof(float));
             }
+#pragma omp for schedule(dynamic)
+            for (int rh = 0; rh < R * H; rh++) {
+                int r = rh / H, h = rh % H, from = last ? low[r] : (int)starts[r], n = (last ? high[r] : (int)starts[r + 1]) - from;
+                if (n == 0) continue;
+                size_t own = l * z->layer_apart + slots[r] * z->slot_apart + (size_t)h * W * d;
+                const float *far = relative ? relative[l] + (size_t)h * z->reach * d : NULL;
+                for (int i = 0; i < n; i++)
+                    for (int j = 0; j < d; j++) {
+                        float q = qkv[(size_t)(from + i) * 3 * D + h * d + j];
+                        mine[i * d + j] = scale * (far ? q + b->content_bias[h * d + j] : q);
+                        if (far) mine[(z->most + i) * d + j] = scale * (q + b->distance_bias[h * d + j]);
+                    }
+                Seen seen = {sight + (size_t)r * wide, hidden, counts[r], wide};
+                float *got = attended + ((size_t)starts[r] * H + (size_t)h * n) * d; /* (R; H, n, d) */
+                attend(mine, d, n, keys + own, values + own, seen, from, d, mine + z->most * d, far, back, room, got);
+            }
+            each = each_of(M);
 #pragma omp for schedule(static)
-            for (int o = 0; o < D; o++) middle[o] = x[o] + row(b->out, o, attended, D, half);
-            norm(middle, b->norm2_weight, b->norm2_bias, eps, D, normed);
+            for (int m = 0; m < M; m++) {
+                int t = last ? want[m] : m, r = 0;
+                while (t >= starts[r + 1]) r++;
+                int from = last ? low[r] : (int)starts[r], n = (last ? high[r] : (int)starts[r + 1]) - from;
+                for (int h = 0; h < H; h++)
+                    for (int i = 0; i < d; i++)
+                        inputs[spot(m, h * d + i, D, each)] = attended[((size_t)starts[r] * H + (size_t)h * n + t - from) * d + i];
+                if (last) memcpy(qkv + (size_t)m * D, now + (size_t)t * D, D * sizeof(float));
+            }
+            product(b->out, half, inputs, M, D, D, last ? qkv : now, middle);
 #pragma omp for schedule(static)
-            for (int o = 0; o < G / 2; o++)
-                gated[o] = gelu(row(b->hidden, o, normed, D, half)) * row(b->hidden, G / 2 + o, normed, D, half);
+            for (int m = 0; m < M; m++) norm(middle + (size_t)m * D, b->norm2_weight, b->norm2_bias, z->eps, D, inputs, m, each);
+            product(b->hidden, half, inputs, M, D, G, NULL, gated);
 #pragma omp for schedule(static)
-            for (int o = 0; o < D; o++) x[o] = middle[o] + row(b->down, o, gated, G / 2, half);
+            for (int m = 0; m < M; m++)
+                for (int o = 0; o < G / 2; o += 16) {
+                    int n = G / 2 - o < 16 ? G / 2 - o : 16;
+                    float g[16] = {0}, v[16] = {0};
+                    memcpy(g, gated + (size_t)m * G + o, n * sizeof(float));
+                    memcpy(v, gated + (size_t)m * G + G / 2 + o, n * sizeof(float));
+                    lanes product = gelu(four_bytes(g)) * four_bytes(v);
+                    for (int i = 0; i < n; i++) branch[spot(m, o + i, G / 2, each)] = product[i];
+                }
+            product(b->down, half, branch, M, G / 2, D, middle, last ? out : now);
         }
     }
 }

@@ -1,8 +1,8 @@
-"""A lone token in C: the part of acting whose time is all reading of weights.
+"""New tokens in C: what acting spends its time in.
 
-Of a decision of A action tokens, A - 1 passes bring a single token to a single slot. The library's product of one row reads
-memory at about half the speed at which memory can be read, and a small network spends such a pass in the calls between
-products: here it is one call.
+Of a decision of A action tokens, one pass brings an observation, some tens of tokens to each slot, and A - 1 passes bring a single
+one. The library's product of one row reads memory at about half the speed at which memory can be read; of twenty rows it is good, but
+what stands between the products costs as much again, and a small network has little else. Here a pass is one call.
 
 `native.c` is compiled when it is first needed, with the C compiler that is there, for the processor that is there, into the
 user's cache. Where that cannot be, everything goes the library's way, and `gato doctor` says why. `GATO_NATIVE=0` switches it
@@ -19,18 +19,22 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.nn import functional as F
 
 from gato.model.cache import RingCache
 from gato.model.transformer import Gato
 
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
-WORTH_THREADS = 4_000_000  # weights; fewer are read faster than a second thread wakes up
+WORTH_THREADS = 4_000_000  # multiplications; fewer are done sooner than a second thread wakes up
 SECONDS = 60.0  # that a compiler may take
 
 
@@ -38,86 +42,150 @@ class _Block(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_void_p)
         for name in (
-            "norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias", "query", "key", "value", "out", "hidden", "down",
-            "content_bias", "distance_bias",
+            "norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias", "inward", "out", "hidden", "down", "content_bias",
+            "distance_bias",
         )
     ]  # fmt: skip
 
 
-class LoneToken:
-    """The blocks of a model for one row of one token, weights at "float32" or "float16". `LoneToken.of` makes one, or none."""
+class _Sizes(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (
+            "blocks", "width", "heads", "hidden", "half", "tokens", "rows", "most", "ring", "reach", "wanted", "threads",
+            "layer_apart", "slot_apart",
+        )),
+        ("eps", ctypes.c_float),
+    ]  # fmt: skip
+
+
+class Blocks:
+    """The blocks of a model, weights at "float32" or "float16". `Blocks.of` makes them, or none."""
 
     def __init__(self, model: Gato, half: bool, library: ctypes.CDLL):
         config = model.config
         self._half, self._library, self._config = half, library, config
+        self._columns = int(library.gato_columns())
         self._eps = float(model.blocks[0].norm1.eps)  # type: ignore[union-attr, arg-type]
         self._held: list[torch.Tensor] = []  # what the pointers point at
         self._blocks = (_Block * len(model.blocks))(*(self._block(block) for block in model.blocks))
-        self._many = sum(t.numel() for t in self._held) >= WORTH_THREADS
+        self._weights = sum(t.numel() for t in self._held)
+        self._scratch = threading.local()  # sessions of several threads share a decoder
 
     @classmethod
-    def of(cls, model: Gato, precision: str) -> LoneToken | None:
-        """None where the network, the precision, the device or this machine is not one that the C knows."""
-        config, weight, half = model.config, next(model.parameters()), precision == "float16"
-        whole_lanes = config.layer_width % 16 == config.feedforward_hidden_size % 32 == 0
-        if (
-            not whole_lanes
-            or precision not in ("float32", "float16")
-            or weight.device.type != "cpu"
-            or weight.dtype != torch.float32
-        ):
+    def of(cls, model: Gato, precision: str) -> Blocks | None:
+        """None where the precision, the device or this machine is not one that the C knows."""
+        weight, half = next(model.parameters()), precision == "float16"
+        if precision not in ("float32", "float16") or weight.device.type != "cpu" or weight.dtype != torch.float32:
             return None
         library, _ = load()
         return None if library is None or (half and not library.gato_half()) else cls(model, half, library)
 
     def _block(self, block: Any) -> _Block:
         a, f = block.attention, block.feedforward
-        plain = [block.norm1.weight, block.norm1.bias, block.norm2.weight, block.norm2.bias]
-        matrices = [a.query, a.key, a.value, a.out, f.hidden, f.out]
-        kept = [t.detach().contiguous() for t in plain]
-        kept += [t.detach().to(torch.float16 if self._half else torch.float32).contiguous() for t in matrices]
+        kept = [
+            t.detach().contiguous()
+            for t in (block.norm1.weight, block.norm1.bias, block.norm2.weight, block.norm2.bias)
+        ]
+        inward = torch.cat([a.query.detach(), a.key.detach(), a.value.detach()])
+        kept += [self._panels(w) for w in (inward, a.out.detach(), f.hidden.detach(), f.out.detach())]
         if a.kind == "xl":
             kept += [t.detach().contiguous() for t in (a.content_bias, a.distance_bias)]
         self._held += kept
         return _Block(*(t.data_ptr() for t in kept))
 
+    def _panels(self, weight: torch.Tensor) -> torch.Tensor:
+        """(outputs, inputs) → (panels, inputs, columns), outputs filled up with zeros to whole panels."""
+        outputs, inputs = weight.shape
+        whole = F.pad(weight, (0, 0, 0, -outputs % self._columns)).view(-1, self._columns, inputs).transpose(1, 2)
+        return whole.to(torch.float16 if self._half else torch.float32).contiguous()
+
     def __call__(
         self,
         x: torch.Tensor,
         cache: RingCache,
-        slot: int,
-        entry: int,
+        rows: Rows,
         turn: tuple[torch.Tensor, torch.Tensor] | None,
         relative: Sequence[torch.Tensor],
-    ) -> None:
-        """x (D,) in place, from what the first block gets to what the last one gives. The token is the one that has just taken
-        this entry of the slot; its keys and values are written there.
+    ) -> torch.Tensor:
+        """x (T, D), from what the first block gets to what the last one gives, (wanted, D), of the tokens that are. They have just
+        taken their entries; keys and values are written there.
 
-        `turn`: cosines and signed sines (d,) of its position, for a network whose positions rotate. `relative`: for one whose
-        positions are relative, what each block makes of distances, (H, reach, d).
+        `turn`: cosines and signed sines (T, d) of their positions, for a network whose positions rotate. `relative`: for one
+        whose positions are relative, what each block makes of distances, (H, reach, d).
         """
-        c, size = self._config, cache.position.shape[1]
-        width, threads = c.layer_width, torch.get_num_threads() if self._many else 1
-        scratch = torch.empty(5 * width + c.feedforward_hidden_size // 2 + 2 * size + threads * (2 * width + size))
-        keys, values = cache.keys[:, slot], cache.values[:, slot]
-        tables = (ctypes.c_void_p * len(relative))(*(t.data_ptr() for t in relative)) if relative else None
-        self._library.gato_token(
-            self._blocks, len(self._blocks), width, c.num_attention_heads, c.feedforward_hidden_size, size, int(self._half),
-            ctypes.c_float(self._eps), *map(_at, (x, keys, values)), ctypes.c_int64(keys.stride(0)), entry,
-            *map(_at, (cache.position[slot], cache.time[slot])), *(ctypes.c_int64(int(far[slot])) for far in (cache.band, cache.span)),
-            *map(_at, turn or (None, None)), tables, relative[0].shape[1] if relative else 0, _at(scratch), threads,
+        c, tokens = self._config, len(x)
+        sizes = _Sizes(
+            len(self._blocks), c.layer_width, c.num_attention_heads, c.feedforward_hidden_size, self._half, tokens,
+            len(rows.slots), int((rows.starts[1:] - rows.starts[:-1]).max()), cache.position.shape[1],
+            relative[0].shape[1] if relative else 0, len(rows.wanted),
+            torch.get_num_threads() if tokens * self._weights >= WORTH_THREADS else 1,
+            cache.keys.stride(0), cache.keys.stride(1), self._eps,
         )  # fmt: skip
+        room = int(self._library.gato_scratch(ctypes.byref(sizes)))
+        scratch = getattr(self._scratch, "floats", None)
+        if scratch is None or len(scratch) < room:
+            scratch = self._scratch.floats = torch.empty(room)
+        out = torch.empty(len(rows.wanted), c.layer_width)
+        tables = (ctypes.c_void_p * len(relative))(*(t.data_ptr() for t in relative)) if relative else None
+        self._library.gato_pass(
+            ctypes.byref(sizes), self._blocks, _at(x), *map(_at, (rows.starts, rows.slots, rows.entries, rows.positions, rows.times)),
+            *map(_at, (cache.keys, cache.values, cache.position, cache.time, cache.band, cache.span)), *map(_at, turn or (None, None)),
+            tables, _at(rows.wanted), _at(scratch), _at(out),
+        )  # fmt: skip
+        return out
 
     def logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """hidden (D,), rows (ids, D) of the table → (ids,)."""
-        out = torch.empty(len(rows))
-        threads = torch.get_num_threads() if rows.numel() >= WORTH_THREADS // 8 else 1
-        self._library.gato_logits(_at(rows), *rows.shape, _at(hidden), _at(out), threads)
+        """hidden (…, D), rows (ids, D) of the table → (…, ids)."""
+        hidden, rows = hidden.contiguous(), rows.contiguous()
+        out = torch.empty(*hidden.shape[:-1], len(rows))
+        many = hidden.numel() // rows.shape[1]
+        threads = torch.get_num_threads() if many * rows.numel() >= WORTH_THREADS // 8 else 1
+        self._library.gato_logits(_at(rows), *rows.shape, _at(hidden), many, _at(out), threads)
         return out
 
 
-def _at(t: torch.Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if t is None else t.data_ptr())
+_FIRST = np.zeros(1, np.int64)
+
+
+@dataclass
+class Rows:
+    """T new tokens of R rows, one row's after another's; int64 all."""
+
+    slots: np.ndarray  # (R,)
+    starts: np.ndarray  # (R + 1,) of each row's tokens
+    entries: np.ndarray  # (T,) of the ring
+    positions: np.ndarray  # (T,) since the slot was cleared
+    times: np.ndarray  # (T,) timesteps
+    wanted: np.ndarray  # (wanted,) tokens whose hidden states are asked for, in order
+    columns: int  # of what is handed out, for every row
+    places: np.ndarray  # where in (R × columns) a hidden state belongs …
+    each: np.ndarray  # … and which of the wanted it is
+
+    @classmethod
+    def of(
+        cls, slots: torch.Tensor, valid: torch.Tensor, times: torch.Tensor, positions: torch.Tensor, entries: torch.Tensor,
+        wanted: torch.Tensor | None,
+    ) -> Rows:  # fmt: skip
+        """As `Decoder` is given them, (R, n) padded right."""
+        there = valid.numpy()
+        if there.size == 1 and there.all():
+            entry, position, time = (t.numpy().ravel() for t in (entries, positions, times))
+            return cls(np.ascontiguousarray(slots), np.arange(2), entry, position, time, _FIRST, 1, _FIRST, _FIRST)
+        lengths = there.sum(1)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        if wanted is None:
+            places, each = np.flatnonzero(there), np.arange(starts[-1])
+            asked = each
+        else:
+            places = np.flatnonzero(wanted.numpy() < lengths[:, None])
+            asked, each = np.unique((starts[:-1, None] + wanted.numpy()).ravel()[places], return_inverse=True)
+        columns = there.shape[1] if wanted is None else wanted.shape[1]
+        entry, position, time = (t.numpy()[there] for t in (entries, positions, times))
+        return cls(np.ascontiguousarray(slots), starts, entry, position, time, asked, columns, places, each)
+
+
+def _at(t: torch.Tensor | np.ndarray | None) -> int | None:
+    return None if t is None else t.data_ptr() if isinstance(t, torch.Tensor) else t.ctypes.data
 
 
 @functools.cache
@@ -150,7 +218,13 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(made))
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: there is no home
         return None, str(error)
-    library.gato_token.restype = library.gato_logits.restype = None
+    library.gato_pass.restype = library.gato_logits.restype = None
+    library.gato_pass.argtypes = (ctypes.c_void_p,) * 20
+    library.gato_logits.argtypes = tuple(
+        ctypes.c_int if name in ("count", "width", "many", "threads") else ctypes.c_void_p
+        for name in ("rows", "count", "width", "hidden", "many", "out", "threads")
+    )
+    library.gato_scratch.restype = ctypes.c_int64
     return library, str(made)
 
 
