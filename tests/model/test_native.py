@@ -134,9 +134,13 @@ def test_a_row_does_not_feel_its_neighbours(precision):
     for i in range(5):
         for alone, beside in zip(act([i]), together[i::5], strict=True):
             assert torch.equal(alone, beside)
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        assert all(torch.equal(a, b) for a, b in zip(act([0, 1, 2, 3, 4]), together, strict=True))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            assert all(torch.equal(a, b) for a, b in zip(act([0, 1, 2, 3, 4]), together, strict=True))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_logits():

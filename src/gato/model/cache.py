@@ -102,7 +102,9 @@ class RingCache:
         """Take entries for new tokens. valid, times: (R, n). Their positions and the entries, (R, n)."""
         n = valid.shape[1]
         assert n <= self.most_new, f"{n} new tokens, room for {self.most_new}"
-        if valid.numel() == 1 and valid:  # most passes bring one, and a small network is faster than what follows
+        if (
+            valid.device.type == "cpu" and valid.numel() == 1 and valid
+        ):  # most passes bring one token: fewer calls for it
             slot, position = int(slots), int(self.count[slots])
             entry = position % self._size
             self.position[slot, entry], self.time[slot, entry] = position, int(times)
