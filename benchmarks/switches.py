@@ -7,10 +7,10 @@ DATA is a folder of demonstrations as `gato demo` collects them. A run that is f
 goes on where it stopped; when all that were asked for are there, they are written to --out.
 Differences are to the base of the same file: demonstrations that are collected anew move all scores a little.
 
-The base is the recipe `demo`, bounded by tokens, with a vocabulary of 1,024. A score is the mean loss (nats) of the true action token, or for text
-and captions of the true piece, always against the one-hot target, over windows of the last twentieth of each dataset's
-episodes, which no run trains on; text is in bits per byte, so that tokenizers compare. Runs with prompts are scored
-with prompts. `captions at 160` are the same held-out scenes, drawn at twice the size that was trained on.
+The base is the recipe `demo`, bounded by tokens, with a vocabulary of 1,024. A score is the mean loss (nats) of the true
+action token, or for text and captions of the true piece, always against the one-hot target, over windows of the last
+twentieth of each dataset's episodes, which no run trains on; text is in bits per byte, so that tokenizers compare. Runs
+with prompts are scored with prompts. `captions at 160` are the same held-out scenes, drawn at twice the size that was trained on.
 
 What a score of predictions cannot tell, `played` does: the variants of `PLAYED`, trained longer on the tasks with continuous
 actions alone, and then played; in percent of expert.

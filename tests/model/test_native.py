@@ -143,6 +143,13 @@ def test_a_row_does_not_feel_its_neighbours(precision):
         torch.set_num_threads(before)
 
 
+def test_a_pass_of_nothing():
+    model = network("rope")
+    cache, none = RingCache(model.config, 2, 64), torch.zeros(2, 3, dtype=torch.long)
+    hidden = Decoder(model)(batch_of(none), torch.tensor([0, 1]), none.bool(), none, cache)
+    assert hidden.shape == (2, 3, 64) and not hidden.any() and not cache.count.any()
+
+
 def test_logits():
     model = network("rope")
     hidden = torch.randn(2, 3, 64)

@@ -100,7 +100,10 @@ LONE(lone_full, float, four_bytes)
 LONE(lone_half, uint16_t, two_bytes)
 
 /* Tokens in groups of `each`, the last one of what is left; element k of token t stands at `spot`. */
-static inline int each_of(int T) { return (T + (T + ROWS - 1) / ROWS - 1) / ((T + ROWS - 1) / ROWS); }
+static inline int each_of(int T) {
+    int groups = T ? (T + ROWS - 1) / ROWS : 1;
+    return (T + groups - 1) / groups;
+}
 static inline size_t spot(int t, int k, int K, int each) { return (size_t)(t / each) * each * K + (size_t)k * each + t % each; }
 
 /* Of T grouped inputs (K) with panels of N outputs: out (T, N), added to `base` (T, N) if it is there. Called by all threads. */

@@ -220,10 +220,8 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         return None, str(error)
     library.gato_pass.restype = library.gato_logits.restype = None
     library.gato_pass.argtypes = (ctypes.c_void_p,) * 20
-    library.gato_logits.argtypes = tuple(
-        ctypes.c_int if name in ("count", "width", "many", "threads") else ctypes.c_void_p
-        for name in ("rows", "count", "width", "hidden", "many", "out", "threads")
-    )
+    at, number = ctypes.c_void_p, ctypes.c_int
+    library.gato_logits.argtypes = (at, number, number, at, number, at, number)
     library.gato_scratch.restype = ctypes.c_int64
     return library, str(made)
 
