@@ -180,3 +180,17 @@ def test_another_action_is_seen_where_nothing_was_earned(task_id):
     with pytest.raises(TraceError):
         replay(task_id, change(trace, actions=actions, rewards=trace.rewards), slot.env)
     slot.close()
+
+
+def test_a_trace_serves_every_sense_of_its_world(tmp_path):
+    """Planned on a state, learned from as text: the rewards are the state's, the observations those of the other sense."""
+    state, text = find("dm-control-suite/pendulum-swingup"), find("dm-control-suite-text/pendulum-swingup")
+    collect_traces([state], 1, tmp_path / "traces", 0, max_steps=20)
+    (trace,) = read_traces(state.id, trace_path(state.id, tmp_path / "traces"))
+    (result,) = collect([text], 5, tmp_path / "data", 0, progress=False, from_traces=[tmp_path / "traces"])
+    assert (result.added, result.failed) == (1, 0)
+    (episode,) = Dataset(dataset_folder(tmp_path / "data", text.id))
+    np.testing.assert_array_equal(episode.rewards, trace.rewards)
+    assert {spec.kind for spec in text.spec.observation.values()} == {"text"}
+    with pytest.raises(TraceError, match="not of dm-control-suite-text/reacher-easy"):
+        read_traces("dm-control-suite-text/reacher-easy", trace_path(state.id, tmp_path / "traces"))

@@ -16,7 +16,6 @@ from gato.worlds import find
 from gato.worlds.traces import (
     Trace,
     TraceError,
-    has_traces,
     installed_versions,
     read_traces,
     record,
@@ -169,7 +168,6 @@ def test_the_traces_of_another_task_are_refused(tmp_path, breakout):
 
 
 def test_no_traces_is_a_named_error():
-    assert not has_traces("ale-atari/tennis")
     with pytest.raises(DatasetMissingError, match="no traces of ale-atari/tennis"):
         read_traces("ale-atari/tennis")
 
@@ -177,7 +175,7 @@ def test_no_traces_is_a_named_error():
 @pytest.mark.parametrize("task_id", BROUGHT)
 def test_what_the_package_brings(task_id):
     """Small, of the installed version's kind, with clean and noisy episodes; the shortest one replays."""
-    assert has_traces(task_id) and trace_path(task_id).stat().st_size < 300_000
+    assert trace_path(task_id).stat().st_size < 300_000
     traces = read_traces(task_id)
     assert len(traces) >= 4 and all(t.state and t.frames for t in traces)
     assert any(t.executed is None for t in traces) and any(t.executed is not None for t in traces)

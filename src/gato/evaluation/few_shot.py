@@ -29,6 +29,7 @@ from gato.model.bundle import Bundle, TaskCard, make_codec
 from gato.policy import Agent
 from gato.rollouts.pool import WorkerPool
 from gato.sequences import TokenStore
+from gato.sequences.mixture import pattern_value
 from gato.training import Recipe, train
 from gato.worlds import Task
 
@@ -133,7 +134,7 @@ def _one(
     config = like.config.replace(**recipe.model)
     codec = make_codec(config, like.tokenizer, dataset.spec, task.id, text_targets=recipe.text_targets)
     store = TokenStore.build(task.id, codec, (dataset[int(i)] for i in chosen), alike=recipe.similar_timesteps)
-    card = TaskCard(dataset.spec, recipe.window_timesteps.get(task.id, recipe.window_timesteps.get("*")))
+    card = TaskCard(dataset.spec, pattern_value(recipe.window_timesteps, task.id, None))
     recipe = recipe.replace(model={**like.config.to_json(), **recipe.model})  # what a start from scratch is built from
     scores: list[float] = []
 

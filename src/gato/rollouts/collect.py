@@ -50,7 +50,7 @@ from gato.rollouts.loop import (
     rollout,
 )
 from gato.rollouts.pool import Beat, Play, WorkerPool
-from gato.worlds import MakeExpert, Task, find
+from gato.worlds import MakeExpert, Task, find, senses
 from gato.worlds.gym import load_expert
 
 MAX_CRASHES = 3  # seeds on which a world crashes again and again, before the task is given up
@@ -278,18 +278,20 @@ def _facts(task: Task, source: str) -> dict[str, Any]:
 
 
 def _trace_files(tasks: Sequence[Task], wanted: bool | Sequence[Path | str]) -> dict[str, tuple[str, ...]]:
-    """{task: files of its traces}. DatasetMissingError where files were named that hold none of the tasks."""
+    """{task: files of its traces, or of its world's in another sense}. DatasetMissingError where files were named that hold
+    none of a task; of the package's, which bring few, a task may have none."""
     from gato.worlds import traces
 
-    if isinstance(wanted, bool):
-        return {t.id: (str(traces.trace_path(t.id)),) for t in tasks if traces.has_traces(t.id)} if wanted else {}
-    found = {task: tuple(map(str, files)) for task, files in traces.find_files(wanted).items()}
-    if absent := [task.id for task in tasks if task.id not in found]:
+    if wanted is False:
+        return {}
+    found = traces.find_files([traces.PACKAGE] if wanted is True else wanted)
+    sources = {task.id: next((sense for sense in senses(task.id) if sense in found), None) for task in tasks}
+    if wanted is not True and (absent := [task for task, source in sources.items() if source is None]):
         raise DatasetMissingError(
             f"no traces of {', '.join(absent)}", where=", ".join(map(str, wanted)),
             fix=f"these are there: {', '.join(sorted(found))}",
         )  # fmt: skip
-    return found
+    return {task: tuple(map(str, found[source])) for task, source in sources.items() if source is not None}
 
 
 def _policy(policy: str | MakeExpert) -> tuple[str, Callable[[], BatchPolicy]]:

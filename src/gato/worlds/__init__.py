@@ -186,6 +186,12 @@ def find(task_id: str) -> Task:
     )
 
 
+def senses(task_id: str) -> list[str]:
+    """The ids of all tasks that are one simulation, seen in whatever way (as state, pixels, text); the task's own first."""
+    world = find(task_id).same_world or task_id
+    return [task_id, *(t.id for t in registry().values() if world in (t.id, t.same_world) and t.id != task_id)]
+
+
 def select(patterns: str | list[str]) -> list[Task]:
     """Tasks whose id matches any of the globs (comma-separated, or a list), in registry order."""
     wanted = patterns.split(",") if isinstance(patterns, str) else patterns

@@ -15,6 +15,9 @@ Replaying plays the executed actions again and compares. What a trace is held to
   states and the return come out within a tolerance;
 * neither: the rewards, within a tolerance.
 
+What a simulation does is the same in whatever way it is seen, so the traces of one sense serve the others: what was planned on
+a state becomes an episode of pictures, or of text.
+
 A trace that does not come true is a TraceError, whose `kind` is "corrupt" or "drifted".
 """
 
@@ -39,8 +42,9 @@ import pyarrow.parquet as pq
 from gato.episodes import Episode, stack_episode, unflatten
 from gato.episodes.spec import Spec, Specs, TaskSpec
 from gato.errors import DatasetCorruptError, DatasetMissingError
-from gato.worlds import Task, find
+from gato.worlds import Task, find, senses
 
+PACKAGE = Path(str(resources.files("gato.worlds") / "traces"))  # those that come with it: few and small
 FORMAT_VERSION = 2  # 1 had no stored states; it is read as well
 STORED_STATES = 5
 STATE_TOLERANCE = 1e-2  # of a stored state, relative to 1 plus its size: small beside what a policy would correct
@@ -270,14 +274,9 @@ def installed_versions(task: Task) -> dict[str, str]:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def trace_path(task_id: str, folder: Path | None = None) -> Path:
+def trace_path(task_id: str, folder: Path = PACKAGE) -> Path:
     """Where a task's traces lie: in `folder`, or in this package."""
-    return (folder or Path(str(resources.files("gato.worlds") / "traces"))) / f"{task_id.replace('/', '--')}.parquet"
-
-
-def has_traces(task_id: str) -> bool:
-    """Whether the package brings traces of this task."""
-    return trace_path(task_id).is_file()
+    return folder / f"{task_id.replace('/', '--')}.parquet"
 
 
 def write_traces(path: Path, task_id: str, traces: Iterable[Trace], failed: Mapping[int, str] | None = None) -> None:
@@ -336,9 +335,9 @@ _SCHEMA = pa.schema(
 
 
 def read_traces(task_id: str, path: Path | None = None) -> list[Trace]:
-    """The traces of a task (from `path`, or those in this package). Needs no simulator.
+    """The traces of a task (from `path`, or those in this package), or of its world in another sense. Needs no simulator.
 
-    Raises DatasetMissingError if there are none, TraceError if the file is damaged or another task's.
+    Raises DatasetMissingError if there are none, TraceError if the file is damaged or another world's.
     """
     path = path or trace_path(task_id)
     if not path.is_file():
@@ -360,7 +359,7 @@ def read_traces(task_id: str, path: Path | None = None) -> list[Trace]:
             where=str(path),
             fix="restore the file, or reinstall gato-agent",
         ) from error
-    if facts["task"] != task_id:
+    if facts["task"] not in senses(task_id):
         raise TraceError(f"holds traces of {facts['task']}, not of {task_id}", where=str(path))
     return traces
 
