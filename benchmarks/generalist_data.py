@@ -1,6 +1,6 @@
 """The data of the generalist: every domain with an expert that plays fast, the traces that are there, and the generated corpora.
 
-    python benchmarks/generalist_data.py --out DATA [--workers 2] [--seconds 3000]     # about an hour of two cores; resumes
+    python benchmarks/generalist_data.py --out DATA [--workers 2] [--seconds 3000]     # about forty minutes of two cores; resumes
 
 A line of PLANS is some tasks, how many episodes of each, and how their experts are disturbed: noise on what is executed and
 starts beyond the task's own show the way back from mistakes. Where the start decides what is seen, many short episodes
@@ -76,13 +76,13 @@ PLANS = (
     Plan(["meta-world/*"], 100, ARM, 0.5),
     Plan(["sokoban/*"], 1_000, wide_share=0.5),
     Plan([f"dm-control-suite/{name}" for name in FORMULAS], 300, STATE, 0.5, 200),
-    Plan([f"dm-control-suite-random-small/{name}" for name in FORMULAS if name != "point-mass-hard"], 150, STATE, 0.5, 200),
+    Plan([f"dm-control-suite-random-small/{name}" for name in FORMULAS if name != "point-mass-hard"], 300, STATE, 0.5, 200),
     Plan([f"dm-control-suite-text/{name}" for name in FORMULAS], 100, STATE, 0.5, 150),
-    Plan(["classic-control/*"], 100, STATE, 0.5, but=["classic-control/acrobot-v1"]),
-    Plan(["box2d/lunar-lander*"], 150, STATE, 0.5),
-    Plan(["gym-mujoco/inverted*"], 100, STATE, 0.5, 300),
+    Plan(["classic-control/*"], 200, STATE, 0.5, but=["classic-control/acrobot-v1"]),
+    Plan(["box2d/lunar-lander*"], 400, STATE, 0.5),
+    Plan(["gym-mujoco/inverted*"], 200, STATE, 0.5, 300),
     Plan(["gymnasium-robotics/point-maze*"], 200, GAME),
-    Plan(["gymnasium-robotics/fetch-reach-v4", "gymnasium-robotics/fetch-push-v4", "gymnasium-robotics/fetch-pick*"], 100, ARM),
+    Plan(["gymnasium-robotics/fetch-reach-v4", "gymnasium-robotics/fetch-push-v4", "gymnasium-robotics/fetch-pick*"], 300, ARM),
     Plan(["procgen/*[!y]"], 100, from_traces=True),
     Plan(["dm-manipulation-playground/*", "rgb-stacking/triplet-*"], 20, from_traces=True),
     Plan(PLANNED, 30, from_traces=True),
@@ -97,12 +97,12 @@ PLANS = (
     Plan(["dm-control-maze/random-goal*", "dm-control-maze/many-goals-small", "dm-control-maze/many-goals-medium"], 30, GAME),
     Plan(["dm-manipulation-playground/reach*-features"], 60, ARM, 0.5),
     # from here on a task costs minutes
-    Plan(SLOW_ROOMS, 40, GAME),
-    Plan(SLOW_DOOM, 20, GAME),
-    Plan(["classic-control/acrobot-v1"], 30, STATE),
-    Plan(["gymnasium-robotics/fetch-slide-v4"], 12),
-    Plan(["gym-mujoco/reacher-v5"], 40, ARM, 0.5),
-    Plan(["rgb-stacking/skill-mastery"], 12),
+    Plan(SLOW_ROOMS, 30, GAME),
+    Plan(SLOW_DOOM, 12, GAME),
+    Plan(["classic-control/acrobot-v1"], 20, STATE),
+    Plan(["gymnasium-robotics/fetch-slide-v4"], 6),
+    Plan(["gym-mujoco/reacher-v5"], 30, ARM, 0.5),
+    Plan(["rgb-stacking/skill-mastery"], 10),
 )  # fmt: skip
 CORPORA = {
     "captions/scenes": 30_000, "captions/rooms": 20_000, "questions/rooms": 40_000, "dialogues/scenes": 8_000,
