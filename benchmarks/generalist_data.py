@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gato.demo import BOXING, tokenizer_in
 from gato.recipes.generalist import recipe
-from gato.rollouts.collect import COVERAGE, collect
+from gato.rollouts.collect import collect
 from gato.rollouts.loop import CLEAN, Noise
 from gato.scenes import generate
 from gato.worlds import Task, select, senses
@@ -92,8 +92,7 @@ PLANS = (
     Plan(["miniworld/*"], 80, GAME, but=SLOW_ROOMS),
     Plan(["vizdoom/*"], 60, GAME, but=[*SLOW_DOOM, "vizdoom/deathmatch"]),
     Plan(["ale-atari/boxing"], 80, GAME, 0.3, 400, policy=BOXING),
-    Plan(["ale-atari/pong"], 30, COVERAGE),
-    Plan(["ale-atari/freeway", "ale-atari/breakout"], 8, from_traces=True),
+    Plan(["ale-atari/freeway", "ale-atari/breakout", "ale-atari/pong"], 8, from_traces=True),
     Plan(["dm-control-maze/random-goal*", "dm-control-maze/many-goals-small", "dm-control-maze/many-goals-medium"], 30, GAME),
     Plan(["dm-manipulation-playground/reach*-features"], 60, ARM, 0.5),
     # from here on a task costs minutes
