@@ -9,7 +9,7 @@ from gato.episodes import Dataset, find_datasets
 from gato.recipes.generalist import WEIGHTS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import generalist_data  # noqa: E402
+import generalist_data
 
 sys.path.pop(0)
 
