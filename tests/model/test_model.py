@@ -120,13 +120,17 @@ def test_attention_against_its_definition(model, monkeypatch):
 
     # The library's frequencies are float32; in float64 both sides must use the same.
     monkeypatch.setattr(transformer, "_angles", lambda p, w, t: _angles64(p, w))
-    monkeypatch.setattr(transformer, "_angles_to", lambda n, w, t, dev: _angles64(torch.arange(n), w))
     monkeypatch.setattr(transformer, "_sinusoids", lambda n, w, dev: _sinusoids64(n, w))
     attention = model.blocks[0].attention.double()
     x = torch.randn(7, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         ours = attention(x, ((1, 7, 0),))
         assert (ours - plain_attention(attention, x)).abs().max() < 1e-10
+
+
+def rotated(x, angles):
+    (a, b), (cos, sin) = x.chunk(2, dim=-1), angles
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 def _angles64(positions, width):
@@ -214,7 +218,7 @@ def banded(model, ids, band):
         q, k, v = qkv
         if a.kind == "rope":
             angles = transformer._angles(torch.arange(length), a.size, q.dtype)
-            scores = transformer._rotate(q, angles) @ transformer._rotate(k, angles).transpose(-1, -2)
+            scores = rotated(q, angles) @ rotated(k, angles).transpose(-1, -2)
         else:
             r = a._distances(length, q)
             by_distance = (q + a.distance_bias[:, None]) @ r.transpose(-1, -2)

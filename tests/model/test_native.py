@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from gato.model import Gato, GatoConfig, native
+from gato.model import Gato, GatoConfig, native, transformer
 from gato.model.cache import RingCache
 from gato.model.decoder import Decoder
 from gato.sequences.batch import Batch
@@ -213,3 +213,90 @@ def test_it_is_compiled_once(tmp_path, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     assert native.load.__wrapped__()[1] == where
     assert len(list((tmp_path / "gato").iterdir())) == 1
+
+
+# -- attention of a training batch --------------------------------------------------------------------------------------------
+
+
+GROUPS = ((3, 57, 55), (2, 1, 0), (4, 33, 5), (1, 130, 0), (2, 16, 15), (5, 14, 0))
+
+
+def attended(
+    position: str, dtype: torch.dtype, last: bool, in_c: bool, threads: int = 1, groups=GROUPS, heads: int = 4
+):
+    """One block's attention: its output, and the gradients of its input and its matrices."""
+    torch.manual_seed(0)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    block = network(position, 32 * heads, heads).blocks[0].attention.to(wide)
+    x = torch.randn(sum(n * length for n, length, _ in groups), 32 * heads).to(wide).requires_grad_()
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        if not in_c:
+            patch.setattr(native, "load", lambda: (None, "not wanted"))
+        torch.set_num_threads(threads)
+        try:
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                assert native.Attention.fits(block._project(x)) == (in_c and dtype != torch.float64)
+                out = block(x, groups, last)
+            (out.to(wide) * torch.randn_like(out, dtype=torch.float32).to(wide)).sum().backward()
+        finally:
+            torch.set_num_threads(before)
+    return [out.detach(), x.grad, *(p.grad for p in block.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("position", ["rope", "learned"])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
+def test_attention_there_and_back(position, last, dtype, close):
+    """Against the library's in float64."""
+    ours, exact = (attended(position, d, last, d == dtype) for d in (dtype, torch.float64))
+    assert len(ours) == len(exact) == 6
+    for a, b in zip(ours, exact, strict=True):
+        assert a.shape == b.shape and (a.double() - b).abs().max() < close * b.abs().max()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_segment_does_not_feel_its_company(threads):
+    """To the last bit: alone, behind others, or with padding behind it, whatever its first query; with the gradients."""
+    torch.manual_seed(1)
+    qkv, grad = torch.randn(41, 3, 2, 32), torch.randn(41, 2, 32)
+    turn = transformer._turn_to(64, 32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+    def both_ways(qkv: torch.Tensor, grad: torch.Tensor, groups, last: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        qkv = qkv.clone().requires_grad_()
+        out = native.Attention.apply(qkv, groups, last, turn)
+        out.backward(grad)
+        return out.detach(), qkv.grad
+
+    try:
+        alone = both_ways(qkv, grad, ((1, 41, 0),), False)
+        other = torch.randn(41, 3, 2, 32)
+        beside = both_ways(torch.cat([other, qkv]), torch.cat([torch.randn(41, 2, 32), grad]), ((2, 41, 0),), False)
+        padded = both_ways(torch.cat([qkv, other[:3]]), torch.cat([grad, torch.zeros(3, 2, 32)]), ((1, 44, 0),), False)
+        late = grad.clone()
+        late[:17] = 0
+        begun, whole = both_ways(qkv, grad[17:], ((1, 41, 17),), True), both_ways(qkv, late, ((1, 41, 0),), False)
+    finally:
+        torch.set_num_threads(before)
+    for a, b in zip(alone, beside, strict=True):
+        assert torch.equal(a, b[41:])
+    for a, b in zip(alone, padded, strict=True):
+        assert torch.equal(a, b[:41])
+    assert torch.equal(begun[0], whole[0][17:]) and torch.equal(begun[1], whole[1])
+
+
+def test_heads_that_are_no_whole_vectors_go_the_librarys_way():
+    assert native.Attention.fits(torch.zeros(1, 3, 2, 16)) and not native.Attention.fits(torch.zeros(1, 3, 2, 24))
+    assert not native.Attention.fits(torch.zeros(1, 3, 2, 32, dtype=torch.float64))
+
+
+def test_scores_that_are_far_apart_and_weights_that_vanish():
+    """A softmax whose highest score is hundreds above the others, and rows of equal scores."""
+    qkv = torch.randn(40, 3, 2, 16) * 60
+    qkv[:, 0, 1] = 0
+    out = native.Attention.apply(qkv, ((1, 40, 0),), False, None)
+    q, k, v = qkv.double().permute(1, 2, 0, 3)
+    exact = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
+    assert torch.isfinite(out).all() and (out.transpose(0, 1) - exact).abs().max() < 1e-3

@@ -17,13 +17,22 @@ from gato.sequences.batch import Batch
 from gato.tokens.values import NUM_BINS
 
 
+class GroupNorm(nn.GroupNorm):
+    """The same numbers by way of layer norm, which on a CPU is many times faster where a group is as small as of a patch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        groups = x.flatten(2).unflatten(1, (self.num_groups, -1)).flatten(2)
+        normed = F.layer_norm(groups, groups.shape[2:], eps=self.eps).view_as(x)
+        return torch.addcmul(self.bias[:, None, None], normed, self.weight[:, None, None])
+
+
 class ResidualBlock(nn.Module):
     """v2 (pre-activation) residual block: GroupNorm in place of batch norm, GELU in place of ReLU (figure 16)."""
 
     def __init__(self, width: int, groups: int):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(groups, width), nn.Conv2d(width, width, 3, padding=1)
-        self.norm2, self.conv2 = nn.GroupNorm(groups, width), nn.Conv2d(width, width, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(groups, width), nn.Conv2d(width, width, 3, padding=1)
+        self.norm2, self.conv2 = GroupNorm(groups, width), nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.conv1(F.gelu(self.norm1(x)))

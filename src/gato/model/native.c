@@ -14,6 +14,12 @@
 #ifdef __F16C__
 #include <immintrin.h>
 #endif
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD omp_get_thread_num()
+#else
+#define THREAD 0
+#endif
 
 typedef float lanes __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
@@ -443,6 +449,240 @@ void gato_pass(const Sizes *z, const Block *blocks, const float *x, const int64_
                     for (int i = 0; i < n; i++) branch[spot(m, o + i, G / 2, each)] = product[i];
                 }
             product(b->down, half, branch, M, G / 2, D, middle, last ? out : now);
+        }
+    }
+}
+
+/* -- attention of a training batch, there and back ------------------------------------------------------------------------- */
+
+typedef uint16_t narrow __attribute__((vector_size(32), aligned(2), may_alias));
+
+/* Tokens from `start` on attend to each other; queries are those from `first` on, the output's rows from `out` on. */
+typedef struct {
+    int64_t start, length, first, out;
+} Segment;
+
+typedef struct {
+    int64_t segments, heads, size, longest, in16, threads, room;
+    float scale;
+} Batch;
+
+static inline lanes from16(const void *at) { return (lanes)(__builtin_convertvector(*(const narrow *)at, ints) << 16); }
+
+static inline void to16(void *at, lanes x) { /* bfloat16, to the nearest, ties to even */
+    ints bits = (ints)x;
+    bits += 0x7FFF + ((bits >> 16) & 1);
+    *(narrow *)at = __builtin_convertvector((bits >> 16) & 0xFFFF, narrow);
+}
+
+static inline void read_row(const void *from, int in16, size_t at, int d, float *to) {
+    for (int i = 0; i < d; i += 16)
+        *(lanes *)(to + i) = in16 ? from16((const uint16_t *)from + at + i) : four_bytes((const float *)from + at + i);
+}
+
+static inline void write_row(void *to, int in16, size_t at, int d, const float *from) {
+    for (int i = 0; i < d; i += 16) {
+        if (in16)
+            to16((uint16_t *)to + at + i, four_bytes(from + i));
+        else
+            *(lanes *)((float *)to + at + i) = four_bytes(from + i);
+    }
+}
+
+static void turn_back(float *x, const float *cosines, const float *sines, int d) {
+    for (int i = 0; i < d / 2; i++) {
+        float a = x[i], b = x[i + d / 2];
+        x[i] = a * cosines[i] - b * sines[i];
+        x[i + d / 2] = b * cosines[i + d / 2] - a * sines[i + d / 2];
+    }
+}
+
+/* rows (L, d) as panels of COLUMNS rows each, (d, COLUMNS), zeros at the end: to be multiplied with d inputs. */
+static void across(const float *rows, int L, int d, float *panels) {
+    int all = (L + COLUMNS - 1) / COLUMNS;
+    memset(panels + (size_t)(all - 1) * COLUMNS * d, 0, sizeof(float) * COLUMNS * d);
+    for (int s = 0; s < L; s++) {
+        float *to = panels + (size_t)(s / COLUMNS) * COLUMNS * d + s % COLUMNS;
+        for (int i = 0; i < d; i++) to[i * COLUMNS] = rows[(size_t)s * d + i];
+    }
+}
+
+/* rows (L, d) as panels of COLUMNS columns each, (L, COLUMNS): to be multiplied with L inputs. */
+static void along(const float *rows, int L, int d, float *panels) {
+    for (int p = 0; p * COLUMNS < d; p++)
+        for (int s = 0; s < L; s++)
+            for (int c = 0; c < COLUMNS; c += 16) {
+                int at = p * COLUMNS + c;
+                *(lanes *)(panels + ((size_t)p * L + s) * COLUMNS + c) = at < d ? four_bytes(rows + (size_t)s * d + at) : (lanes){0};
+            }
+}
+
+/* inputs (d or L, group) with panels: out (group, stride), `wide` columns of it, whole panels. */
+static void multiply(const float *panels, size_t apart, const float *inputs, int K, int group, int wide, float *out, int stride) {
+    float tile[ROWS * COLUMNS];
+    for (int p = 0; p * COLUMNS < wide; p++) {
+        kernels[0][group - 1](panels + p * apart, inputs, K, group, tile);
+        int columns = wide - p * COLUMNS < COLUMNS ? wide - p * COLUMNS : COLUMNS;
+        for (int r = 0; r < group; r++) memcpy(out + (size_t)r * stride + p * COLUMNS, tile + r * COLUMNS, columns * sizeof(float));
+    }
+}
+
+/* to (S, d) += the sum over `group` rows of weights (group, stride) each times rows (group, d). */
+static void spread(const float *weights, int stride, const float *rows, int group, int S, int d, float *to) {
+    for (int i = 0; i < d; i += 16) {
+        int s = 0;
+        for (; s + 4 <= S; s += 4) {
+            lanes sum[4];
+            for (int k = 0; k < 4; k++) sum[k] = four_bytes(to + (size_t)(s + k) * d + i);
+            for (int r = 0; r < group; r++) {
+                lanes row = four_bytes(rows + r * d + i);
+                for (int k = 0; k < 4; k++) sum[k] += row * weights[(size_t)r * stride + s + k];
+            }
+            for (int k = 0; k < 4; k++) *(lanes *)(to + (size_t)(s + k) * d + i) = sum[k];
+        }
+        for (; s < S; s++)
+            for (int r = 0; r < group; r++) *(lanes *)(to + (size_t)s * d + i) += four_bytes(rows + r * d + i) * weights[(size_t)r * stride + s];
+    }
+}
+
+static int padded(int64_t n) { return (int)((n + COLUMNS - 1) / COLUMNS * COLUMNS); }
+
+/* Floats that a thread needs. */
+int64_t gato_attention_room(const Batch *z) {
+    int64_t L = padded(z->longest), d = z->size, deep = padded(d), most = L > d ? L : d;
+    return 5 * L * d + 2 * L * d + 2 * L * deep + 2 * ROWS * L + ROWS * most + 3 * ROWS * d + 64;
+}
+
+typedef struct {
+    float *q, *k, *v, *dk, *dv, *keyed, *valued, *along_k, *along_v, *weights, *grads, *inputs, *rows, *queries, *out;
+    int stride;
+} Room;
+
+static Room laid_out(const Batch *z, float *at) {
+    int L = padded(z->longest), d = (int)z->size, deep = padded(d), most = L > d ? L : d;
+    Room m;
+    m.stride = L;
+    float **parts[] = {&m.q, &m.k, &m.v, &m.dk, &m.dv, &m.keyed, &m.valued};
+    for (int i = 0; i < 7; i++, at += (size_t)L * d) *parts[i] = at;
+    m.along_k = at, m.along_v = at += (size_t)L * deep, m.weights = at += (size_t)L * deep, m.grads = at += (size_t)ROWS * L;
+    m.inputs = at += (size_t)ROWS * L, m.rows = at += (size_t)ROWS * most, m.queries = at += (size_t)ROWS * d, m.out = at + (size_t)ROWS * d;
+    return m;
+}
+
+/* One head of one segment, turned, in float32. */
+static void read_head(const Batch *z, const Segment *g, int h, const void *qkv, const float *cosines, const float *sines, Room m) {
+    int d = (int)z->size;
+    for (int i = 0; i < g->length; i++) {
+        size_t at = ((size_t)(g->start + i) * 3 * z->heads + h) * d, on = (size_t)z->heads * d;
+        read_row(qkv, (int)z->in16, at, d, m.q + (size_t)i * d);
+        read_row(qkv, (int)z->in16, at + on, d, m.k + (size_t)i * d);
+        read_row(qkv, (int)z->in16, at + 2 * on, d, m.v + (size_t)i * d);
+        if (cosines) {
+            turn(m.q + (size_t)i * d, cosines + (size_t)i * d, sines + (size_t)i * d, d);
+            turn(m.k + (size_t)i * d, cosines + (size_t)i * d, sines + (size_t)i * d, d);
+        }
+        for (int j = 0; j < d; j++) m.q[(size_t)i * d + j] *= z->scale;
+    }
+    across(m.k, (int)g->length, d, m.keyed);
+}
+
+/* Scaled queries t … t + group - 1 times all keys up to the last of them: m.weights, whole panels. */
+static void scores(Room m, int t, int group, int d) {
+    for (int i = 0; i < d; i++)
+        for (int r = 0; r < group; r++) m.inputs[i * group + r] = m.q[(size_t)(t + r) * d + i];
+    multiply(m.keyed, (size_t)COLUMNS * d, m.inputs, d, group, padded(t + group), m.weights, m.stride);
+}
+
+static void transpose(const float *from, int stride, int group, int S, float *to) {
+    for (int s = 0; s < S; s++)
+        for (int r = 0; r < group; r++) to[s * group + r] = from[(size_t)r * stride + s];
+}
+
+/* qkv (N, 3, H, d) → out (queries, H, d), and of each query and head the logarithm of the sum of its exponentials. */
+void gato_attention(const Batch *z, const Segment *segments, const void *qkv, const float *cosines, const float *sines,
+                    void *out, float *sums, float *scratch) {
+    int H = (int)z->heads, d = (int)z->size;
+#pragma omp parallel for schedule(dynamic, 4) num_threads(z->threads)
+    for (int64_t gh = 0; gh < z->segments * H; gh++) {
+        const Segment *g = segments + gh / H;
+        int h = (int)(gh % H), L = (int)g->length;
+        Room m = laid_out(z, scratch + THREAD * z->room);
+        read_head(z, g, h, qkv, cosines, sines, m);
+        along(m.v, L, d, m.along_v);
+        for (int t = (int)g->first; t < L; t += ROWS) {
+            int group = L - t < ROWS ? L - t : ROWS, S = t + group, wide = padded(S);
+            float whole[ROWS];
+            scores(m, t, group, d);
+            for (int r = 0; r < group; r++) {
+                float *mine = m.weights + (size_t)r * m.stride, most = mine[0];
+                for (int s = t + r + 1; s < wide; s++) mine[s] = -INFINITY;
+                for (int s = 1; s <= t + r; s++) most = mine[s] > most ? mine[s] : most;
+                lanes sum = {0};
+                for (int s = 0; s < wide; s += 16) sum += *(lanes *)(mine + s) = exponential(four_bytes(mine + s) - most);
+                whole[r] = total(sum);
+                sums[(size_t)(g->out + t - g->first + r) * H + h] = most + logf(whole[r]);
+            }
+            transpose(m.weights, m.stride, group, S, m.inputs);
+            multiply(m.along_v, (size_t)L * COLUMNS, m.inputs, S, group, d, m.rows, d);
+            for (int r = 0; r < group; r++) {
+                for (int i = 0; i < d; i++) m.rows[r * d + i] /= whole[r];
+                write_row(out, (int)z->in16, ((size_t)(g->out + t - g->first + r) * H + h) * d, d, m.rows + r * d);
+            }
+        }
+    }
+}
+
+/* The gradient of the output (queries, H, d) → that of qkv. */
+void gato_attention_back(const Batch *z, const Segment *segments, const void *qkv, const float *cosines, const float *sines,
+                         const float *sums, const void *grad, void *back, float *scratch) {
+    int H = (int)z->heads, d = (int)z->size;
+#pragma omp parallel for schedule(dynamic, 4) num_threads(z->threads)
+    for (int64_t gh = 0; gh < z->segments * H; gh++) {
+        const Segment *g = segments + gh / H;
+        int h = (int)(gh % H), L = (int)g->length, in16 = (int)z->in16;
+        size_t own = ((size_t)g->start * 3 * H + h) * d, apart = (size_t)3 * H * d, on = (size_t)H * d;
+        Room m = laid_out(z, scratch + THREAD * z->room);
+        read_head(z, g, h, qkv, cosines, sines, m);
+        across(m.v, L, d, m.valued);
+        along(m.k, L, d, m.along_k);
+        memset(m.dk, 0, sizeof(float) * L * d);
+        memset(m.dv, 0, sizeof(float) * L * d);
+        memset(m.out, 0, sizeof(float) * d);
+        for (int t = 0; t < g->first; t++) write_row(back, in16, own + t * apart, d, m.out);
+        for (int t = (int)g->first; t < L; t += ROWS) {
+            int group = L - t < ROWS ? L - t : ROWS, S = t + group, wide = padded(S);
+            scores(m, t, group, d);
+            for (int r = 0; r < group; r++) {
+                size_t row = (size_t)(g->out + t - g->first + r) * H + h;
+                float *mine = m.weights + (size_t)r * m.stride, sum = sums[row];
+                for (int s = t + r + 1; s < wide; s++) mine[s] = -INFINITY;
+                for (int s = 0; s < wide; s += 16) *(lanes *)(mine + s) = exponential(four_bytes(mine + s) - sum);
+                read_row(grad, in16, row * d, d, m.queries + r * d);
+            }
+            for (int i = 0; i < d; i++)
+                for (int r = 0; r < group; r++) m.inputs[i * group + r] = m.queries[r * d + i];
+            multiply(m.valued, (size_t)COLUMNS * d, m.inputs, d, group, wide, m.grads, m.stride);
+            spread(m.weights, m.stride, m.queries, group, S, d, m.dv);
+            for (int r = 0; r < group; r++) { /* through the softmax */
+                float *p = m.weights + (size_t)r * m.stride, *ds = m.grads + (size_t)r * m.stride;
+                lanes sum = {0};
+                for (int s = 0; s < wide; s += 16) sum += four_bytes(p + s) * four_bytes(ds + s);
+                float mean = total(sum);
+                for (int s = 0; s < wide; s += 16) *(lanes *)(ds + s) = four_bytes(p + s) * (four_bytes(ds + s) - mean);
+            }
+            spread(m.grads, m.stride, m.q + (size_t)t * d, group, S, d, m.dk);
+            transpose(m.grads, m.stride, group, S, m.inputs);
+            multiply(m.along_k, (size_t)L * COLUMNS, m.inputs, S, group, d, m.rows, d);
+            for (int r = 0; r < group; r++) {
+                for (int i = 0; i < d; i++) m.rows[r * d + i] *= z->scale;
+                if (cosines) turn_back(m.rows + r * d, cosines + (size_t)(t + r) * d, sines + (size_t)(t + r) * d, d);
+                write_row(back, in16, own + (t + r) * apart, d, m.rows + r * d);
+            }
+        }
+        for (int t = 0; t < L; t++) {
+            if (cosines) turn_back(m.dk + (size_t)t * d, cosines + (size_t)t * d, sines + (size_t)t * d, d);
+            write_row(back, in16, own + t * apart + on, d, m.dk + (size_t)t * d);
+            write_row(back, in16, own + t * apart + 2 * on, d, m.dv + (size_t)t * d);
         }
     }
 }

@@ -1,8 +1,12 @@
-"""New tokens in C: what acting spends its time in.
+"""What acting and training spend their time in, in C: new tokens through all blocks, and attention over the segments of a batch.
 
 Of a decision of A action tokens, one pass brings an observation, some tens of tokens to each slot, and A - 1 passes bring a single
 one. The library's product of one row reads memory at about half the speed at which memory can be read; of twenty rows it is good, but
 what stands between the products costs as much again, and a small network has little else. Here a pass is one call.
+
+Of a step of training a small network, a third is attention: segments of some tens of tokens in dozens of lengths, each group of one
+length a dozen calls of the library for each block, there and back. Here a block's attention is one call in either direction,
+with everything of a head of a segment in the nearest cache.
 
 `native.c` is compiled when it is first needed, with the C compiler that is there, for the processor that is there, into the
 user's cache. Where that cannot be, everything goes the library's way, and `gato doctor` says why. `GATO_NATIVE=0` switches it
@@ -24,14 +28,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from gato.model.cache import RingCache
-from gato.model.transformer import Gato
+
+if TYPE_CHECKING:
+    from gato.model.transformer import Gato
 
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 WORTH_THREADS = 4_000_000  # multiplications; fewer are done sooner than a second thread wakes up
@@ -184,6 +191,74 @@ class Rows:
         return cls(np.ascontiguousarray(slots), starts, entry, position, time, asked, columns, places, each)
 
 
+class _Batch(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("segments", "heads", "size", "longest", "in16", "threads", "room")),
+        ("scale", ctypes.c_float),
+    ]  # fmt: skip
+
+
+class Attention(torch.autograd.Function):
+    """Every segment of a batch attending causally to itself: qkv (N, 3, H, d), float32 or bfloat16, to (queries, H, d). Inside all is
+    float32. `turn`: cosines and signed sines (longest, d) of positions that rotate."""
+
+    @staticmethod
+    def fits(qkv: torch.Tensor) -> bool:
+        """Whether there is C for it: on a CPU, float32 or bfloat16, heads of whole vectors."""
+        known = qkv.device.type == "cpu" and qkv.dtype in (torch.float32, torch.bfloat16) and qkv.shape[-1] % 16 == 0
+        return known and load()[0] is not None
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx, qkv: torch.Tensor, groups: tuple[tuple[int, int, int], ...], last: bool, turn: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> torch.Tensor:  # fmt: skip
+        library = _loaded()
+        qkv = qkv.contiguous()
+        (_, _, heads, size), segments = qkv.shape, _segments(groups, last)
+        longest = max(length for _, length, _ in groups)
+        batch = _Batch(
+            len(segments), heads, size, longest, qkv.dtype == torch.bfloat16, torch.get_num_threads(), 0, size**-0.5
+        )
+        batch.room = library.gato_attention_room(ctypes.byref(batch))
+        queries = int((segments[:, 1] - segments[:, 2]).sum())
+        out, sums = qkv.new_empty(queries, heads, size), torch.empty(queries, heads)
+        scratch = torch.empty(batch.threads * batch.room)
+        library.gato_attention(
+            ctypes.byref(batch), *map(_at, (segments, qkv, *(turn or (None, None)), out, sums, scratch))
+        )
+        ctx.save_for_backward(qkv, sums)
+        ctx.others = batch, segments, turn
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor):  # type: ignore[override]
+        library = _loaded()
+        qkv, sums = ctx.saved_tensors
+        batch, segments, turn = ctx.others
+        back, scratch, grad = torch.empty_like(qkv), torch.empty(batch.threads * batch.room), grad.contiguous()
+        library.gato_attention_back(
+            ctypes.byref(batch), *map(_at, (segments, qkv, *(turn or (None, None)), sums, grad, back, scratch))
+        )
+        return back, None, None, None
+
+
+def _loaded() -> ctypes.CDLL:
+    library, why = load()
+    assert library is not None, why
+    return library
+
+
+@functools.lru_cache(maxsize=4)
+def _segments(groups: tuple[tuple[int, int, int], ...], last: bool) -> np.ndarray:
+    """(segments, 4): where each begins, its length, its first query and where the output of that goes."""
+    counts = np.array([n for n, _, _ in groups])
+    lengths = np.repeat([length for _, length, _ in groups], counts)
+    firsts = np.repeat([first if last else 0 for _, _, first in groups], counts)
+    starts, outs = (np.cumsum(each) - each for each in (lengths, lengths - firsts))
+    return np.ascontiguousarray(np.stack([starts, lengths, firsts, outs], axis=1), dtype=np.int64)
+
+
 def _at(t: torch.Tensor | np.ndarray | None) -> int | None:
     return None if t is None else t.data_ptr() if isinstance(t, torch.Tensor) else t.ctypes.data
 
@@ -222,7 +297,9 @@ def load() -> tuple[ctypes.CDLL | None, str]:
     library.gato_pass.argtypes = (ctypes.c_void_p,) * 20
     at, number = ctypes.c_void_p, ctypes.c_int
     library.gato_logits.argtypes = (at, number, number, at, number, at, number)
-    library.gato_scratch.restype = ctypes.c_int64
+    library.gato_scratch.restype = library.gato_attention_room.restype = ctypes.c_int64
+    library.gato_attention.restype = library.gato_attention_back.restype = None
+    library.gato_attention.argtypes, library.gato_attention_back.argtypes = (at,) * 8, (at,) * 9
     return library, str(made)
 
 

@@ -20,11 +20,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from gato.model import native
 from gato.model.config import GatoConfig
 from gato.model.embed import Embedding
 from gato.sequences.batch import Batch
 
 Groups = tuple[tuple[int, int, int], ...]
+CPU = torch.device("cpu")
 
 
 class Gato(nn.Module):
@@ -148,25 +150,29 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, groups: Groups, last: bool = False) -> torch.Tensor:
         """(N, D) → (N, D), each segment of each group attending causally to itself; see Block.forward for `last`."""
         qkv = self._project(x)
+        if self.kind != "xl" and native.Attention.fits(qkv):
+            turn = _turn_to(max(length for _, length, _ in groups), self.size) if self.kind == "rope" else None
+            attended = native.Attention.apply(qkv, groups, last, turn)
+            return F.linear(attended.flatten(1), self.out)
+        if widened := qkv.dtype == torch.bfloat16 and any(_is_short(length, qkv) for _, length, _ in groups):
+            qkv = qkv.float()
+        qk, values = qkv.split([2, 1], dim=1)  # splitting, whose backward is one concatenation, not a sum of slices
+        if self.kind == "rope":
+            qk = _Rotation.apply(qk, *_turns(groups, self.size, qk.dtype, qk.device))
         outputs = []
-        for g, s in _split(qkv, groups):
+        for (g, s), (v, _) in zip(_split(qk, groups), _split(values, groups), strict=True):
+            if widened and not _is_short(g.shape[1], g):
+                g, v = g.bfloat16(), v.bfloat16()
             first = s if last else 0
-            q, k, v = g.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, L, d)
+            q, k, v = (part.transpose(1, 2) for part in (*g.unbind(2), v.squeeze(2)))  # (B, H, L, d)
             q = q[:, :, first:]
             outputs.append(self._attend(q, k, v, first).transpose(1, 2).reshape(-1, self.heads * self.size))
-        joined = torch.cat(outputs)  # short groups come in float32, see `_attend`
+        joined = torch.cat(outputs)  # short groups come in float32
         return F.linear(joined if self.out.dtype == torch.float32 else joined.to(self.out.dtype), self.out)
 
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int) -> torch.Tensor:
-        """Queries at positions first … L - 1 over keys 0 … L - 1. (B, H, L - first, d)."""
-        length = k.shape[2]
-        if self.kind == "rope":
-            cos, sin = _angles_to(length, self.size, q.dtype, q.device)
-            q, k = _rotate(q, (cos[first:], sin[first:])), _rotate(k, (cos, sin))
-        on_cpu = q.device.type == "cpu"
-        if on_cpu and q.dtype == torch.bfloat16 and length % 128 and length < 512:
-            # Short groups come in a hundred shapes, and for bfloat16 the library compiles a kernel for each.
-            q, k, v = q.float(), k.float(), v.float()
+        """Queries at positions first … L - 1 over keys 0 … L - 1, turned where positions are. (B, H, L - first, d)."""
+        length, on_cpu = k.shape[2], q.device.type == "cpu"
         farther = self._distances(length, q).flip(1) if self.kind == "xl" else None  # the farthest first
         outputs = []
         cuts = [first, *range((first // QUERIES + 1) * QUERIES, length, QUERIES), length] if on_cpu else [first, length]
@@ -184,7 +190,10 @@ class Attention(nn.Module):
 
     def weights(self, x: torch.Tensor, row: int) -> torch.Tensor:
         """How much token `row` of one segment (L, D) attends to each token up to itself: (H, row + 1), sums of 1."""
-        q, k, _ = self._project(x[: row + 1])[None].permute(2, 0, 3, 1, 4).unbind(0)  # (1, H, row + 1, d)
+        qk = self._project(x[: row + 1])[:, :2]
+        if self.kind == "rope":
+            qk = _Rotation.apply(qk, *_turns(((1, row + 1, 0),), self.size, qk.dtype, qk.device))
+        q, k = qk[None].permute(2, 0, 3, 1, 4).unbind(0)  # (1, H, row + 1, d)
         each = torch.eye(row + 1, dtype=x.dtype, device=x.device)
         # Attending to values that are unit vectors, a head's width of them at a time, gives the weights themselves.
         parts = [F.pad(part, (0, self.size - part.shape[1])).expand_as(k) for part in each.split(self.size, dim=1)]
@@ -233,11 +242,40 @@ def _split(x: torch.Tensor, groups: Groups) -> Iterator[tuple[torch.Tensor, int]
         yield part.unflatten(0, (n, length)), first
 
 
-def _rotate(x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Rotary embedding of (…, L, d) by (cos, sin) (…, L, d/2) (Su et al. 2021), halves rotated against each other."""
-    cos, sin = angles
+def _is_short(length: int, like: torch.Tensor) -> bool:
+    """Whether attention over so few is computed in float32: short groups come in a hundred shapes, and on a CPU the library
+    compiles a bfloat16 kernel for each."""
+    return like.device.type == "cpu" and length % 128 > 0 and length < 512
+
+
+class _Rotation(torch.autograd.Function):
+    """Rotary embedding (Su et al. 2021), halves rotated against each other, of all tokens of a batch at once."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, cos, -sin), None, None
+
+
+def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return torch.addcmul(x * cos, torch.cat([b, a], dim=-1), sin)
+
+
+@functools.lru_cache(maxsize=4)
+def _turns(groups: Groups, width: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cos, cos) and (-sin, sin) of every token of a batch, each (N, 1, 1, d). All blocks ask for the same."""
+    with torch.inference_mode(False):
+        longest = max(length for _, length, _ in groups)
+        cos, sin = _turn_to(longest, width, dtype, device)
+        each = ([t[:length].repeat(n, 1) for n, length, _ in groups] for t in (cos, sin))
+        turned = [torch.cat(parts)[:, None, None] for parts in each]
+    return turned[0], turned[1]
 
 
 def _angles(positions: torch.Tensor, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -248,10 +286,13 @@ def _angles(positions: torch.Tensor, width: int, dtype: torch.dtype) -> tuple[to
 
 
 @functools.lru_cache(maxsize=512)
-def _angles_to(length: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of positions 0 … length - 1; batches come in few lengths."""
+def _turn_to(
+    length: int, width: int, dtype: torch.dtype = torch.float32, device: torch.device = CPU
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cos, cos) and (-sin, sin) of positions 0 … length - 1, (length, d); batches come in few lengths."""
     with torch.inference_mode(False):
-        return _angles(torch.arange(length, device=device), width, dtype)
+        cos, sin = _angles(torch.arange(length, device=device), width, dtype)
+        return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 def _sinusoids(length: int, width: int, device) -> torch.Tensor:
