@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 WORTH_THREADS = 4_000_000  # multiplications; fewer are done sooner than a second thread wakes up
+LONGEST = 640  # tokens of a segment; attention over longer ones is as fast by the library, in bfloat16
 SECONDS = 60.0  # that a compiler may take
 
 
@@ -204,7 +205,7 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def fits(qkv: torch.Tensor) -> bool:
-        """Whether there is C for it: on a CPU, float32 or bfloat16, heads of whole vectors."""
+        """Whether there is C for it: on a CPU, float32 or bfloat16, heads of whole vectors. For segments up to `LONGEST`."""
         known = qkv.device.type == "cpu" and qkv.dtype in (torch.float32, torch.bfloat16) and qkv.shape[-1] % 16 == 0
         return known and load()[0] is not None
 

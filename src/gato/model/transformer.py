@@ -13,7 +13,6 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -124,12 +123,6 @@ class FeedForward(nn.Module):
         return F.linear(F.gelu(gate, approximate="tanh") * value, self.out)
 
 
-class Projected(NamedTuple):
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
-
-
 class Attention(nn.Module):
     def __init__(self, config: GatoConfig):
         super().__init__()
@@ -150,10 +143,22 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, groups: Groups, last: bool = False) -> torch.Tensor:
         """(N, D) → (N, D), each segment of each group attending causally to itself; see Block.forward for `last`."""
         qkv = self._project(x)
-        if self.kind != "xl" and native.Attention.fits(qkv):
-            turn = _turn_to(max(length for _, length, _ in groups), self.size) if self.kind == "rope" else None
-            attended = native.Attention.apply(qkv, groups, last, turn)
-            return F.linear(attended.flatten(1), self.out)
+        in_c = self.kind != "xl" and native.Attention.fits(qkv)
+        runs = [(c, tuple(run)) for c, run in itertools.groupby(groups, lambda g: in_c and g[1] <= native.LONGEST)]
+        parts = qkv.split([sum(n * length for n, length, _ in run) for _, run in runs])
+        attended = [
+            (self._in_c if c else self._by_group)(p, run, last) for p, (c, run) in zip(parts, runs, strict=True)
+        ]
+        joined = attended[0] if len(runs) == 1 else torch.cat(attended)  # short groups may come in float32
+        return F.linear(joined if self.out.dtype == torch.float32 else joined.to(self.out.dtype), self.out)
+
+    def _in_c(self, qkv: torch.Tensor, groups: Groups, last: bool) -> torch.Tensor:
+        """(N, 3, H, d) → (queries, D)."""
+        turn = _turn_to(max(length for _, length, _ in groups), self.size) if self.kind == "rope" else None
+        return native.Attention.apply(qkv, groups, last, turn).flatten(1)
+
+    def _by_group(self, qkv: torch.Tensor, groups: Groups, last: bool) -> torch.Tensor:
+        """The same by the library."""
         if widened := qkv.dtype == torch.bfloat16 and any(_is_short(length, qkv) for _, length, _ in groups):
             qkv = qkv.float()
         qk, values = qkv.split([2, 1], dim=1)  # splitting, whose backward is one concatenation, not a sum of slices
@@ -167,8 +172,7 @@ class Attention(nn.Module):
             q, k, v = (part.transpose(1, 2) for part in (*g.unbind(2), v.squeeze(2)))  # (B, H, L, d)
             q = q[:, :, first:]
             outputs.append(self._attend(q, k, v, first).transpose(1, 2).reshape(-1, self.heads * self.size))
-        joined = torch.cat(outputs)  # short groups come in float32
-        return F.linear(joined if self.out.dtype == torch.float32 else joined.to(self.out.dtype), self.out)
+        return torch.cat(outputs)
 
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int) -> torch.Tensor:
         """Queries at positions first … L - 1 over keys 0 … L - 1, turned where positions are. (B, H, L - first, d)."""
