@@ -1,6 +1,6 @@
 """The data of the generalist: every domain with an expert that plays fast, the traces that are there, and the generated corpora.
 
-    python benchmarks/generalist_data.py --out DATA [--workers 2] [--seconds 3000]     # about forty minutes of two cores; resumes
+    python benchmarks/generalist_data.py --out DATA [--workers 2] [--seconds 3000]     # about an hour of two cores; resumes
 
 A line of PLANS is some tasks, how many episodes of each, and how their experts are disturbed: noise on what is executed and
 starts beyond the task's own show the way back from mistakes. Where the start decides what is seen, many short episodes
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gato import demo
 from gato.demo import BOXING, tokenizer_in
 from gato.recipes.generalist import recipe
 from gato.rollouts.collect import collect
@@ -54,54 +55,46 @@ SLOW_DOOM = ("vizdoom/deadly-corridor", "vizdoom/health-gathering-supreme")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Tasks by globs (those that have an expert), but for those of `but`; the rest is `collect`'s."""
+class Plan(demo.Plan):
+    """The demo's, but `task` is globs, comma-separated, of tasks that have an expert, but for those of `but`."""
 
-    tasks: Sequence[str]
-    episodes: int
-    noise: Sequence[Noise] = (CLEAN,)
-    wide_share: float = 0.0
-    max_steps: int | None = None
-    from_traces: bool = False
-    policy: str = "expert"
     but: Sequence[str] = ()
 
     def select(self) -> list[Task]:
-        tasks = [task for pattern in self.tasks for task in select(pattern)]
-        return [task for task in tasks if task.expert_name and task.id not in self.but]
+        return [task for task in select(self.task) if task.expert_name and task.id not in self.but]
 
 
 PLANS = (
-    Plan(["babyai/*"], 400, GRID),
-    Plan(["meta-world/*"], 100, ARM, 0.5),
-    Plan(["sokoban/*"], 1_000, wide_share=0.5),
-    Plan([f"dm-control-suite/{name}" for name in FORMULAS], 300, STATE, 0.5, 200),
-    Plan([f"dm-control-suite-random-small/{name}" for name in FORMULAS if name != "point-mass-hard"], 300, STATE, 0.5, 200),
-    Plan([f"dm-control-suite-text/{name}" for name in FORMULAS], 100, STATE, 0.5, 150),
-    Plan(["classic-control/*"], 200, STATE, 0.5, but=["classic-control/acrobot-v1"]),
-    Plan(["box2d/lunar-lander*"], 400, STATE, 0.5),
-    Plan(["gym-mujoco/inverted*"], 200, STATE, 0.5, 300),
-    Plan(["gymnasium-robotics/point-maze*"], 200, GAME),
-    Plan(["gymnasium-robotics/fetch-reach-v4", "gymnasium-robotics/fetch-push-v4", "gymnasium-robotics/fetch-pick*"], 300, ARM),
-    Plan(["procgen/*[!y]"], 100, from_traces=True),
-    Plan(["dm-manipulation-playground/*", "rgb-stacking/triplet-*"], 20, from_traces=True),
-    Plan(PLANNED, 30, from_traces=True),
-    Plan([task.replace("suite", "suite-text") for task in PLANNED], 3, from_traces=True),
-    Plan([f"dm-control-suite-pixels/{name}" for name in FORMULAS if name != "point-mass-hard"], 80, STATE, 0.5, 150),
-    Plan([task.replace("suite", "suite-pixels") for task in PLANNED], 10, from_traces=True),
-    Plan(["miniworld/*"], 80, GAME, but=SLOW_ROOMS),
-    Plan(["vizdoom/*"], 60, GAME, but=[*SLOW_DOOM, "vizdoom/deathmatch"]),
-    Plan(["ale-atari/boxing"], 80, GAME, 0.3, 400, policy=BOXING),
-    Plan(["ale-atari/freeway", "ale-atari/breakout", "ale-atari/pong"], 8, from_traces=True),
-    Plan(["dm-control-maze/random-goal*", "dm-control-maze/many-goals-small", "dm-control-maze/many-goals-medium"], 30, GAME),
-    Plan(["dm-manipulation-playground/reach*-features"], 60, ARM, 0.5),
+    Plan("babyai/*", 400, GRID),
+    Plan("meta-world/*", 100, ARM, 0.5),
+    Plan("sokoban/*", 1_000, wide_share=0.5),
+    Plan(",".join(f"dm-control-suite/{name}" for name in FORMULAS), 300, STATE, 0.5, 200),
+    Plan(",".join(f"dm-control-suite-random-small/{name}" for name in FORMULAS if name != "point-mass-hard"), 300, STATE, 0.5, 200),
+    Plan(",".join(f"dm-control-suite-text/{name}" for name in FORMULAS), 100, STATE, 0.5, 150),
+    Plan("classic-control/*", 200, STATE, 0.5, but=["classic-control/acrobot-v1"]),
+    Plan("box2d/lunar-lander*", 400, STATE, 0.5),
+    Plan("gym-mujoco/inverted*", 200, STATE, 0.5, 300),
+    Plan("gymnasium-robotics/point-maze*", 200, GAME),
+    Plan("gymnasium-robotics/fetch-reach-v4,gymnasium-robotics/fetch-push-v4,gymnasium-robotics/fetch-pick*", 300, ARM),
+    Plan("procgen/*[!y]", 100, from_traces=True),
+    Plan("dm-manipulation-playground/*,rgb-stacking/triplet-*", 20, from_traces=True),
+    Plan(",".join(PLANNED), 30, from_traces=True),
+    Plan(",".join(task.replace("suite", "suite-text") for task in PLANNED), 3, from_traces=True),
+    Plan(",".join(f"dm-control-suite-pixels/{name}" for name in FORMULAS if name != "point-mass-hard"), 80, STATE, 0.5, 150),
+    Plan(",".join(task.replace("suite", "suite-pixels") for task in PLANNED), 10, from_traces=True),
+    Plan("miniworld/*", 80, GAME, but=SLOW_ROOMS),
+    Plan("vizdoom/*", 60, GAME, but=[*SLOW_DOOM, "vizdoom/deathmatch"]),
+    Plan("ale-atari/boxing", 80, GAME, 0.3, 400, policy=BOXING),
+    Plan("ale-atari/freeway,ale-atari/breakout,ale-atari/pong", 8, from_traces=True),
+    Plan("dm-control-maze/random-goal*,dm-control-maze/many-goals-small,dm-control-maze/many-goals-medium", 30, GAME),
+    Plan("dm-manipulation-playground/reach*-features", 60, ARM, 0.5),
     # from here on a task costs minutes
-    Plan(SLOW_ROOMS, 30, GAME),
-    Plan(SLOW_DOOM, 12, GAME),
-    Plan(["classic-control/acrobot-v1"], 20, STATE),
-    Plan(["gymnasium-robotics/fetch-slide-v4"], 6),
-    Plan(["gym-mujoco/reacher-v5"], 30, ARM, 0.5),
-    Plan(["rgb-stacking/skill-mastery"], 10),
+    Plan(",".join(SLOW_ROOMS), 30, GAME),
+    Plan(",".join(SLOW_DOOM), 12, GAME),
+    Plan("classic-control/acrobot-v1", 20, STATE),
+    Plan("gymnasium-robotics/fetch-slide-v4", 6),
+    Plan("gym-mujoco/reacher-v5", 30, ARM, 0.5),
+    Plan("rgb-stacking/skill-mastery", 10),
 )  # fmt: skip
 CORPORA = {
     "captions/scenes": 30_000, "captions/rooms": 20_000, "questions/rooms": 40_000, "dialogues/scenes": 8_000,
@@ -122,7 +115,7 @@ def main() -> None:
     for plan in PLANS:
         left = None if args.seconds is None else args.seconds - (time.perf_counter() - began)
         if left is not None and left <= 0:
-            print("out of time before", *plan.tasks)
+            print("out of time before", plan.task)
             break
         collect_plan(plan, args.out, args.workers, left)
 
@@ -141,7 +134,7 @@ def collect_plan(plan: Plan, out: Path, workers: int, seconds: float | None) -> 
     )  # fmt: skip
     episodes, failed = sum(one.episodes for one in done), sum(one.failed for one in done)
     print(
-        f"{time.perf_counter() - began:6.0f} s  {', '.join(plan.tasks)[:70]}: {len(done)} tasks, {episodes} episodes, {failed} failed"
+        f"{time.perf_counter() - began:6.0f} s  {plan.task[:70]}: {len(done)} tasks, {episodes} episodes, {failed} failed"
     )
 
 

@@ -14,7 +14,7 @@ import generalist_data
 sys.path.pop(0)
 
 
-@pytest.mark.parametrize("plan", generalist_data.PLANS, ids=lambda plan: plan.tasks[0])
+@pytest.mark.parametrize("plan", generalist_data.PLANS, ids=lambda plan: plan.task[:40])
 def test_every_plan_has_tasks_with_experts_that_the_recipe_weighs(plan):
     tasks = plan.select()
     assert tasks and all(task.make_expert is not None and task.domain in WEIGHTS for task in tasks)
@@ -24,8 +24,8 @@ def test_every_plan_has_tasks_with_experts_that_the_recipe_weighs(plan):
 def test_collecting_plays_and_replays(tmp_path, capsys):
     text = "dm-control-suite-text/ball-in-cup-catch"  # of which the repository has the traces of the state
     for plan in (
-        generalist_data.Plan(["classic-control/cartpole-v1"], 2, generalist_data.STATE),
-        generalist_data.Plan([text, "dm-control-suite-text/hopper-hop"], 1, from_traces=True),
+        generalist_data.Plan("classic-control/cartpole-v1", 2, generalist_data.STATE),
+        generalist_data.Plan(f"{text},dm-control-suite-text/hopper-hop", 1, from_traces=True),
     ):
         generalist_data.collect_plan(plan, tmp_path, 0, None)
     datasets = {dataset.task: dataset for dataset in map(Dataset.open, find_datasets([tmp_path]))}

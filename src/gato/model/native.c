@@ -550,7 +550,7 @@ static int padded(int64_t n) { return (int)((n + COLUMNS - 1) / COLUMNS * COLUMN
 /* Floats that a thread needs. */
 int64_t gato_attention_room(const Batch *z) {
     int64_t L = padded(z->longest), d = z->size, deep = padded(d), most = L > d ? L : d;
-    return 5 * L * d + 2 * L * d + 2 * L * deep + 2 * ROWS * L + ROWS * most + 3 * ROWS * d + 64;
+    return 7 * L * d + 2 * L * deep + 2 * ROWS * L + ROWS * most + 3 * ROWS * d + 64;
 }
 
 typedef struct {

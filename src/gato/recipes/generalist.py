@@ -1,6 +1,6 @@
 """The generalist: one network for every domain that has an expert here, and for the generated corpora.
 
-    python benchmarks/generalist_data.py --out DATA                                        # forty minutes of two cores
+    python benchmarks/generalist_data.py --out DATA                                        # an hour of two cores
     gato train generalist --data DATA --tokenizer tokenizer.model --out TRUNK --set final_ratio=1.0    # until it is stopped
     gato finetune TRUNK generalist --tasks '*' --data DATA --out SHIPPED --set steps=1500 warmup=0.02   # the end of the trunk
 
