@@ -308,3 +308,16 @@ def test_scores_that_are_far_apart_and_weights_that_vanish():
     q, k, v = qkv.double().permute(1, 2, 0, 3)
     exact = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
     assert torch.isfinite(out).all() and (out.transpose(0, 1) - exact).abs().max() < 1e-3
+
+
+def test_a_key_that_is_no_number_shows():
+    """From its own query on, as with the library; a query before it does not see it."""
+    qkv = torch.randn(40, 3, 2, 16)
+    qkv[20, 1] = torch.nan
+    out = native.Attention.apply(qkv, ((1, 40, 0),), False, None)
+    assert torch.isfinite(out[:20]).all() and out[20:].isnan().all()
+    model = network("rope")
+    decoder, cache = Decoder(model), RingCache(model.config, 1, 64)
+    fed(decoder, [3, 4, 5], cache, [0, 0, 0])
+    cache.keys[:, 0, 1] = torch.nan
+    assert fed(decoder, [6], cache, [0]).isnan().all()

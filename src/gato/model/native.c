@@ -179,7 +179,7 @@ static inline lanes clamp(lanes x, float low, float high) {
 
 /* e to the x, to the last digits of a float; 0 below -87. */
 static inline lanes exponential(lanes x) {
-    ints there = x > -87.0f;
+    ints there = ~(x <= -87.0f); /* what is no number stays so */
     x = clamp(x, -87.0f, 87.0f);
     lanes whole = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f; /* to the nearest integer */
     lanes rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
