@@ -160,6 +160,32 @@ def test_what_a_segment_holds_does_not_depend_on_its_company(tokenizer):
     assert len(both.targets) == len(batch.targets) and both.num_tokens == batch.num_tokens
 
 
+@pytest.mark.parametrize("to", [1, 2, 7, 64])
+def test_sizes_are_round_and_nothing_else_changes(tokenizer, to):
+    """What is added is behind all else, is no target, and nothing that was there looks at it."""
+    stores = [plain("a/one", 5), pictures("b/two", 32, tokenizer), pictures("b/three", 64, tokenizer, count=9)]
+    mixture = Mixture(stores, {"*": 1.0}, 4, 600, 300, {"*": 2}, 0.5)
+    config = GatoConfig.tiny().replace(layer_width=32, num_attention_heads=2, key_value_size=16, num_transformer_blocks=2)
+    model = Gato(config).eval()
+    for step in range(4):
+        segments = [s for i in range(4) for s in mixture.slot(step, i)]
+        plainly, rounded = (collate(segments, stores, parallel_actions=True, round_to=r) for r in (1, to))
+        sizes = (len(rounded.ids), sum(n * (length - first) for n, length, first in rounded.groups), len(rounded.patches))
+        assert all(size % to == 0 for size in sizes)
+        assert sum(n * length for n, length, _ in rounded.groups) == len(rounded.ids) < len(plainly.ids) + 3 * to
+        assert rounded.groups[: len(plainly.groups)] == plainly.groups and rounded.num_tokens == plainly.num_tokens
+        for name in ("ids", "positions", "blank", "patches"):
+            one, other = getattr(plainly, name), getattr(rounded, name)
+            assert torch.equal(one, other[: len(one)]) and not (other[len(one) :] > 0).any()
+        for name in ("queries", "targets", "stores", "kinds", "observed", "image_rows", "image_index", "image_places"):
+            assert torch.equal(getattr(plainly, name), getattr(rounded, name)), name
+        with torch.no_grad():
+            torch.testing.assert_close(model(rounded), model(plainly), rtol=1e-4, atol=1e-4)
+    assert collate([], stores, round_to=to).ids.shape == (0,)
+    batch = Mixture(stores, {"*": 1.0}, 4, 600, 300, {"*": 2}, 0.5).batch(3)
+    assert len(batch.ids) % 64 == 0 and len(batch.patches) % 64 == 0
+
+
 def starts_of(batch):
     base = 0
     for n, length, _ in batch.groups:

@@ -73,8 +73,14 @@ def collate(
     stores: Sequence[Store],
     *,
     parallel_actions: bool = False,
+    round_to: int = 1,
 ) -> Batch:
-    """Segments → Batch. What a segment holds does not depend on which others are collated with it."""
+    """Segments → Batch. What a segment holds does not depend on which others are collated with it.
+
+    The numbers of tokens, of tokens from the first queries on and of patches are made multiples of `round_to` with
+    tokens and patches that nothing looks at: no two steps of a training have as many, and sizes that come back find a
+    product's kernel made and memory that fits.
+    """
     groups = _group(segments, stores)
     n = sum(len(members) * length for members, length in groups)
     ids, positions = np.zeros(n, np.int64), np.full(n, -1, np.int64)
@@ -122,16 +128,26 @@ def collate(
         predicts.append((base + r * length + c, suffix + r * (length - first) + c - first))
         base += len(members) * length
         suffix += len(members) * (length - first)
+    more = 0
+    for count, length in _filling(base, suffix, round_to):
+        shapes.append((count, length, length - 1))
+        more += count * length
+    ids, positions, goal, observed = (
+        np.pad(values, (0, more), constant_values=blank)
+        for values, blank in ((ids, 0), (positions, -1), (goal, False), (observed, False))
+    )
     rows = np.concatenate([p[0] for p in predicts]) if predicts else np.zeros(0, np.int64)
     queries = np.concatenate([p[1] for p in predicts]) if predicts else np.zeros(0, np.int64)
 
     image_rows = np.flatnonzero(kinds == IMAGE)
     unique, index = np.unique(patches[image_rows], return_inverse=True)
+    pixels = _rows(table_list, unique)
+    pixels = np.pad(pixels, ((0, -len(pixels) % round_to), (0, 0)))
     return Batch(
         torch.from_numpy(ids), torch.from_numpy(positions),
         torch.from_numpy(goal & ~observed) if parallel_actions else None,
         torch.from_numpy(image_rows), torch.from_numpy(index.reshape(-1)), torch.from_numpy(places[image_rows]),
-        torch.from_numpy(_rows(table_list, unique)), tuple(shapes), torch.from_numpy(queries),
+        torch.from_numpy(pixels), tuple(shapes), torch.from_numpy(queries),
         torch.from_numpy(ids[rows + 1]), torch.from_numpy(store_of[rows]), torch.from_numpy(kinds[rows + 1]), num_tokens,
         torch.from_numpy((positions[rows + 1] >= 0) & (kinds[rows + 1] != TEXT)),
     )  # fmt: skip
@@ -150,6 +166,13 @@ def _group(segments: Sequence[Segment], stores: Sequence[Store]) -> list[tuple[l
         groups[-1][0].append(segment)
         domain = here
     return groups
+
+
+def _filling(tokens: int, queries: int, to: int) -> list[tuple[int, int]]:
+    """Segments (count, length) with which both numbers are multiples of `to`: pairs, whose second token is a query, bring
+    the two as far from a multiple as each other, lone tokens do the rest."""
+    pairs = (queries - tokens) % to
+    return [(count, length) for count, length in ((pairs, 2), (-(queries + pairs) % to, 1)) if count]
 
 
 def _rows(tables: list, unique: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from gato.errors import RecipeError
 from gato.sequences.batch import Batch, Segment, collate
 from gato.sequences.store import Layout, Store
 
+ROUND = 64  # tokens, queries and patches of a step are multiples of this (see `collate`)
 SCRAP, DOCUMENT_SCRAP = 4, 32  # fewer tokens than these are not worth a segment, or a piece of a document
 PROBES, LEAST_PROBES, ALL_PROBES = 256, 32, 2**15  # segments of each store that are measured beforehand; of all
 
@@ -154,7 +155,7 @@ class Mixture:
         """Step `step` of rank `rank`: its slots i ≡ rank (mod world), collated."""
         mine = range(rank, self.slots, world)
         segments = [segment for i in mine for segment in self.slot(step, i)]
-        return collate(segments, self.stores, parallel_actions=self.parallel_actions)
+        return collate(segments, self.stores, parallel_actions=self.parallel_actions, round_to=ROUND)
 
     def __iter__(self) -> Iterator[Batch]:
         step = 0
