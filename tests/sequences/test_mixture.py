@@ -165,12 +165,18 @@ def test_sizes_are_round_and_nothing_else_changes(tokenizer, to):
     """What is added is behind all else, is no target, and nothing that was there looks at it."""
     stores = [plain("a/one", 5), pictures("b/two", 32, tokenizer), pictures("b/three", 64, tokenizer, count=9)]
     mixture = Mixture(stores, {"*": 1.0}, 4, 600, 300, {"*": 2}, 0.5)
-    config = GatoConfig.tiny().replace(layer_width=32, num_attention_heads=2, key_value_size=16, num_transformer_blocks=2)
+    config = GatoConfig.tiny().replace(
+        layer_width=32, num_attention_heads=2, key_value_size=16, num_transformer_blocks=2
+    )
     model = Gato(config).eval()
     for step in range(4):
         segments = [s for i in range(4) for s in mixture.slot(step, i)]
         plainly, rounded = (collate(segments, stores, parallel_actions=True, round_to=r) for r in (1, to))
-        sizes = (len(rounded.ids), sum(n * (length - first) for n, length, first in rounded.groups), len(rounded.patches))
+        sizes = (
+            len(rounded.ids),
+            sum(n * (length - first) for n, length, first in rounded.groups),
+            len(rounded.patches),
+        )
         assert all(size % to == 0 for size in sizes)
         assert sum(n * length for n, length, _ in rounded.groups) == len(rounded.ids) < len(plainly.ids) + 3 * to
         assert rounded.groups[: len(plainly.groups)] == plainly.groups and rounded.num_tokens == plainly.num_tokens
