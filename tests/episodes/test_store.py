@@ -213,6 +213,24 @@ def test_an_open_dataset_follows_a_compaction(tmp_path):
         assert_same(early[i], make_episode(SMALL, 30, i))
 
 
+@pytest.mark.parametrize("how", ["all at once", "one after another", "a few"])
+def test_many_episodes_follow_a_compaction_together(tmp_path, how):
+    """A small shard and files not yet folded, all of them gone when they are read."""
+    folder = tmp_path / "d"
+    write(folder, [make_episode(SMALL, 30, i) for i in range(2)], SMALL)
+    write(folder, [make_episode(SMALL, 20 + i, i) for i in range(2, 6)], SMALL, close=False)
+    early = Dataset.open(folder)
+    assert len({e.file for e in early.index}) == 5
+    with DatasetWriter(folder, "test/task", SMALL) as writer:
+        writer.add(make_episode(SMALL, 30, 6))
+    asked = [5, 0, 3] if how == "a few" else list(range(6))
+    read = list(early) if how == "one after another" else early.episodes(asked)
+    for i, episode in zip(asked, read, strict=True):
+        assert_same(episode, make_episode(SMALL, 30 if i < 2 else 20 + i, i))
+    for i in range(6):
+        assert_same(early[i], make_episode(SMALL, 30 if i < 2 else 20 + i, i))
+
+
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 

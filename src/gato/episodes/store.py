@@ -433,19 +433,21 @@ class Dataset:
             by_file.setdefault(entry.file, []).append(position)
         for name, positions in by_file.items():
             if name not in self._parts or not (self.folder / name).exists():
-                self._follow(entries, positions)
+                self._follow(entries)
                 return self._read(entries)
             for position, episode in self._read_part(self._parts[name], entries, positions):
                 out[position] = episode
         return out  # type: ignore[return-value]
 
-    def _follow(self, entries: list[Entry], positions: list[int]) -> None:
-        """A writer has moved these entries into another file since this dataset was opened: find them there."""
+    def _follow(self, entries: list[Entry]) -> None:
+        """A writer has moved some of these entries into other files since this dataset was opened: find them all there, for
+        after this `index` says where they are, not where they were."""
         fresh = Dataset(self.folder)
         place = {e.number: e for e in fresh.index}
         old = {e.number: e for e in self.index}
-        for position in positions:
-            entry = entries[position]
+        for position, entry in enumerate(entries):
+            if entry.file in fresh._parts and (self.folder / entry.file).exists():
+                continue
             new = place.get(entry.number)
             if new is None or new.file == entry.file:
                 raise DatasetCorruptError("the file is missing", where=str(self.folder / entry.file), fix=REMEDY)
