@@ -161,9 +161,13 @@ class Collect:
     """Write traces (seed, actions, proof: OUT/DOMAIN--NAME.parquet) instead of whole episodes."""
     from_traces: tuple[Path, ...] | None = None
     """Replay traces instead of running experts: of these files and folders, or the package's if none is named."""
+    deadline: float | None = None
+    """Seconds without a step after which a world or its expert is given up (60; 300 for traces)."""
 
     def run(self) -> None:
         _workers(self.workers, self.cluster)
+        if self.deadline is not None:
+            _within("--deadline", self.deadline, 1)
         if self.cluster and self.traces:
             raise UsageError("traces are made on this machine", fix="leave out --traces or --cluster")
         _within("--noise", self.noise, 0)
@@ -187,8 +191,14 @@ class Collect:
         wide_share = self.wide_share
         if self.coverage:
             noise, wide_share = COVERAGE, COVERAGE_WIDE_SHARE
+        tasks = select(pattern)
+        if self.policy == "expert" and self.from_traces is None and set(pattern) & set("*?["):
+            without = [task.id for task in tasks if task.make_expert is None]
+            if without and len(without) < len(tasks):  # a wildcard means those that can be had, a name means itself
+                print(f"left out, for want of an expert: {', '.join(without)}", file=sys.stderr)
+                tasks = [task for task in tasks if task.make_expert is not None]
         arguments = (
-            select(pattern),
+            tasks,
             self.episodes,
             self.out,
             self.workers if self.cluster or self.workers is not None else 2,
@@ -197,13 +207,14 @@ class Collect:
             wide_share,
             self.max_steps,
         )
+        patience = {} if self.deadline is None else {"deadline": self.deadline}
         if self.traces:
             from gato.rollouts.tracing import collect_traces
 
-            done = collect_traces(*arguments)  # type: ignore[arg-type]
+            done = collect_traces(*arguments, **patience)  # type: ignore[arg-type]
         else:
             replayed = self.from_traces if self.from_traces else self.from_traces is not None
-            done = collect(*arguments, from_traces=replayed, cluster=self.cluster)
+            done = collect(*arguments, from_traces=replayed, cluster=self.cluster, **patience)
         for result in done:
             print(
                 f"{result.task}: {result.episodes:,} episodes (+{result.added:,}), {result.failed:,} dropped → {result.folder}"

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gato.cli import main
 from gato.episodes.manifest import MANIFEST
 from gato.episodes.store import Dataset, verify
 from gato.errors import DiskFullError, ExpertError, OutputExistsError, UnknownNameError, UsageError, WorldCrashError
 from gato.rollouts import CLEAN, Noise, episode_seed
 from gato.rollouts.collect import collect, dataset_folder
+from gato.rollouts.tracing import collect_traces
 from gato.worlds import Task, find, register
 from gato.worlds.dummy import counting_expert, make_faulty
 
@@ -143,6 +145,49 @@ def test_seeds_the_expert_cannot_play_are_replaced(tmp_path, workers):
 def test_an_expert_that_always_fails(tmp_path):
     with pytest.raises(ExpertError, match="failed in 50 of 50 episodes, mostly so: expert: never"):
         collect([COUNT], 25, tmp_path, workers=0, policy=hopeless, progress=False)
+
+
+IMPOSSIBLE = {
+    "shape": lambda good: {**good, "stick": np.zeros(5)},
+    "ragged": lambda good: {**good, "stick": [[1.0], [1.0, 2.0]]},
+    "nan": lambda good: {**good, "stick": np.full(np.shape(good["stick"]), np.nan)},
+    "out of range": lambda good: {**good, "button": 99},
+    "not a whole number": lambda good: {**good, "button": 1.5},
+    "nothing": lambda good: None,
+    "a leaf too few": lambda good: {"button": good["button"]},
+}
+
+
+def impossible(env, seed, how):
+    expert = counting_expert(env, seed)
+    return lambda o, i: IMPOSSIBLE[how](expert(o, i))
+
+
+@pytest.mark.parametrize("how", IMPOSSIBLE)
+def test_an_action_that_cannot_be_is_the_experts_fault(tmp_path, how):
+    def policy(env, seed):
+        return impossible(env, seed, how)
+
+    with pytest.raises(ExpertError, match="failed in 50 of 50 episodes, mostly so: expert: the expert"):
+        collect([COUNT], 2, tmp_path, workers=0, policy=policy, progress=False)
+
+
+def test_tasks_without_an_expert_are_named_before_anything_is_written(tmp_path, capsys):
+    make = make_faulty("nan", at=10**6)
+    tasks = [COUNT, *(register(Task(f"dummy/expertless-{n}", make, None, max_steps=40)) for n in (1, 2))]
+    for collector in (collect, collect_traces):
+        with pytest.raises(UnknownNameError, match="these have no expert") as caught:
+            collector(tasks, 2, tmp_path / "x", 0)
+        assert caught.value.where == "dummy/expertless-1, dummy/expertless-2" and not (tmp_path / "x").exists()
+    with pytest.raises(SystemExit, match="0"):
+        words = ["--episodes", "2", "--workers", "0", "--deadline", "30", "--out", str(tmp_path / "y")]
+        main(["collect", "dummy/count,dummy/expertless-*", *words])
+    out, err = capsys.readouterr()
+    assert "left out, for want of an expert: dummy/expertless-1, dummy/expertless-2" in err
+    assert out.startswith("dummy/count: 2 episodes") and [p.name for p in (tmp_path / "y/dummy").iterdir()] == ["count"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["collect", "dummy/expertless-*", "--out", str(tmp_path / "z")])
+    assert "--policy" in capsys.readouterr().err and not (tmp_path / "z").exists()
 
 
 def test_a_seed_that_kills_its_worker_is_replaced(tmp_path):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,11 +15,13 @@ pytest.importorskip("dm_control")
 
 from gato.cli import main
 from gato.episodes.store import Dataset
-from gato.errors import DatasetMissingError
+from gato.episodes.manifest import lock_file
+from gato.errors import DatasetMissingError, ExpertError, OutputExistsError, WorldCrashError
 from gato.rollouts import ExpertPolicy, LocalSlot, Noise, RandomPolicy, Unit, rollout
 from gato.rollouts.collect import COVERAGE, collect, dataset_folder
 from gato.rollouts.tracing import collect_traces
-from gato.worlds import find
+from gato.worlds import Task, find, register
+from gato.worlds.dummy import counting_expert, make_faulty
 from gato.worlds.traces import (
     TraceError,
     failed_in,
@@ -118,8 +123,54 @@ def test_an_expert_that_gives_up_is_noted_and_replaced(tmp_path):
     assert list(failed_in(trace_path(task.id, tmp_path))) == [0]
 
 
+@pytest.mark.parametrize("how", ["expert", "world"])
+def test_what_always_fails_comes_to_an_end(tmp_path, how):
+    if how == "expert":
+        with pytest.raises(ExpertError, match=r"failed in 50 of 50 episodes, mostly so: .* ZeroDivisionError"):
+            collect_traces([find("dm-control-suite/pendulum-swingup")], 2, tmp_path, 0, policy=divides_by_nothing)
+    else:
+        task = register(Task("dummy/never-starts", make_faulty("raise-step", at=1), counting_expert, max_steps=40))
+        with pytest.raises(WorldCrashError, match="dummy/never-starts"):
+            collect_traces([task], 2, tmp_path, 1)
+
+
+def divides_by_nothing(env, seed):
+    return lambda observation, info: 1 / 0
+
+
+def test_two_collectors_do_not_share_a_file(tmp_path):
+    task = find("dm-control-suite/pendulum-swingup")
+    path = trace_path(task.id, tmp_path)
+    leftover = path.with_name(path.name + ".tmp-1-dead")
+    leftover.write_bytes(b"half")
+    with lock_file(path), pytest.raises(OutputExistsError, match=f"process {os.getpid()} is writing here"):
+        collect_traces([task], 1, tmp_path, 0, max_steps=5)
+    (other,) = collect_traces([find(TASK)], 1, tmp_path, 0, max_steps=5)  # another task's file in the same folder
+    (result,) = collect_traces([task], 1, tmp_path, 0, max_steps=5)
+    assert result.added == other.added == 1
+    assert sorted(tmp_path.iterdir()) == sorted([path, trace_path(TASK, tmp_path)])
+
+
+FULL = """
+import resource, sys
+from gato.rollouts.tracing import collect_traces
+from gato.worlds import find
+resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+try:
+    collect_traces([find("dm-control-suite/pendulum-swingup")], 40, sys.argv[1], 0, policy="random", max_steps=200)
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_full_disk_keeps_what_is_there(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.strip() == "DiskFullError", done.stderr
+    path = trace_path("dm-control-suite/pendulum-swingup", tmp_path)
+    assert 0 < len(read_traces(task_of(path), path)) < 40 and list(tmp_path.iterdir()) == [path]
+
+
 def gives_up_at_first(env, seed):
-    from gato.errors import ExpertError
     from gato.rollouts import episode_seed
 
     if seed == episode_seed("dm-control-suite/pendulum-swingup", 0):

@@ -292,9 +292,9 @@ def commit_folder(temporary: Path | str, final: Path | str, facts: Mapping[str, 
     return final
 
 
-def remove_leftovers(folder: Path) -> int:
+def remove_leftovers(folder: Path, beside: str = "*") -> int:
     """Delete what killed writers left beside their targets in `folder` (hold its lock). Returns how many."""
-    left = [p for p in folder.glob(f"*{TEMPORARY}*")]
+    left = [p for p in folder.glob(f"{beside}{TEMPORARY}*")]
     for path in left:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return len(left)
@@ -308,17 +308,32 @@ def lock_folder(folder: Path | str) -> Iterator[None]:
     """
     folder = Path(folder)
     make_folder(folder)
-    descriptor = _take_lock(folder)
+    with _locked(folder / LOCK, folder):
+        yield
+
+
+@contextlib.contextmanager
+def lock_file(path: Path | str) -> Iterator[None]:
+    """The same for a file that is written anew again and again, beside others in its folder."""
+    path = Path(path)
+    make_folder(path.parent)
+    with _locked(path.with_name(path.name + LOCK), path):
+        remove_leftovers(path.parent, beside=path.name)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, where: Path) -> Iterator[None]:
+    descriptor = _take_lock(path, where)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            (folder / LOCK).unlink()  # before the lock is dropped: whoever waits sees that its file is gone
+            path.unlink()  # before the lock is dropped: whoever waits sees that its file is gone
         os.close(descriptor)
 
 
-def _take_lock(folder: Path) -> int:
-    path = folder / LOCK
+def _take_lock(path: Path, where: Path) -> int:
     while True:
         with naming_disk_errors(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -333,7 +348,7 @@ def _take_lock(folder: Path) -> int:
             os.close(descriptor)
             raise OutputExistsError(
                 f"process {holder} is writing here",
-                where=str(folder),
+                where=str(where),
                 fix=f"wait for process {holder} to end, or choose another folder",
             ) from None
         except FileNotFoundError:  # the last holder removed it between our open and our look

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.episodes import Episode
+from gato.episodes import Episode, check_values, flatten
 from gato.episodes.manifest import MANIFEST
 from gato.episodes.store import Dataset, DatasetWriter, dataset_folder, encode_chunk
 from gato.errors import (
@@ -33,6 +33,7 @@ from gato.errors import (
     DatasetMissingError,
     ExpertError,
     GatoError,
+    ObservationError,
     UnknownNameError,
     UsageError,
     WorldCrashError,
@@ -79,6 +80,23 @@ class Collected:
     def episodes(self) -> int:
         return self.held + self.added
 
+    def fail(self, number: int, reason: str, may_fail: bool = False) -> None:
+        """Note that episode `number` came to nothing. Raises WorldCrashError for a world that crashes again and again and,
+        unless it `may_fail`, ExpertError for an expert that nearly always does."""
+        self.failed += 1
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        crashes = sum(count for said, count in self.reasons.items() if said.startswith(WorldCrashError.code))
+        if crashes >= MAX_CRASHES:
+            where = f"{self.task} seed {episode_seed(self.task, number)}"
+            raise WorldCrashError(f"{crashes} episodes crashed: {reason}", where=where, fix="mend the world")
+        tried = self.added + self.failed
+        if not may_fail and tried >= FAILED_TRIAL and self.failed > MAX_FAILED_SHARE * tried:
+            often = max(self.reasons, key=lambda reason: self.reasons[reason])
+            raise ExpertError(
+                f"the expert failed in {self.failed} of {tried} episodes, mostly so: {often}",
+                where=self.task, fix="choose another task, or another expert with --policy module:function",
+            )  # fmt: skip
+
 
 def collect(
     tasks: Sequence[Task],
@@ -114,6 +132,8 @@ def collect(
     levels = (CLEAN,) if noise is None else (noise,) if isinstance(noise, Noise) else tuple(noise)
     settings = functools.partial(_unit, levels=levels, wide_share=wide_share, max_steps=max_steps)
     files = _trace_files(tasks, from_traces)
+    if source == "expert":
+        need_experts([task for task in tasks if task.id not in files])
     jobs = [
         _Job(task, dataset_folder(out, task.id), episodes, source, settings, files.get(task.id, ())) for task in tasks
     ]
@@ -169,7 +189,6 @@ class _Job:
         self.source = source
         self._settings = functools.partial(settings, task.id, traces=traces)
         self._writer: DatasetWriter | None = None
-        self._crashes = 0
         self.result = Collected(task.id, folder)
 
     def is_complete(self) -> bool:
@@ -203,21 +222,9 @@ class _Job:
         result = self.result
         result.added += len(chunk.numbers)
         result.timesteps += chunk.timesteps
-        result.failed += len(chunk.failed)
         result.seconds = time.monotonic() - self._began
         for number, reason in chunk.failed.items():
-            result.reasons[reason] = result.reasons.get(reason, 0) + 1
-            self._crashes += reason.startswith(WorldCrashError.code)
-            if self._crashes >= MAX_CRASHES:
-                where = f"{self.task.id} seed {episode_seed(self.task.id, number)}"
-                raise WorldCrashError(f"{self._crashes} episodes crashed: {reason}", where=where, fix="mend the world")
-        tried = result.added + result.failed
-        if not self.available and tried >= FAILED_TRIAL and result.failed > MAX_FAILED_SHARE * tried:
-            often = max(result.reasons, key=lambda reason: result.reasons[reason])
-            raise ExpertError(
-                f"the expert failed in {result.failed} of {tried} episodes, mostly so: {often}",
-                where=self.task.id, fix="choose another task, or another expert with --policy module:function",
-            )  # fmt: skip
+            result.fail(number, reason, may_fail=self.available > 0)
         return [self._settings(number) for number in itertools.islice(self._open, len(chunk.failed))]
 
     @property
@@ -294,6 +301,15 @@ def _trace_files(tasks: Sequence[Task], wanted: bool | Sequence[Path | str]) -> 
     return {task: tuple(map(str, found[source])) for task, source in sources.items() if source is not None}
 
 
+def need_experts(tasks: Sequence[Task]) -> None:
+    """Raises UnknownNameError naming every task that has none, before anything is written."""
+    if without := [task.id for task in tasks if task.make_expert is None]:
+        raise UnknownNameError(
+            "these have no expert" if len(without) > 1 else f"{without[0]} has no expert", where=", ".join(without),
+            fix="leave them out, or --policy module:function, or --policy random",
+        )  # fmt: skip
+
+
 def _policy(policy: str | MakeExpert) -> tuple[str, Callable[[], BatchPolicy]]:
     """Its name in the dataset, and what makes it in a worker."""
     if not isinstance(policy, str):
@@ -324,7 +340,8 @@ class Chunk:
 
 
 class _Watched:
-    """A policy that says after every step that it lives, and whose crashes are its own, not the world's."""
+    """A policy that says after every step that it lives, and whose crashes and impossible actions are its own, not the
+    world's."""
 
     def __init__(self, policy: BatchPolicy, beat: Beat):
         self._policy, self._beat, self.name = policy, beat, policy.name
@@ -332,11 +349,25 @@ class _Watched:
     def begin(self, index: int, unit: Unit, slot: Any) -> None:
         self._beat()
         self._guard(unit, lambda: self._policy.begin(index, unit, slot))
-        self._unit = unit
+        self._unit, self._specs = unit, find(unit.task).spec.action
 
     def act(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> Mapping[int, Any]:
         self._beat()
-        return self._guard(self._unit, lambda: self._policy.act(observations, infos))
+        actions = self._guard(self._unit, lambda: self._policy.act(observations, infos))
+        for action in actions.values():
+            self._guard(self._unit, functools.partial(self._check, action))
+        return actions
+
+    def _check(self, action: Any) -> None:
+        where = f"{self._unit.task} seed {self._unit.seed}"
+        flat = dict(flatten(action, "action"))
+        for path, spec in self._specs.items():  # as many values in another shape are what is meant
+            if path in flat and np.size(flat[path]) == spec.size:
+                flat[path] = np.reshape(flat[path], spec.shape)
+        try:
+            check_values(self._specs, flat, where)
+        except ObservationError as error:
+            raise ExpertError(f"the expert's action: {error.what}", where=error.where, fix=error.fix) from error
 
     def _guard(self, unit: Unit, do: Callable[[], Any]) -> Any:
         try:

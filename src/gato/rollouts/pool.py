@@ -475,7 +475,7 @@ def _crash(unit: Unit, error: GatoError, times: int) -> WorldCrashError:
     return WorldCrashError(
         f"failed {times} times: {error.what}",
         where=place if error.where in ("", place) else f"{place}; {error.where}",
-        fix="mend the world; if it is merely slow, give the pool a longer deadline",
+        fix="mend the world; if it is merely slow, a longer --deadline (deadline=…)",
     )
 
 

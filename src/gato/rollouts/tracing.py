@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from gato.episodes import Episode
+from gato.episodes.manifest import lock_file
 from gato.errors import DatasetCorruptError, ExpertError, GatoError, UsageError
-from gato.rollouts.collect import Collected, NumberedUnit, _policy, _unit, _Watched
+from gato.rollouts.collect import Collected, NumberedUnit, _policy, _unit, _Watched, need_experts
 from gato.rollouts.loop import CLEAN, BatchPolicy, LocalSlot, Noise, episode_seed, rollout
 from gato.rollouts.pool import Beat, WorkerPool
 from gato.worlds import MakeExpert, Task
@@ -45,9 +46,14 @@ def collect_traces(
 
     The other arguments are those of `collect`; `report` is told of every episode. An episode that its expert cannot play,
     or that does not come true when it is played again, is noted in the file, and the next number takes its place.
+
+    Raises OutputExistsError (somebody is writing a task's file), WorldCrashError, ExpertError (an expert that nearly always
+    fails), DiskFullError. What was finished stays.
     """
     if episodes < 1:
         raise UsageError(f"{episodes} episodes", fix="pass at least 1")
+    if policy == "expert":
+        need_experts(tasks)
     levels = (CLEAN,) if noise is None else (noise,) if isinstance(noise, Noise) else tuple(noise)
     settings = functools.partial(_unit, levels=levels, wide_share=wide_share, max_steps=max_steps)
     play = functools.partial(trace_chunk, _policy(policy)[1])
@@ -55,21 +61,21 @@ def collect_traces(
     done = []
     with WorkerPool(workers, deadline) as pool:
         for task in tasks:
-            job = _TraceJob(task, Path(out), episodes, settings)
-            done.append(job.result)
-            if time.monotonic() > ends:
-                continue
-            units = job.units()
-            for chunk, made in pool.map_units(units, play, give_up=_give_up) if units else ():
-                for number, trace in made:
-                    job.receive(number, trace)
-                    if report is not None:
-                        report(task, number, trace)
+            with lock_file(trace_path(task.id, Path(out))):
+                job = _TraceJob(task, Path(out), episodes, settings)
+                done.append(job.result)
                 if time.monotonic() > ends:
-                    units.clear()  # what has begun is finished and kept
-                else:
-                    units += [job.next_unit() for _, trace in made if isinstance(trace, str)]
-                del chunk
+                    continue
+                units = job.units()
+                for _, made in pool.map_units(units, play, give_up=_give_up) if units else ():
+                    for number, trace in made:
+                        job.receive(number, trace)
+                        if report is not None:
+                            report(task, number, trace)
+                    if time.monotonic() > ends:
+                        units.clear()  # what has begun is finished and kept
+                    else:
+                        units += [job.next_unit() for _, trace in made if isinstance(trace, str)]
     return done
 
 
@@ -94,14 +100,14 @@ class _TraceJob:
     def receive(self, number: int, made: Trace | str) -> None:
         if isinstance(made, str):
             self._failed[number] = made
-            self.result.failed += 1
-            self.result.reasons[made] = self.result.reasons.get(made, 0) + 1
         else:
             self._traces.append(made)
             self.result.added += 1
             self.result.timesteps += len(made)
             self.result.seconds += made.seconds
         write_traces(self.path, self.task.id, self._traces, self._failed)
+        if isinstance(made, str):
+            self.result.fail(number, made)
 
 
 def _give_up(unit: Any, error: GatoError) -> Made:

@@ -27,7 +27,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -40,6 +39,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gato.episodes import Episode, stack_episode, unflatten
+from gato.episodes.manifest import make_folder, write_file_atomically
 from gato.episodes.spec import Spec, Specs, TaskSpec
 from gato.errors import DatasetCorruptError, DatasetMissingError
 from gato.worlds import Task, find, senses
@@ -310,20 +310,18 @@ def write_traces(path: Path, task_id: str, traces: Iterable[Trace], failed: Mapp
         "failed": json.dumps(dict(failed or {})),
     }
     table = pa.Table.from_pylist(rows, _SCHEMA).replace_schema_metadata(facts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
+    sink = pa.BufferOutputStream()
     pq.write_table(
         table,
-        beside,
+        sink,
         compression="zstd",
         compression_level=19,
         write_page_checksum=True,
         use_dictionary=False,
         write_statistics=False,
     )
-    with open(beside, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    make_folder(path.parent)
+    write_file_atomically(path, sink.getvalue())
 
 
 _SCHEMA = pa.schema(
