@@ -207,14 +207,13 @@ class Collect:
             wide_share,
             self.max_steps,
         )
-        patience = {} if self.deadline is None else {"deadline": self.deadline}
         if self.traces:
             from gato.rollouts.tracing import collect_traces
 
-            done = collect_traces(*arguments, **patience)  # type: ignore[arg-type]
+            done = collect_traces(*arguments, deadline=self.deadline or 300.0)  # type: ignore[arg-type]
         else:
             replayed = self.from_traces if self.from_traces else self.from_traces is not None
-            done = collect(*arguments, from_traces=replayed, cluster=self.cluster, **patience)
+            done = collect(*arguments, from_traces=replayed, cluster=self.cluster, deadline=self.deadline or 60.0)
         for result in done:
             print(
                 f"{result.task}: {result.episodes:,} episodes (+{result.added:,}), {result.failed:,} dropped → {result.folder}"
@@ -1265,7 +1264,7 @@ def _bundle_first(words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
     from gato.policy.shipped import names_bundle
 
     def meant(word: str) -> bool:
-        return "/" in word and not any(c.isspace() for c in word) and not Path(word).suffix and not Path(word).exists()
+        return "/" in word and not any(c.isspace() for c in word) and not Path(word).suffix and not os.path.exists(word)
 
     first = words[0] if words and (names_bundle(words[0]) or meant(words[0])) else None
     return first, words[first is not None :]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gato.episodes.record import record, write_episode
-from gato.episodes.store import Dataset, verify
+from gato.episodes.store import Dataset, DatasetWriter, verify
 from gato.errors import EpisodeError, ObservationError, OutputExistsError, SpecError, UsageError
 from gato.worlds.dummy import CountingWorld, counting_expert
 
@@ -76,4 +76,40 @@ def test_arrays_that_do_not_fit(tmp_path):
         write_episode(tmp_path / "d", x, np.array([0, 1, 3, 0, 0]), r, task="lab/robot")
     with pytest.raises(EpisodeError, match="4 values for 5 rewards"):
         write_episode(tmp_path / "d", x[:4], a, r, task="lab/robot")
+    for what in (5.0, None, [[1.0], [1.0, 2.0]], object()):
+        with pytest.raises(EpisodeError, match="array"):
+            write_episode(tmp_path / "d", x, a, what, task="lab/robot")
+        with pytest.raises(EpisodeError, match=r"array.*lab/robot observation"):
+            write_episode(tmp_path / "d", what, a, r, task="lab/robot")
+    with pytest.raises(ObservationError, match="half a character"):
+        write_episode(tmp_path / "e", ["fine", "\ud800"], x[:2], r[:2], task="lab/robot")
     assert len(Dataset.open(tmp_path / "d")) == 1
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"success": 2},
+        {"success": "yes"},
+        {"seed": "a"},
+        {"seed": 2**63},
+        {"seed": 1.5},
+        {"source": 3},
+        {"x": {1: 2, "a": 3}},
+    ],
+)
+def test_facts_that_no_index_could_hold(tmp_path, info):
+    """They would be found when the episodes are folded together, long after."""
+    x, r = np.zeros((5, 2)), np.zeros(5)
+    with pytest.raises(EpisodeError, match="lab/robot episode info"):
+        write_episode(tmp_path / "d", x, x, r, task="lab/robot", info=info)
+    write_episode(tmp_path / "d", x, x, r, task="lab/robot", info={"success": np.int64(1), "seed": np.uint64(2**62)})
+    with DatasetWriter(tmp_path / "d", "lab/robot", Dataset(tmp_path / "d").spec):
+        pass
+    [entry] = Dataset(tmp_path / "d").index
+    assert entry.success is True and entry.seed == 2**62
+
+
+def test_a_seed_that_no_index_could_hold_is_refused_before_it_is_played(tmp_path):
+    with record(gymnasium.make("CartPole-v1"), tmp_path / "d") as env, pytest.raises(EpisodeError, match="64 bits"):
+        env.reset(seed=2**63)

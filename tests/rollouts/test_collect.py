@@ -1,5 +1,6 @@
 """Collecting: the arguments alone decide what is in a dataset, whatever happened on the way."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -14,11 +15,11 @@ from gato.cli import main
 from gato.episodes.manifest import MANIFEST
 from gato.episodes.store import Dataset, verify
 from gato.errors import DiskFullError, ExpertError, OutputExistsError, UnknownNameError, UsageError, WorldCrashError
-from gato.rollouts import CLEAN, Noise, episode_seed
+from gato.rollouts import CLEAN, ExpertPolicy, LocalSlot, Noise, Unit, episode_seed, rollout
 from gato.rollouts.collect import collect, dataset_folder
 from gato.rollouts.tracing import collect_traces
 from gato.worlds import Task, find, register
-from gato.worlds.dummy import counting_expert, make_faulty
+from gato.worlds.dummy import CountingWorld, counting_expert, make_faulty
 
 COUNT = find("dummy/count")
 NOISY = [CLEAN, Noise(0.1, 0.05, 4)]
@@ -201,6 +202,32 @@ def test_a_world_that_always_crashes(tmp_path):
     task = register(Task("dummy/broken", make_faulty("raise-step", at=1), counting_expert, max_steps=40))
     with pytest.raises(WorldCrashError, match="dummy/broken"):
         collect([task], 5, tmp_path, workers=1, progress=False)
+
+
+def test_a_slot_keeps_the_last_few_worlds_open():
+    open_now = []
+
+    class Closing(CountingWorld):
+        def __init__(self, name, render=False):
+            super().__init__()
+            self.name = name
+            open_now.append(name)
+
+        def close(self):
+            open_now.remove(self.name)
+            super().close()
+
+    names = [f"dummy/closing-{n}" for n in range(6)]
+    for name in names:
+        register(Task(name, functools.partial(Closing, name), counting_expert, max_steps=40))
+    slot = LocalSlot()
+    for name in (*names[:4], names[0], names[4], names[0], names[5]):
+        list(rollout([Unit(name, 3, max_steps=2)], [slot], ExpertPolicy()))
+    assert open_now == [names[0], *names[3:]]
+    first = slot.environment(names[0])
+    assert slot.environment(names[0]) is first and len(open_now) == 4
+    slot.close()
+    assert not open_now
 
 
 # -- other ways -------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("dm_control")
 
 from gato.cli import main
-from gato.episodes.store import Dataset
 from gato.episodes.manifest import lock_file
+from gato.episodes.store import Dataset
 from gato.errors import DatasetMissingError, ExpertError, OutputExistsError, WorldCrashError
 from gato.rollouts import ExpertPolicy, LocalSlot, Noise, RandomPolicy, Unit, rollout
 from gato.rollouts.collect import COVERAGE, collect, dataset_folder

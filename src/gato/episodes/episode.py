@@ -7,6 +7,7 @@ kept and learned from.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,7 +71,38 @@ class Episode:
         self.actions = _check_leaves(spec.action, self.actions, len(self), f"{where} action")
         if self.executed is not None:
             self.executed = _check_leaves(spec.action, self.executed, len(self), f"{where} executed action")
+        self.info = check_info(self.info, where)
         return self
+
+
+def facts_as_json(value: Any) -> str:
+    """Small facts; numpy scalars and arrays become plain numbers and lists."""
+    return json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v), sort_keys=True)
+
+
+def check_info(info: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Facts that an index has a column for are of its type, the rest is what JSON can hold. Raises EpisodeError."""
+    checked = dict(info)
+    success, seed = checked.get("success"), checked.get("seed")
+    if success is not None:
+        if not isinstance(success, bool | np.bool_) and not (
+            isinstance(success, int | np.integer) and success in (0, 1)
+        ):
+            raise EpisodeError(f"success={success!r}", where=f"{where} info", fix="True, False or None")
+        checked["success"] = bool(success)
+    if seed is not None:
+        if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
+            raise EpisodeError(f"seed={seed!r}", where=f"{where} info", fix="a whole number of 64 bits, or None")
+        checked["seed"] = int(seed)
+    if not isinstance(checked.get("source", ""), str):
+        raise EpisodeError(f"source={checked['source']!r}", where=f"{where} info", fix="the name of who acted")
+    try:
+        facts_as_json(checked)
+    except (TypeError, ValueError) as error:
+        raise EpisodeError(
+            f"no JSON: {error}", where=f"{where} info", fix="texts, numbers, lists and dicts of them"
+        ) from error
+    return checked
 
 
 def _check_leaves(specs: Specs, leaves: Mapping[str, Any], steps: int, where: str) -> Leaves:

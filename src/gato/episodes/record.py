@@ -15,11 +15,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gato.episodes.episode import Episode
+from gato.episodes.episode import Episode, check_info
 from gato.episodes.manifest import MANIFEST
 from gato.episodes.spec import Specs, TaskSpec, check_values, flatten, specs_from_space, task_spec
-from gato.episodes.store import Dataset, DatasetWriter
-from gato.errors import SpecError, UsageError
+from gato.episodes.store import DatasetWriter, read_spec
+from gato.errors import EpisodeError, SpecError, UsageError
 
 LOOSE_FILES = 64  # `write_episode` compacts after this many calls
 
@@ -58,6 +58,7 @@ class RecordedEnv(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._finish(broken_off=True)
+        check_info({"seed": seed}, self._task)  # now, not when an episode of it has been played
         observation, info = self.env.reset(seed=seed, options=options)
         self._seed, self._success = seed, None
         self._last = self._checked("observation", observation)
@@ -124,17 +125,21 @@ def write_episode(
 
     A final observation after the last action is dropped. Without `spec` (or the two Gymnasium spaces), that of the
     dataset `out` holds, or for a new one: floats are unbounded as observations and in [-1, 1] as actions, 8-bit
-    integers and booleans have the range of their type; anything else is a SpecError that says what to pass.
+    integers and booleans have the range of their type; anything else is a SpecError that says what to pass. Raises
+    EpisodeError for what is no array with time first.
     """
-    rewards = np.asarray(rewards, np.float32)
-    seen, done = flatten(observations, "observation"), flatten(actions, "action")
+    rewards = _in_time(rewards, f"{task} rewards", np.float32)
+    seen, done = (
+        {path: _in_time(leaf, f"{task} {side} {path}") for path, leaf in flatten(values, side).items()}
+        for side, values in (("observation", observations), ("action", actions))
+    )
     if seen and all(len(values) == len(rewards) + 1 for values in seen.values()):
         seen = {path: values[:-1] for path, values in seen.items()}
     if isinstance(spec, tuple):
         observed, acted = spec
         spec = TaskSpec(specs_from_space(observed, "observation", task), specs_from_space(acted, "action", task))
     if spec is None and (Path(out) / MANIFEST).exists():
-        spec = Dataset.open(out).spec
+        spec = read_spec(out)
     if spec is None:
         spec = TaskSpec(_infer(seen, "observation", task), _infer(done, "action", task))
     facts = {"source": source, **(info or {})}
@@ -145,6 +150,22 @@ def write_episode(
         loose = sum(1 for _ in (Path(out) / "pending").glob("*.parquet"))
         writer.close(compact=loose >= LOOSE_FILES)
     return number
+
+
+def _in_time(values: Any, where: str, dtype: Any = None) -> Any:
+    """An array (T, …), or T texts."""
+    if dtype is None and isinstance(values, list | tuple) and values and isinstance(values[0], str):
+        return list(values)
+    try:
+        array = np.asarray(values, dtype)
+    except (TypeError, ValueError) as error:  # ragged, or on a device
+        raise EpisodeError(f"no array: {error}", where=where, fix="arrays (T, …), or lists of T texts") from error
+    if array.ndim == 0 or array.dtype == object:
+        what = "one value" if array.ndim == 0 else "Python objects"
+        raise EpisodeError(
+            f"{what}, not an array with time first", where=where, fix="arrays (T, …), or lists of T texts"
+        )
+    return array
 
 
 def _checked_id(task: str) -> str:

@@ -240,6 +240,10 @@ def check_value(spec: Spec, value: Any, where: str) -> np.ndarray | str:
     if spec.kind == "text":
         if not isinstance(value, str):
             raise ObservationError(f"expected text, got {type(value).__name__}", where=where)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ObservationError(f"half a character: {error}", where=where) from error
         return value
     array = np.asarray(value)
     if array.dtype == object:

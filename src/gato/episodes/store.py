@@ -35,7 +35,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gato.episodes.episode import Episode, Leaves
+from gato.episodes.episode import Episode, Leaves, facts_as_json
 from gato.episodes.manifest import (
     LOCK,
     MANIFEST,
@@ -198,11 +198,6 @@ def _write_groups(writer: pq.ParquetWriter, table: pa.Table, steps: Iterable[int
     assert start == table.num_rows
 
 
-def _json(value: Any) -> str:
-    """Small facts as JSON; numpy scalars and arrays become plain numbers and lists."""
-    return json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v), sort_keys=True)
-
-
 # -- pending files ----------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +216,7 @@ def encode_chunk(
         )  # fmt: skip
         row += len(episode)
     table = _to_table(spec, episodes, numbers, any(e.executed is not None for e in episodes))
-    facts = {"gato:index": _json(records), "gato:failed": _json(dict(failed or {}))}
+    facts = {"gato:index": facts_as_json(records), "gato:failed": facts_as_json(dict(failed or {}))}
     sink = pa.BufferOutputStream()
     with _parquet_writer(sink, table.schema.with_metadata(facts)) as writer:
         _write_groups(writer, table.replace_schema_metadata(facts), map(len, episodes), _row_bytes(spec))
@@ -249,7 +244,7 @@ def _encode_index(entries: Sequence[Entry]) -> pa.Buffer:
         "steps": pa.array([e.steps for e in entries], pa.int64()),
         "return": pa.array([e.total_return for e in entries], pa.float64()),
         "success": pa.array([e.success for e in entries], pa.bool_()),
-        "info": pa.array([_json(e.info) for e in entries], pa.string()),
+        "info": pa.array([facts_as_json(e.info) for e in entries], pa.string()),
         "executed": pa.array([e.executed for e in entries], pa.bool_()),
         "row": pa.array([e.row for e in entries], pa.int64()),
     }
@@ -352,14 +347,9 @@ class Dataset:
         self._manifest = manifest = read_manifest(self.folder, "dataset")
         files, facts = manifest["files"], manifest["facts"]
         for name, entry in files.items():
-            if not name.startswith("data/"):
+            if name.startswith("index/"):
                 verify_file(self.folder, name, entry, DatasetCorruptError)
-        self.meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_bytes())
-        if self.meta["schema"] > SCHEMA:
-            raise DataError(
-                f"a dataset of schema {self.meta['schema']}, this version reads {SCHEMA}",
-                where=str(self.folder), fix="upgrade gato-agent",
-            )  # fmt: skip
+        self.meta = _read_meta(self.folder, manifest)
         self.task: str = self.meta["task"]
         self.spec = TaskSpec.from_json(self.meta["spec"])
         self.failed: dict[int, str] = {int(k): v for k, v in facts["failed"].items()}
@@ -377,7 +367,7 @@ class Dataset:
     @property
     def identity(self) -> str:
         """A hash of the content: of every file that the manifest lists, and of what is not folded into them yet."""
-        return sha256_of(_json([self._manifest["files"], sorted(self._parts)]).encode())
+        return sha256_of(facts_as_json([self._manifest["files"], sorted(self._parts)]).encode())
 
     @property
     def lengths(self) -> np.ndarray:
@@ -517,6 +507,23 @@ class Dataset:
             )
 
 
+def _read_meta(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    verify_file(folder, "meta.json", manifest["files"]["meta.json"], DatasetCorruptError)
+    meta = json.loads((folder / "meta.json").read_bytes())
+    if meta["schema"] > SCHEMA:
+        raise DataError(
+            f"a dataset of schema {meta['schema']}, this version reads {SCHEMA}",
+            where=str(folder), fix="upgrade gato-agent",
+        )  # fmt: skip
+    return meta
+
+
+def read_spec(folder: Path | str) -> TaskSpec:
+    """That of a dataset, without its index. Raises what `Dataset` does."""
+    folder = Path(folder)
+    return TaskSpec.from_json(_read_meta(folder, read_manifest(folder, "dataset"))["spec"])
+
+
 def _pending(folder: Path, folded: Iterable[str]) -> list[str]:
     gone = set(folded)
     names = sorted(f"pending/{p.name}" for p in (folder / "pending").glob("*.parquet"))
@@ -566,7 +573,7 @@ class DatasetWriter:
             make_folder(self.folder / room)
         meta = {"schema": SCHEMA, "task": self.task, "spec": self.spec.to_json(), **facts}
         entry = write_file_atomically(
-            self.folder / "meta.json", (json.dumps(json.loads(_json(meta)), indent=1) + "\n").encode()
+            self.folder / "meta.json", (json.dumps(json.loads(facts_as_json(meta)), indent=1) + "\n").encode()
         )
         write_manifest(
             self.folder, "dataset", {"meta.json": entry}, {"episodes": 0, "timesteps": 0, "folded": [], "failed": {}}
@@ -575,13 +582,14 @@ class DatasetWriter:
     def _clean(self) -> None:
         """Remove what a killed writer left: temporary files, shards no manifest lists, pending files already folded."""
         manifest = read_manifest(self.folder, "dataset")
+        folded = set(manifest["facts"]["folded"])
         for room in ("data", "index", "pending"):
             make_folder(self.folder / room)
             with naming_disk_errors(self.folder / room):
                 remove_leftovers(self.folder / room)
                 for path in (self.folder / room).glob("*.parquet"):
                     name = f"{room}/{path.name}"
-                    if name in manifest["facts"]["folded"] if room == "pending" else name not in manifest["files"]:
+                    if name in folded if room == "pending" else name not in manifest["files"]:
                         path.unlink()
         with naming_disk_errors(self.folder):
             remove_leftovers(self.folder)
@@ -686,11 +694,13 @@ class DatasetWriter:
 
 def _batches(names: list[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
     batch: list[str] = []
+    held = 0
     for name in names:
-        if batch and sum(sizes[n] for n in batch) + sizes[name] > SHARD_BYTES:
+        if batch and held + sizes[name] > SHARD_BYTES:
             yield batch
-            batch = []
+            batch, held = [], 0
         batch.append(name)
+        held += sizes[name]
     if batch:
         yield batch
 

@@ -92,8 +92,10 @@ class BatchPolicy(Protocol):
 
 
 class LocalSlot:
-    """Environments in this process, made once per task and kept. `making(True)` is called before one is made, which may
-    take long, and `making(False)` after."""
+    """Environments in this process, made once per task; the last KEPT that were asked for stay open. `making(True)` is called
+    before one is made, which may take long, and `making(False)` after."""
+
+    KEPT = 4  # a simulator holds up to hundreds of megabytes, and tasks come one after another
 
     def __init__(self, render: bool = False, making: Callable[[bool], None] | None = None):
         self._render, self._making = render, making
@@ -103,9 +105,11 @@ class LocalSlot:
 
     def environment(self, task_id: str) -> gymnasium.Env:
         """The environment of a task, made when first asked for."""
-        if task_id not in self._envs:
-            self._envs[task_id] = self._make(task_id)
-        return self._envs[task_id]
+        while task_id not in self._envs and len(self._envs) >= self.KEPT:
+            _close(self._envs.pop(next(iter(self._envs))))
+        env = self._envs.pop(task_id) if task_id in self._envs else self._make(task_id)
+        self._envs[task_id] = env  # the last asked for comes last
+        return env
 
     def reset(self, unit: Unit) -> None:
         self.env = self.environment(unit.task)
@@ -145,11 +149,16 @@ class LocalSlot:
         return result
 
     def close(self) -> None:
-        """Close them all. What one raises in doing so is its last word: its episodes are complete, and the rest follow."""
+        """Close them all."""
         envs, self._envs = self._envs, {}
         for env in envs.values():
-            with contextlib.suppress(Exception):
-                env.close()
+            _close(env)
+
+
+def _close(env: gymnasium.Env) -> None:
+    """What it raises in doing so is its last word: its episodes are complete, and others follow."""
+    with contextlib.suppress(Exception):
+        env.close()
 
 
 class ExpertPolicy:
