@@ -75,6 +75,18 @@ def test_plain_pictures_show_the_same_scene():
         pixel_task("walker", "walk", "pretty")
 
 
+@pytest.mark.parametrize("look", ["plain", "suite"])
+def test_rendering_changes_nothing_that_the_agent_sees(look):
+    pictures = []
+    for render in (False, True):
+        env = pixel_task("walker", "walk", look).make(render=render)
+        env.reset(seed=0)
+        assert (env.render() is not None) == render
+        pictures.append(env.step(np.zeros(6, np.float32))[0])
+        env.close()
+    assert (pictures[0] == pictures[1]).all()
+
+
 def test_the_suites_look_can_be_registered():
     task = register(pixel_task("pendulum", "swingup", "suite"))
     assert find("dm-control-suite-pixels/pendulum-swingup-suite-look") is task

@@ -210,10 +210,12 @@ class AtariEnv(gymnasium.Env):
         self.ale.restoreState(state)
 
     def save_state(self) -> Any:
-        return self.clone(), self.steps, self._screen.copy(), self._screen_before.copy()
+        luck = self.np_random.bit_generator.state  # sticky buttons are drawn from it
+        return self.clone(), self.steps, self._screen.copy(), self._screen_before.copy(), self._button, luck
 
     def restore_state(self, state: Any) -> None:
-        emulator, self.steps, self._screen[:], self._screen_before[:] = state
+        emulator, self.steps, self._screen[:], self._screen_before[:], self._button, luck = state
+        self.np_random.bit_generator.state = luck
         self.restore(emulator)
 
     def state_bytes(self) -> bytes:

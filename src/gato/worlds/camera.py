@@ -35,9 +35,6 @@ class Camera:
         import mujoco
 
         self._mujoco, self.model, self._viewport = mujoco, model, mujoco.MjrRect(0, 0, width, height)
-        if plain:
-            model.vis.quality.offsamples = 0
-            model.vis.quality.shadowsize = 0
         self._view = mujoco.MjvCamera()
         if free is not None:
             mujoco.mjv_defaultFreeCamera(model, self._view)
@@ -53,7 +50,11 @@ class Camera:
         self._scene = mujoco.MjvScene(model, maxgeom=5000)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._scene.flags[flag] = not plain
+        quality = model.vis.quality  # read when a context is made; the model may have other cameras, with another look
+        its_own = quality.offsamples, quality.shadowsize
         try:
+            if plain:
+                quality.offsamples, quality.shadowsize = 0, 0
             self._gl = _gl_context(width, height)
             self._gl.make_current()
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
@@ -63,6 +64,8 @@ class Camera:
                 where=where,
                 fix=NO_GL,
             ) from error
+        finally:
+            quality.offsamples, quality.shadowsize = its_own
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
 
     def upload_terrain(self) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 from gato.worlds import Policy, Task
 from gato.worlds.camera import Camera
 from gato.worlds.paths import walking_distance, waypoint
+from gato.worlds.saving import restore_physics, save_physics
 
 IMAGE_SIZE = (64, 64)
 CELL = 2.0  # metres
@@ -35,6 +36,7 @@ PHYSICS_SECONDS, SUBSTEPS = 0.005, 10
 REACH = 0.8  # metres at which a thing is touched
 TEXTURE_SIZE = 128
 HIDDEN = -20.0  # where unused boxes and things wait, metres
+CHANGED = ("geom_pos", "geom_rgba", "geom_matid")  # what an episode writes into the model
 
 # name → rule, cells a side, rooms at most, steps
 LEVELS = {
@@ -243,6 +245,18 @@ class MazeEnv(gymnasium.Env):
             "image": self._camera.picture(self.data),
             "motion": self.data.sensordata[self._sensors].astype(np.float32),
         }
+
+    def save_state(self) -> Any:
+        maze = self.walls, self._starts, [getattr(self.model, name).copy() for name in CHANGED]
+        luck = self.np_random.bit_generator.state  # draws where the agent goes on from a goal
+        return maze, save_physics(self.model, self.data), dict(self.things), self.steps, luck
+
+    def restore_state(self, state: Any) -> None:
+        (self.walls, self._starts, arrays), physics, things, self.steps, luck = state
+        for name, values in zip(CHANGED, arrays, strict=True):
+            getattr(self.model, name)[:] = values
+        restore_physics(self.model, self.data, physics)
+        self.things, self.np_random.bit_generator.state = dict(things), luck
 
     def state_bytes(self) -> bytes:
         """Positions and velocities, to the bit, and what is left: what traces compare."""
