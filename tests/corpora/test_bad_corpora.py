@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import re
 import shutil
 import tarfile
 import time
@@ -166,6 +167,43 @@ def test_an_annotation_without_its_image_record(tmp_path):
     both_ways("coco", folder, "image_id 999999 is not among the images", 2, without(whole, 4, 6))
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30, 0.5, None])
+def test_ids_that_are_none(tmp_path, number):
+    """What is asked for by id cannot be found where one is missing, so the file is left out."""
+    for name, make, pattern, array, field in (
+        ("coco", make_coco, "annotations/*.json", "images", "id"),
+        ("coco", make_coco, "annotations/*.json", "annotations", "image_id"),
+        ("vqav2", make_vqav2, "*questions.json", "questions", "question_id"),
+    ):
+        folder = make(tmp_path / array)
+        [file] = folder.glob(pattern)
+        record = json.loads(file.read_text())
+        record[array][1][field] = number
+        file.write_text(json.dumps(record))
+        both_ways(name, folder, f"a record of '{array}' without a number '{field}' within", 1, [])
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63)])
+def test_ids_as_far_out_as_they_go(tmp_path, number):
+    folder = make_coco(tmp_path)
+    whole = names("coco", folder)
+    file = folder / "annotations" / "captions_train2014.json"
+    file.write_text(re.sub(r'("image_id": |"id": )9\b', rf"\g<1>{number}", file.read_text()))
+    assert file.read_text().count(str(number)) == 3 and names("coco", folder) == whole
+
+
+def test_infinite_numbers(tmp_path):
+    vqa, mmc4 = make_vqav2(tmp_path / "vqa"), make_mmc4(tmp_path / "mmc4")
+    whole = names("vqav2", vqa), names("mmc4", mmc4)
+    [file] = vqa.glob("*questions.json")
+    file.write_text(file.read_text().replace('"image_id": 9,', '"image_id": Infinity,', 1))
+    both_ways("vqav2", vqa, "not a question with answers", 1, whole[0][1:])
+    (mmc4 / "zz.jsonl").write_text(
+        '{"text_list": ["a"], "image_info": [{"image_name": "x", "matched_text_index": 1e999}]}\n'
+    )
+    both_ways("mmc4", mmc4, "not a page of MMC4", 1, whole[1])
+
+
 def test_questions_without_answers(tmp_path):
     folder = make_vqav2(tmp_path)
     whole = names("vqav2", folder)
@@ -297,6 +335,49 @@ def test_zips_that_lead_out_or_hold_several(tmp_path):
     (tmp_path / "docs_no_face_shard_3_v2.jsonl.zip").write_bytes(b"PK\x03\x04 and no more")
     reader = both_ways("mmc4", tmp_path, "outside the folder", 3, whole)
     assert "2 files in the archive" in reader.complaints[1] and "damaged" in reader.complaints[2]
+
+
+@pytest.mark.parametrize(
+    "flags, method, said",
+    [(1, zipfile.ZIP_STORED, "password required"), (0, 97, "compression method is not supported")],  # 97: WavPack
+)
+def test_zips_that_cannot_be_unpacked(tmp_path, flags, method, said):
+    make_mmc4(tmp_path)
+    whole = names("mmc4", tmp_path)
+    file = tmp_path / "docs_no_face_shard_1_v2.jsonl.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.jsonl", json.dumps({"text_list": ["x"], "image_info": []}) + "\n")
+    content = bytearray(file.read_bytes())
+    for at in (6, content.index(b"PK\x01\x02") + 8):  # of the file's header and of the list's, flags and method
+        content[at : at + 4] = flags.to_bytes(2, "little") + method.to_bytes(2, "little")
+    file.write_bytes(content)
+    both_ways("mmc4", tmp_path, f"cannot be unpacked here: .*{said}", 1, whole)
+
+
+IMPOSSIBLE = {
+    "too long": "x" * 400,
+    "too deep": "x/" * 3000,
+    "half a surrogate pair": "\ud800.jpg",
+    "a loop": "loop.jpg",
+}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_names_that_no_file_can_have(tmp_path, kind):
+    said = "not Unicode" if kind == "half a surrogate pair" else "no image '(x{400}|x/x/|loop)"
+    coco = make_coco(tmp_path / "coco")
+    whole = names("coco", coco)
+    file, first = coco / "annotations" / "captions_train2014.json", "COCO_train2014_000000000009.jpg"
+    (coco / "train2014" / "loop.jpg").symlink_to("loop.jpg")
+    file.write_text(file.read_text().replace(json.dumps(first), json.dumps(IMPOSSIBLE[kind])))
+    both_ways("coco", coco, said, 2, [n for n in whole if n != first])
+
+
+def test_a_caption_where_the_name_should_be(tmp_path):
+    """Where no column holds an address, the second holds the name of a file."""
+    (tmp_path / "0.jpg").write_bytes(jpeg(0))
+    (tmp_path / "captions.tsv").write_text(f"a red field\t0.jpg\nwww.example.org/0.jpg\ta red field{' and on' * 50}\n")
+    both_ways("conceptual-captions", tmp_path, "no image 'a red field and on", 1, ["0.jpg"])
 
 
 def test_names_in_tables_that_lead_out_of_the_images(tmp_path):

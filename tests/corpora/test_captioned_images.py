@@ -17,7 +17,7 @@ SPEC = caption_spec(32, 48)
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three pictures of one colour each, as RGB, grey with alpha, and sixteen bits deep."""
+    """Three pictures of one colour each, as RGB, grey with alpha, and without loss."""
     Image.new("RGB", (200, 100), (255, 0, 0)).save(tmp_path / "red.jpg", quality=95)
     Image.new("LA", (48, 32), (128, 255)).save(tmp_path / "grey.png")
     Image.fromarray(np.tile(np.array([0, 0, 255], np.uint8), (500, 20, 1))).save(tmp_path / "blue.webp", lossless=True)
@@ -41,6 +41,27 @@ def test_images_and_captions_stay_together_in_order(folder):
         image = episode.observations["image"]
         assert image.shape == (1, 32, 48, 3) and image.dtype == np.uint8
         assert np.abs(image.astype(int) - colour).max() <= 3
+
+
+@pytest.mark.parametrize("name, order", [("deep.png", "<u2"), ("deep.tif", "<u2"), ("deep.tif", ">u2")])
+def test_sixteen_bits_become_eight(tmp_path, name, order):
+    shades = np.repeat(np.linspace(0, 65535, 48).astype(order)[None], 32, 0)
+    Image.fromarray(shades).save(tmp_path / name)
+    with Image.open(tmp_path / name) as stored:
+        assert stored.mode.startswith("I;16")
+    write_captions(tmp_path, [(name, "from black to white")])
+    [episode] = read(tmp_path)
+    image = episode.check(SPEC).observations["image"][0]
+    assert np.abs(image - np.linspace(0, 255, 48)[None, :, None]).max() <= 1
+
+
+@pytest.mark.parametrize("name, kind", [("long.tif", np.int32), ("real.tif", np.float32), ("deep.pgm", np.uint16)])
+def test_values_of_which_none_is_white_are_refused(tmp_path, name, kind):
+    Image.fromarray(np.full((32, 48), 1000, kind)).save(tmp_path / name)
+    write_captions(tmp_path, [(name, "fog")])
+    with pytest.raises(DataError, match=rf"does not say what is white \[.* line 1: .*{name}\]") as said:
+        read(tmp_path)
+    assert "PNG" in said.value.fix
 
 
 def test_photographs_are_turned_upright(tmp_path):

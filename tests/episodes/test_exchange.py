@@ -301,6 +301,46 @@ def test_damaged_jat_is_named_and_the_rest_can_be_had(tmp_path):
         imported("jat", path, tmp_path / "none")
 
 
+JAT_GAPS = {  # what becomes of an episode's actions or observations, and what is said of it
+    "a null": (lambda steps: [*steps[:-1], [None, *steps[-1][1:]]], "a value is missing"),
+    "a timestep of null": (lambda steps: [None, *steps[1:]], "values in|a value is missing"),
+    "a timestep too short": (lambda steps: [*steps[:-1], steps[-1][1:]], "values in"),
+    "a timestep of nothing": (lambda steps: [[], *steps[1:]], "values in"),
+    "infinity": (lambda steps: [*steps[:-1], [np.inf, *steps[-1][1:]]], "infinity"),
+}
+
+
+@pytest.mark.parametrize(
+    "name, column",
+    [
+        *((name, f"continuous_{of}") for name in JAT_GAPS for of in ("actions", "observations")),
+        *((name, "discrete_observations") for name in JAT_GAPS if name != "infinity"),
+        ("a timestep of null", "discrete_actions"),
+    ],
+)
+def test_a_gap_in_jat_costs_its_episode_alone(tmp_path, name, column):
+    """Bounds, too, are those of the others, even where it is the first, from which the shapes are taken."""
+    damage, what = JAT_GAPS[name]
+    path = make_jat(tmp_path)["babyai-steer" if column.startswith("discrete") else "mujoco-steer"]
+    (path / "test-00000-of-00001.parquet").unlink()
+    whole = Dataset(imported("jat", path, tmp_path / "whole").folder)
+    file = path / "train-00000-of-00001.parquet"
+    rows = pq.read_table(file)[column].to_pylist()
+    rows[0] = damage(rows[0])
+    _edit_table(file, lambda t: _replace(t, column, rows))
+    with pytest.raises(DataError, match=what) as raised:
+        imported("jat", path, tmp_path / "data")
+    assert raised.value.where.startswith(f"{file} row 0")
+    done = imported("jat", path, tmp_path / "data", on_bad="skip")
+    rest = Dataset(done.folder)
+    assert (done.episodes, done.skipped) == (2, 1) and f"{file} row 0" in done.complaints[0]
+    for a, b in zip(list(whole)[1:], rest, strict=True):
+        same(a, b)
+    if column == "continuous_actions":
+        reached = np.concatenate([e.actions["action"] for e in rest])
+        assert np.array_equal(rest.spec.action["action"].bounds(), [reached.min(0), reached.max(0)])
+
+
 def test_damaged_minari_is_named_and_the_rest_can_be_had(tmp_path):
     import h5py
 

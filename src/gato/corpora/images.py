@@ -93,8 +93,8 @@ def fitting_size(images: int, window_tokens: int, text_tokens: int) -> tuple[int
 def read_image(file: Path | bytes, size: tuple[int, int], where: str = "") -> np.ndarray:
     """uint8 (height, width, 3), upright and resized whole (nothing is cut off, so proportions may change).
 
-    `file` may be a file's content. Raises DataError for what is no image, is cut short, or claims more than 50 million
-    pixels (known from its header, before anything is decoded).
+    `file` may be a file's content. Raises DataError for what is no image, is cut short, holds 32-bit values, or claims
+    more than 50 million pixels (known from its header, before anything is decoded).
     """
     place = where if isinstance(file, bytes) else f"{where}: {file}" if where else str(file)
     try:
@@ -103,10 +103,12 @@ def read_image(file: Path | bytes, size: tuple[int, int], where: str = "") -> np
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise _too_large(f"{picture.width:,} × {picture.height:,} pixels", place)
+                if picture.mode in ("I", "F"):
+                    what = f"an image of Pillow's mode {picture.mode}, which does not say what is white"
+                    raise DataError(what, where=place, fix="save it as PNG, with 8 or 16 bits")
                 picture.draft("RGB", (2 * size[1], 2 * size[0]))  # JPEGs decode at a fraction of their size
                 ImageOps.exif_transpose(picture, in_place=True)  # in place, since most are upright and need no copy
-                rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
-                return np.asarray(rgb.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0))
+                return np.asarray(_rgb(picture).resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0))
     except FileNotFoundError as error:
         raise DataError("no such image", where=place, fix="mend or drop this line") from error
     except Image.DecompressionBombError as error:
@@ -115,6 +117,13 @@ def read_image(file: Path | bytes, size: tuple[int, int], where: str = "") -> np
         raise
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         raise DataError(f"not a readable image: {error}", where=place, fix="mend or drop this line") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """In three times eight bits. Pillow itself cuts 16-bit greys off at 255, so that nearly all of them are white."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _too_large(claim: str, place: str) -> DataError:

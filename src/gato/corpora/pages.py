@@ -129,7 +129,7 @@ class Mmc4(Pages):
                 if not 0 <= index < len(texts):
                     raise ValueError(f"matched_text_index {index} of {len(texts)} sentences")
                 before.setdefault(index, []).append(str(image["image_name"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:  # JSON can spell infinity
             raise DataError(f"not a page of MMC4: {error!r}", where=where, fix=SKIP_FIX) from error
         parts: list[str | list[str] | bytes] = []
         for i, text in enumerate(texts):

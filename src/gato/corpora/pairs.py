@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 import zlib
@@ -79,7 +80,7 @@ class Pairs(Reader):
 class JsonTable:
     """The records of one array of a big JSON file, found by number or by id, each read from the file when asked for.
 
-    Memory: 32 bytes a record. Ids that are not whole numbers are a DataError.
+    Memory: 32 bytes a record. Ids that are not whole numbers within ±2⁶³ are a DataError.
     """
 
     def __init__(self, file: Path, ids: array[int], places: array[int], limit: int):
@@ -100,9 +101,9 @@ class JsonTable:
                     rest[key] = value
                 continue
             number = value.get(wanted[key]) if isinstance(value, dict) else None
-            if not isinstance(number, int):
-                what = f"a record of {key!r} without a number {wanted[key]!r}"
-                raise DataError(what, where=f"{file} byte {begin}", fix="copy the file again")
+            if not isinstance(number, int) or not -(2**63) <= number < 2**63:
+                what = f"a record of {key!r} without a number {wanted[key]!r} within ±2⁶³"
+                raise DataError(what, where=f"{file} byte {begin}", fix="copy it again, or number its records anew")
             ids[key].append(number)
             places[key].extend((begin, end))
         return {key: cls(file, ids[key], places[key], limit) for key in wanted}, rest
@@ -183,7 +184,7 @@ def find_image(folders: Sequence[Path], names: Sequence[str], where: str) -> Pat
     for folder in folders:
         for name in names:
             file = inside(folder, name, where)
-            if file.is_file():
+            if os.path.isfile(file):  # False for a name too long for a file, where Path.is_file raises
                 return file
     looked = ", ".join(map(str, folders)) or "no folder"
     raise DataError(f"no image {names[0]!r} in {looked}", where=where, fix=f"--images DIR names it; {SKIP_FIX}")

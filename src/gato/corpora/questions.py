@@ -74,7 +74,7 @@ class Questions(Reader):
             answers = [str(a["answer"]) for a in annotation["answers"]]
             text = question["question"].strip()
             target = most_common(answers)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise DataError(f"not a question with answers: {error!r}", where=where, fix=SKIP_FIX) from error
         if self.split is not None and split_of(name) != self.split:
             return None

@@ -16,6 +16,7 @@ import functools
 import gzip
 import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -114,19 +115,23 @@ COMPRESSED = (".gz", ".zst", ".zip")
 
 def open_bytes(file: Path, at: int = 0) -> BinaryIO:
     """The file's content, decompressed, from byte `at` on. Compressed files are read up to there, since they cannot be
-    entered in the middle. Raises DataError for an archive of several files."""
+    entered in the middle. Raises DataError for an archive of several files, and for one that Python cannot unpack."""
     stream: Any
     if file.suffix == ".gz":
         stream = gzip.GzipFile(file)
     elif file.suffix == ".zst":
         stream = io.BufferedReader(pa.input_stream(str(file), compression="zstd"), 1 << 18)
     elif file.suffix == ".zip":
-        archive = zipfile.ZipFile(file)
-        members = [m for m in archive.namelist() if not m.endswith("/")]
-        if len(members) != 1:
-            raise DataError(f"{len(members)} files in the archive, expected one", where=str(file), fix="unpack it")
-        safe_name(members[0], str(file))
-        stream = archive.open(members[0])
+        try:
+            archive = zipfile.ZipFile(file)
+            members = [m for m in archive.namelist() if not m.endswith("/")]
+            if len(members) != 1:
+                raise DataError(f"{len(members)} files in the archive, expected one", where=str(file), fix="unpack it")
+            safe_name(members[0], str(file))
+            stream = archive.open(members[0])
+        except RuntimeError as error:  # a password is wanted; NotImplementedError, also one, for an unknown compression
+            fix = f"unpack it, and take the archive away; {SKIP_FIX}"
+            raise DataError(f"cannot be unpacked here: {error}", where=str(file), fix=fix) from error
     else:
         stream = file.open("rb")
         stream.seek(at)
@@ -352,8 +357,8 @@ def safe_name(name: str, where: str) -> str:
 
 def inside(folder: Path, name: str, where: str) -> Path:
     """The file called `name` in `folder`, never one outside it, through links neither."""
-    safe_name(name, where)
-    file = (folder / name).resolve()
+    check_unicode(safe_name(name, where), where)
+    file = Path(os.path.realpath(folder / name))  # Path.resolve raises RuntimeError where links go round in a circle
     if not file.is_relative_to(_real(folder)):
         raise DataError(f"{name!r} lies outside the folder", where=where, fix="keep the images below the folder")
     return file

@@ -114,43 +114,44 @@ class JatRecordings:
             acted = action_spec(low, high, "float32", (len(low),), action_bounds)
         return TaskSpec(observed, {"action": acted})
 
-    def _groups(self, column: str) -> Iterator[pa.Array]:
-        """The lists of a column, row group by row group; of damaged ones, which are met again when they are read, none."""
+    def _lists(self, column: str) -> Iterator[pa.Array]:
+        """What a column holds, episode by episode; nothing of damaged ones, which are met again when they are read."""
         for file in self._surveyed:
             for group in range(file.num_row_groups):
                 try:
-                    yield file.read_row_group(group, columns=[column], use_threads=False)[column].combine_chunks()
+                    rows = file.read_row_group(group, columns=[column], use_threads=False)[column]
                 except (OSError, pa.ArrowException):
                     continue
+                yield from (steps.values for steps in rows if steps.is_valid and len(steps))
 
     def _width(self, column: str) -> int:
-        for lists in self._groups(column):
-            for steps in lists:
-                if steps.is_valid and len(steps):
-                    return len(steps[0].as_py())
+        for steps in self._lists(column):
+            if first := steps[0].as_py():
+                return len(first)
         raise self._nothing(column)
 
     def _first_image(self, column: str) -> np.ndarray:
-        for lists in self._groups(column):
-            for steps in lists:
-                if steps.is_valid and len(steps):
-                    try:
-                        return decode_image(steps[0].as_py())
-                    except (OSError, ValueError, SyntaxError):
-                        continue
+        for steps in self._lists(column):
+            try:
+                return decode_image(steps[0].as_py())
+            except (OSError, ValueError, SyntaxError):
+                continue
         raise self._nothing(column)
 
     def _extremes(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """Smallest and largest of each value, flat: of one-dimensional lists (1,)."""
+        """Smallest and largest of each value, flat: of one-dimensional lists (1,). Episodes that are not whole do not count;
+        they are refused by name when they are read."""
         width = 1 if self._action == "discrete_actions" == column else self._width(column)
         lows, highs = [], []
-        for lists in self._groups(column):
-            values = _flat(lists)
-            if len(values) and len(values) % width == 0:
-                rows = values.reshape(-1, width)
-                lows.append(np.nanmin(rows, axis=0).astype(np.float64))
-                highs.append(np.nanmax(rows, axis=0).astype(np.float64))
-        if not lows or not np.isfinite([lows, highs]).all():
+        for steps in self._lists(column):
+            try:
+                rows = _flat(steps).reshape(len(steps), width).astype(np.float64)
+            except ValueError:
+                continue
+            if np.isfinite(rows).all():
+                lows.append(rows.min(axis=0))
+                highs.append(rows.max(axis=0))
+        if not lows:
             raise self._nothing(column)
         return np.min(lows, axis=0), np.max(highs, axis=0)
 
