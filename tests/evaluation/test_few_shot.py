@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 
 from gato.cli import main
 from gato.episodes.store import Dataset
-from gato.errors import RecipeError
+from gato.errors import OutputExistsError, RecipeError
 from gato.evaluation.few_shot import draw, few_shot, nested_subsets, smoothed_best
+from gato.evaluation.scores import TaskScores
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.rollouts.collect import collect
-from gato.training import load_recipe
+from gato.tokens.timestep import DISCRETE
+from gato.training import load_recipe, train
+from gato.training.start import finetune_recipe
 from gato.worlds import find
 
 TASK = "babyai/go-to-red-ball-grey"
@@ -106,6 +110,88 @@ def test_a_round_through_the_command_line(data, pretrained, tmp_path, capsys):
     assert gato(command) == 0  # nothing is done twice
     assert finished == {p: p.stat().st_mtime_ns for p in (out / "runs").glob("*.json")}
     draw({**record, "expert": None}, tmp_path / "plain.png")
+
+
+def test_a_folder_holds_the_runs_of_one_protocol(data, pretrained, tmp_path):
+    """Another size or start is more of the same; another bundle, recipe, dataset or way of evaluating is not."""
+    bundle, dataset, task, out = Bundle.load(pretrained), Dataset.open(data / TASK), find(TASK), tmp_path / "out"
+    recipe = load_recipe("finetune").override([*SMALL, "steps=1"])
+    settings = {"episodes": 1, "every": 1, "workers": 0}
+    few_shot({"pretrained": bundle}, task, dataset, recipe, [1], 1, out, **settings)
+    more = few_shot(
+        {"pretrained": bundle, "scratch": None}, task, dataset, recipe, [1, 3], 1, out, **settings, like=bundle
+    )
+    assert len(more["runs"]) == 4
+    before = {f: f.read_bytes() for f in out.rglob("*.json")}
+
+    other = Bundle.load(pretrained)
+    with torch.no_grad():
+        other.model.embed.table[0, 0] += 1
+    collect([find(TASK)], 4, tmp_path / "fewer", workers=0, progress=False)
+    fewer = Dataset.open(tmp_path / "fewer" / TASK)
+    for name, changed in {
+        "start pretrained": (other, dataset, recipe, settings),
+        "demonstrations": (bundle, fewer, recipe, settings),
+        "recipe": (bundle, dataset, recipe.replace(learning_rate=0.01), settings),
+        "episodes": (bundle, dataset, recipe, settings | {"episodes": 2}),
+        "every": (bundle, dataset, recipe.replace(steps=2), settings | {"every": 2}),
+    }.items():
+        start, shown, trained_by, judged = changed
+        with pytest.raises(OutputExistsError, match=f"otherwise: .*{name}"):
+            few_shot({"pretrained": start}, task, shown, trained_by, [1], 1, out, **judged)
+    assert before == {f: f.read_bytes() for f in out.rglob("*.json")}
+
+
+@pytest.mark.parametrize("start", ["pretrained", "scratch"])
+def test_what_is_evaluated_is_what_is_saved(data, pretrained, tmp_path, monkeypatch, start):
+    """With task tokens and prompts, and told of returns: the token that it learned, the prompt, the spec."""
+    bundle = Bundle.load(pretrained)
+    torch.manual_seed(0)
+    config = bundle.config.replace(task_token=True)
+    bundle = replace(bundle, config=config, model=Gato(config).eval())
+    learned, played = [], []
+
+    def noting(recipe, stores, *args, **kwargs):
+        learned.extend(stores)
+        return train(recipe, stores, *args, **kwargs)
+
+    def judging(agent, task, episodes, pool):
+        played.append((agent.bundle, agent.bundle.model.training))
+        return TaskScores(task.id, [0.0], None, None), None
+
+    monkeypatch.setattr("gato.evaluation.few_shot.train", noting)
+    monkeypatch.setattr("gato.evaluation.evaluate.evaluate_task", judging)
+    words = [*SMALL, "steps=2", "prompt_share=0.5", "return_ranks=4", "reward_shown=true", "observation_loss=0.5",
+             'window_timesteps={"*": 2}']  # fmt: skip
+    starts = {start: bundle if start == "pretrained" else None}
+    recipe, dataset = finetune_recipe(bundle, "finetune", words), Dataset.open(data / TASK)
+    few_shot(starts, find(TASK), dataset, recipe, [3], 1, tmp_path, every=2, workers=0, like=bundle)
+
+    (store,), ((judged, training),) = learned, played
+    saved = Bundle.load(tmp_path / f"runs/{start}-3-0/bundle")
+    assert list(judged.tasks) == list(saved.tasks) == ([*bundle.tasks, TASK] if start == "pretrained" else [TASK])
+    assert judged.config == saved.config and judged.acting == saved.acting and not training
+    a, b = judged.tasks[TASK], saved.tasks[TASK]
+    assert a.spec == b.spec and {"return_rank", "last_reward"} <= set(a.spec.observation)
+    assert a.window_timesteps == b.window_timesteps == 2
+    read = [card.codec(TASK).encode(card.tasks[TASK].prompt).ids.tolist() for card in (judged, saved)]
+    first = slice(int(store.starts[0]), int(store.starts[store.episodes[1]]))
+    assert read[0] == read[1] == store.tokens.ids[first].tolist()  # its own first demonstration, behind the same token
+    seen = (store.tokens.positions >= 0) & (store.tokens.kinds == DISCRETE)
+    assert store.tokens.targets[seen].any()  # what it sees is foretold too
+
+
+def test_what_the_protocol_decides_is_not_the_recipes(data, pretrained, tmp_path):
+    bundle, dataset = Bundle.load(pretrained), Dataset.open(data / TASK)
+    for word, said in (
+        ("return_filter=0.8", "return_filter=0.8"),
+        ("validation_share=0.1", "validation_share=0.1"),
+        ("steps=3", "3 steps, an evaluation every 4"),
+    ):
+        recipe = load_recipe("finetune").override([*SMALL, word])
+        with pytest.raises(RecipeError, match=said):
+            few_shot({"pretrained": bundle}, find(TASK), dataset, recipe, [1], 1, tmp_path / "out", every=4, workers=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_plain_fine_tuning_starts_from_the_bundle(data, pretrained, tmp_path):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from gato.episodes import Episode, Spec, TaskSpec
+from gato.cli import main
+from gato.episodes import Dataset, Episode, Spec, TaskSpec
+from gato.episodes.store import dataset_folder
 from gato.errors import EpisodeError
 from gato.evaluation.evaluate import evaluate
 from gato.evaluation.open_loop import action_errors, as_text, windows
@@ -15,7 +17,9 @@ from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent, AgentPolicy
 from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
+from gato.rollouts.collect import collect
 from gato.sequences import TokenStore
+from gato.sequences.returns import tell, told_spec
 from gato.worlds import find
 
 TASK = "dummy/count"
@@ -153,6 +157,27 @@ def test_a_prompt_is_in_sight(tokenizer):
     assert a["timesteps"] == b["timesteps"] == sum(map(len, episodes))
     assert a["context"] == "1 timestep" and b["context"] == "the window, behind a prompt"
     assert a["actions"]["button"]["nll"] != b["actions"]["button"]["nll"]
+
+
+def test_demonstrations_are_told_what_the_network_was_told(tokenizer, tmp_path):
+    """A bundle that reads ranks and rewards takes the datasets that it was trained on, and reads their own in them."""
+    spec = told_spec(find(TASK).spec, 4, True)
+    agent = make_agent(tokenizer, TASK, spec, 1)
+    agent.bundle.save(tmp_path / "bundle")
+    collect([find(TASK)], 3, tmp_path / "data", workers=0, policy="random", progress=False)
+    dataset = Dataset.open(dataset_folder(tmp_path / "data", TASK))
+    words = ["evaluate", tmp_path / "bundle", "--teacher-forced", "--data", tmp_path / "data", "--out", tmp_path / "out",
+             "--episodes", 2, "--workers", 0, "--no-film", "--device", "cpu"]  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        main([str(w) for w in words])
+    assert stopped.value.code == 0
+    [entry] = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]
+    told = [tell(dataset[i], spec, dataset.returns) for i in range(2)]
+    assert {"last_reward", "return_rank"} <= set(told[0].observations)
+    assert entry["teacher_forced"]["episodes"] == 2
+    expected = action_errors(agent, TASK, told)["actions"]
+    for path, leaf in entry["teacher_forced"]["actions"].items():
+        assert leaf["nll"] == pytest.approx(expected[path]["nll"], rel=1e-6)
 
 
 def test_beside_the_scores_and_on_the_page(tokenizer, tmp_path):

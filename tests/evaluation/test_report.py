@@ -286,6 +286,16 @@ def test_mass_on_legal_ids_stands_beside_each_task(tmp_path):
     assert rows == {"a": "100.00 %", "b": "99.99 %", "c": "25.00 %", "d": "–"}
 
 
+def test_a_task_at_zero_percent_is_scored(tmp_path):
+    """It stands before those below random, and they before what has no references."""
+    means = {"below": -0.5, "nothing": 0.0, "half": 0.5}
+    tasks = [TaskScores(f"meta-world/{n}", [mean], 0.0, 1.0) for n, mean in means.items()]
+    unknown = TaskScores("meta-world/unknown", [9.0], None, None)
+    write_results(results({}, [unknown, *tasks]), tmp_path / "results.json")
+    shown = write_report(tmp_path).read_text().split("Task by task")[1].split("</section>")[0]
+    assert re.findall(r"<title>meta-world/(\w+)", shown) == ["half", "nothing", "below", "unknown"]
+
+
 def test_no_results_is_named(tmp_path):
     with pytest.raises(DataError, match=r"results\.json"):
         write_report(tmp_path)

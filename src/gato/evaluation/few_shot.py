@@ -5,7 +5,8 @@
     its score is the largest smoothed one
 
 A start is a bundle, or None for a network of the same size from scratch. Every finished run is a file, so that the
-whole, interrupted, goes on with what is missing.
+whole, interrupted, goes on with what is missing; `begun.json` says what they follow from. What is evaluated is what the run
+would save then, in all: its tasks, the token and the prompt of the new one.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from gato.episodes.manifest import make_folder, write_file_atomically
+from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import Dataset
 from gato.errors import RecipeError, UsageError
+from gato.evaluation.improve import claim, fingerprint
 from gato.evaluation.scores import expert_normalised, write_whole
-from gato.model import Gato
-from gato.model.bundle import Bundle, TaskCard, make_codec
+from gato.model.bundle import Bundle, make_codec
 from gato.policy import Agent
 from gato.rollouts.pool import WorkerPool
 from gato.sequences import TokenStore
-from gato.sequences.mixture import pattern_value
+from gato.sequences.returns import tell, told_spec
+from gato.tokens.text import TextTokenizer
 from gato.training import Recipe, train
 from gato.worlds import Task
 
@@ -78,25 +80,34 @@ def few_shot(
 
     {"task", "random", "expert", "protocol": …, "runs": [{"start", "demonstrations", "series", "scores", "score",
     "expert_normalised"}, …]}. `like` is the bundle whose network and tokenizer a start from scratch has; the first of the
-    starts, if not said. Raises RecipeError where a start was trained on the task: it must be held out.
+    starts, if not said. More sizes, series and starts go on where fewer ended. Raises RecipeError where a start was trained on
+    the task, which must be held out, or the recipe chooses episodes, OutputExistsError where `out` holds runs of another bundle,
+    other demonstrations or another protocol.
     """
     some = like or next(b for b in starts.values() if b is not None)
     for name, bundle in starts.items():
         _check_held_out(name, bundle, task.id)
+    _check_recipe(recipe, every)
+    recipe = recipe.replace(model={**some.config.to_json(), **recipe.model})  # what a start from scratch is built from
     subsets = {
         k: nested_subsets(dataset.returns, sizes, k) for k in range(series)
     }  # refused before anything is written
     reference = task.references
     random, expert = (reference[k].mean if k in reference else None for k in ("random", "expert"))
     runs = []
-    make_folder(out)
+    claim(
+        out,
+        {**{f"start {name}": bundle and fingerprint(bundle) for name, bundle in starts.items()},
+         "tokenizer": some.tokenizer.fingerprint, "demonstrations": dataset.identity, "recipe": recipe.to_json(),
+         "episodes": episodes, "every": every},
+    )  # fmt: skip
     with WorkerPool(workers) as pool:
         for k in range(series):
             for size in sorted(sizes):
                 for name, bundle in starts.items():
                     file = out / "runs" / f"{name}-{size}-{k}.json"
                     if not file.exists():
-                        scores = _one(bundle, some, task, dataset, subsets[k][size], recipe.replace(seed=k), pool, file, episodes, every, device)  # fmt: skip
+                        scores = _one(bundle, some.tokenizer, task, dataset, subsets[k][size], recipe.replace(seed=recipe.seed + k), pool, file, episodes, every, device)  # fmt: skip
                         write_file_atomically(file, json.dumps(scores).encode())
                     scores = json.loads(file.read_text())
                     score = smoothed_best(scores)
@@ -124,34 +135,45 @@ def _check_held_out(name: str, bundle: Bundle | None, task: str) -> None:
         )  # fmt: skip
 
 
+def _check_recipe(recipe: Recipe, every: int) -> None:
+    if recipe.steps is not None and recipe.steps < every:
+        raise RecipeError(f"{recipe.steps} steps, an evaluation every {every}", fix="--every less than --steps")
+    for name in ("return_filter", "validation_share"):
+        if getattr(recipe, name):
+            raise RecipeError(
+                f"{name}={getattr(recipe, name)}: a few-shot run learns from every demonstration of its subset", where=recipe.name,
+                fix=f"--set {name}={json.dumps(getattr(Recipe, name))}",
+            )  # fmt: skip
+
+
 def _one(
-    start: Bundle | None, like: Bundle, task: Task, dataset: Dataset, chosen: np.ndarray, recipe: Recipe,
+    start: Bundle | None, tokenizer: TextTokenizer, task: Task, dataset: Dataset, chosen: np.ndarray, recipe: Recipe,
     pool: WorkerPool, file: Path, episodes: int, every: int, device: str,
 ) -> list[float]:  # fmt: skip
-    """One run: the score (mean of `episodes`) at each evaluation."""
+    """One run: the score (mean of `episodes`) at each evaluation. The bundle of the best stays beside the last."""
     from gato.evaluation.evaluate import evaluate_task
 
-    config = like.config.replace(**recipe.model)
-    codec = make_codec(config, like.tokenizer, dataset.spec, task.id, text_targets=recipe.text_targets)
-    store = TokenStore.build(task.id, codec, (dataset[int(i)] for i in chosen), alike=recipe.similar_timesteps)
-    card = TaskCard(dataset.spec, pattern_value(recipe.window_timesteps, task.id, None))
-    recipe = recipe.replace(model={**like.config.to_json(), **recipe.model})  # what a start from scratch is built from
+    spec = told_spec(dataset.spec, recipe.return_ranks, recipe.reward_shown)
+    codec = make_codec(
+        recipe.config(), tokenizer, spec, task.id, len(start.tasks) if start else 0,  # behind those that it knows
+        text_targets=recipe.text_targets, observation_targets=recipe.observation_loss > 0,
+    )  # fmt: skip
+    returns = dataset.returns[chosen]
+    told = (tell(dataset[int(i)], spec, returns) for i in chosen)
+    store = TokenStore.build(task.id, codec, told, alike=recipe.similar_timesteps)
     scores: list[float] = []
 
-    def visit(model: Gato, state) -> None:
-        if state.step % every == 0:
-            model.eval()
-            agent = Agent(Bundle(config, model, like.tokenizer, {task.id: card}, recipe.acting))
-            found, _ = evaluate_task(agent, task, episodes, pool)
-            scores.append(float(np.mean(found.episodes)))
-            model.train()
+    def score(bundle: Bundle) -> float:
+        found, _ = evaluate_task(Agent(bundle), task, episodes, pool)
+        scores.append(float(np.mean(found.episodes)))
+        return scores[-1]
 
     folder = file.parent / file.stem
     if folder.exists():  # of a run that was interrupted: its scores were not kept
         shutil.rmtree(folder)
-    train(recipe, [store], like.tokenizer, folder, start=start, device=device, visit=visit)
+    train(recipe, [store], tokenizer, folder, start=start, device=device, score=score, score_every=every)
     if not scores:
-        raise RecipeError(f"{recipe.steps} steps, an evaluation every {every}", fix="--every less than --steps")
+        raise RecipeError(f"fewer than {every} steps in {recipe.seconds} s", fix="a smaller --every, or more seconds")
     return scores
 
 

@@ -93,7 +93,7 @@ def improve(
     settings = {"episodes": episodes, "keep": keep, "by": by, "explore": explore, "recipe": recipe.to_json()}
     if by == "steps":
         settings["discount"] = discount
-    _claim(out, start, demonstrations, settings)
+    claim(out, {"start": fingerprint(start), "demonstrations": demonstrations.identity, **settings})
     bundle, history, expert = start, [], teacher(task, demonstrations)
     with WorkerPool(workers) as pool:
         for number in range(rounds + 1):
@@ -123,19 +123,26 @@ def own_recipe(bundle: Bundle, by: Literal["episodes", "steps"] = "episodes") ->
     )  # fmt: skip
 
 
-def _claim(out: Path, start: Bundle, demonstrations: Dataset, settings: dict[str, Any]) -> None:
-    """Say what the rounds in `out` follow from, or find that it is the same."""
-    weights = hashlib.sha256()
-    for name, tensor in sorted(start.model.state_dict().items()):
-        weights.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    said = {"start": weights.hexdigest(), "demonstrations": demonstrations.identity, **settings}
+def claim(out: Path, said: Mapping[str, Any]) -> None:
+    """Say in out/begun.json what the results there follow from, or find that nothing said before was otherwise. Raises
+    OutputExistsError."""
     file = out / "begun.json"
-    if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(said)):
-        held = json.loads(file.read_text())
-        other = ", ".join(key for key in said if held.get(key) != json.loads(json.dumps(said[key])))
-        raise OutputExistsError(f"these rounds began otherwise: {other}", where=str(out), fix="another --out")
+    held = json.loads(file.read_text()) if file.exists() else {}
+    said = json.loads(json.dumps(said))  # as it is read back
+    if other := [key for key in said if held.get(key, said[key]) != said[key]]:
+        raise OutputExistsError(
+            f"what is here began otherwise: {', '.join(other)}", where=str(out), fix="another --out"
+        )
     make_folder(out)
-    write_file_atomically(file, json.dumps(said, indent=1).encode())
+    write_file_atomically(file, json.dumps({**held, **said}, indent=1).encode())
+
+
+def fingerprint(bundle: Bundle) -> str:
+    """A hash of its weights."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(bundle.model.state_dict().items()):
+        weights.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return weights.hexdigest()
 
 
 def _round(

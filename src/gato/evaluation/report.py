@@ -240,10 +240,13 @@ def _card(entry: Mapping[str, Any], alt: str, caption: str) -> str:
 def _tasks(run: _Run) -> str:
     means = run.results["aggregates"].get("domains") or {}
     rows, previous = [], None
-    for task in sorted(
-        run.tasks,
-        key=lambda t: (-means.get(t["domain"], -1e9), t["domain"], -(t["expert_normalised"] or -1e9), t["id"]),
-    ):
+
+    def order(task: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The best domain first, in it the best task, and what is not scored last."""
+        score = task["expert_normalised"]
+        return -means.get(task["domain"], -1e9), task["domain"], score is None, -(score or 0.0), task["id"]
+
+    for task in sorted(run.tasks, key=order):
         value, domain = task["expert_normalised"], task["domain"]
         title = f"{task['id']}: {percent(value, 1)} of expert{_between(task.get('interval'))}"
         if value is None:
