@@ -11,9 +11,11 @@ import torch
 
 import gato
 import gato.training.log as training_log
-from gato.episodes.store import Dataset
-from gato.errors import NonFiniteError, RecipeError, UsageError
+from gato.corpora import TEXT_SPEC, asked_of, caption_spec, captioned, document, page, page_spec, questions_spec
+from gato.episodes.store import Dataset, DatasetWriter
+from gato.errors import CheckpointMismatchError, NonFiniteError, RecipeError, UsageError
 from gato.model import Gato
+from gato.model.bundle import Bundle
 from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
 from gato.rollouts.collect import collect
 from gato.rollouts.loop import EVALUATION_SEEDS
@@ -241,7 +243,9 @@ def test_poor_episodes_and_held_out_tasks_are_not_read(tokenizer, tmp_path):
     returns = Dataset.open(tmp_path / task.id).returns
     kept = load_stores([tmp_path], RECIPE.config(), tokenizer, RECIPE.replace(return_filter=0.8))[0]
     assert kept.num_episodes == len(good_episodes(returns, 0.8)) < whole.num_episodes == 20
-    assert load_stores([tmp_path], RECIPE.config(), tokenizer, RECIPE.replace(hold_out=("dummy/*",))) == []
+    for pattern in ("dummy/*", "dummy", "dummy/count", "*count"):  # a domain's name as in `weights`
+        assert load_stores([tmp_path], RECIPE.config(), tokenizer, RECIPE.replace(hold_out=(pattern,))) == []
+    assert len(load_stores([tmp_path], RECIPE.config(), tokenizer, RECIPE.replace(hold_out=("dumm", "count")))) == 1
 
 
 def test_tables_may_learn_at_their_own_rate():
@@ -257,12 +261,23 @@ def test_tables_may_learn_at_their_own_rate():
         "embed.smooth",
     }
     assert set(rates.values()) == {0.02, RECIPE.learning_rate}
+    still = make_optimizers(model, RECIPE.replace(table_learning_rate=0.0))["adamw"].param_groups
+    assert [g["peak"] for g in still] == [RECIPE.learning_rate, RECIPE.learning_rate, 0.0]
 
 
 def test_weights_that_name_nothing_stop_before_anything_starts(stores, tokenizer, tmp_path):
     with pytest.raises(RecipeError):
         train(RECIPE.replace(weights={"babyai": 1.0}), stores, tokenizer, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+    train(RECIPE.replace(steps=1), stores, tokenizer, tmp_path / "run")  # and the folder is free
+
+
+def test_a_bundle_of_another_network_stops_before_anything_starts(stores, tokenizer, tmp_path):
+    bundle = Bundle(RECIPE.config(), Gato(RECIPE.config()), tokenizer)
+    recipe = RECIPE.replace(model={**RECIPE.model, "num_transformer_blocks": 1})
+    with pytest.raises(CheckpointMismatchError, match=r"unexpected blocks\.1"):
+        train(recipe, stores, tokenizer, tmp_path / "run", start=bundle)
+    assert not list((tmp_path / "run").glob("*.json"))
 
 
 @pytest.mark.parametrize("accumulate, processes", [(1, 1), (2, 1), (8, 1), (1, 2), (2, 2)])
@@ -332,3 +347,79 @@ def test_trackers_that_are_not_there(stores, tokenizer, tmp_path):
     with pytest.raises(UsageError, match="wandb or trackio"):
         train(RECIPE, stores, tokenizer, tmp_path / "run", track="mlflow")
     assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+# -- steps with little in them --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Texts, pages of a picture of 400 patches each and a few words, and arrays without either."""
+    folder, rng = tmp_path_factory.mktemp("mixed"), np.random.default_rng(0)
+    with DatasetWriter(folder / "text", "text/notes", TEXT_SPEC, {}) as texts:
+        for i in range(20):
+            texts.add(document("text/notes", f"Note {i}. " + "Water the plants. " * 5))
+    with DatasetWriter(folder / "pages", "pages/big", page_spec(320, 320), {}) as pages:
+        for _ in range(3):
+            picture = rng.integers(256, size=(320, 320, 3), dtype=np.uint8)
+            pages.add(page("pages/big", [picture, "A cat."], (320, 320)))
+    for _ in range(3):
+        felt, seen = rng.normal(size=(8, 2)).astype(np.float32), rng.integers(256, size=(8, 16, 16, 3), dtype=np.uint8)
+        gato.write_episode(folder / "felt", {"joints": felt}, np.tanh(felt), np.ones(8), task="felt/arm")
+        gato.write_episode(folder / "seen", {"camera": seen}, np.tanh(felt), np.ones(8), task="seen/arm")
+    return folder
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_without_a_picture_is_the_same_on_any_number_of_processes(mixed, tokenizer, tmp_path, optimizer):
+    """The patch embedder goes on by its momentum and decays, alone as with others."""
+    recipe = RECIPE.replace(
+        steps=10, slots=2, accumulate=2, slot_tokens=32, window_tokens=32, weights={"felt": 0.9, "seen": 0.1}, warmup=0.0,
+        optimizer=optimizer, model={**RECIPE.model, "patch_embedder": "linear"},
+    )  # fmt: skip
+    stores = load_stores([mixed / "felt", mixed / "seen"], recipe.config(), tokenizer, recipe)
+    mixture = make_mixture(stores, recipe)
+    pictures = [len(mixture.batch(step).image_rows) > 0 for step in range(recipe.steps)]
+    assert (True, False) in itertools.pairwise(pictures)
+    one, two = (train(recipe, stores, tokenizer, tmp_path / str(n), processes=n).model.state_dict() for n in (1, 2))
+    assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-6
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_step_without_a_target_counts_and_changes_nothing(mixed, tokenizer, tmp_path, processes):
+    """Its windows lie in the pictures of pages. No 0/0, no momentum, no decay; the next step with targets learns."""
+    recipe = RECIPE.replace(
+        steps=8, slots=2, slot_tokens=128, window_tokens=128, weights={"pages": 0.8, "text": 0.2}, optimizer="adamw",
+        window_timesteps={},
+    )  # fmt: skip
+    stores = load_stores([mixed / "pages", mixed / "text"], recipe.config(), tokenizer, recipe)
+    mixture = make_mixture(stores, recipe)
+    targets = [len(mixture.batch(step).targets) > 0 for step in range(recipe.steps)]
+    assert (True, False) in itertools.pairwise(targets)
+    torch.manual_seed(recipe.seed)
+    weights = [torch.cat([p.flatten() for p in Gato(recipe.config()).parameters()])]
+
+    def visit(model, state):
+        weights.append(torch.cat([p.detach().flatten().clone() for p in model.parameters()]))
+
+    bundle = train(recipe, stores, tokenizer, tmp_path / "run", processes=processes, visit=visit)
+    assert [not torch.equal(a, b) for a, b in itertools.pairwise(weights)] == targets
+    assert bundle.card["steps"] == 8
+
+
+def test_windows_that_end_before_the_text_begins_are_refused(mixed, tokenizer, tmp_path):
+    """Of a caption or a question they would never hold the picture and a target; of a page they may hold text alone."""
+    picture = np.zeros((160, 160, 3), np.uint8)  # 100 patches
+    for task, spec, episode in (
+        ("captions/big", caption_spec(160, 160), captioned("captions/big", picture, "A cat.")),
+        ("questions/big", questions_spec(160, 160), asked_of("questions/big", picture, [("Who?", "Me."), ("Why?", "So.")])),
+    ):  # fmt: skip
+        with DatasetWriter(tmp_path / task, task, spec, {}) as writer:
+            writer.add(episode)
+        long, short = RECIPE.replace(prompt_share=0.0), RECIPE.replace(document_tokens=100)
+        stores = load_stores([tmp_path / task], RECIPE.config(), tokenizer, RECIPE)
+        assert len(make_mixture(stores, long).batch(0).targets)
+        with pytest.raises(RecipeError, match=f"100 tokens of a picture \\[{task}\\]"):
+            train(short, stores, tokenizer, tmp_path / "run")
+        assert not list((tmp_path / "run").glob("*.json"))
+    make_mixture(load_stores([mixed / "pages"], RECIPE.config(), tokenizer, RECIPE), RECIPE)

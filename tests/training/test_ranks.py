@@ -256,6 +256,11 @@ def test_the_plan_counts_what_the_network_is(capsys):
     assert plan.parameters == total and plan.weights == 4 * total // 2
     assert plan.optimizer == pytest.approx((8 * total - 4 * matrices) / 2, rel=0.02)
     assert f"{total:,} parameters" in str(plan) and "float32" in str(plan)
+    assert "step       1,536 tokens = 2 ranks × 2 parts × 3 slots × 128" in str(plan)
+    uneven = Plan.of(
+        RECIPE.replace(slots=6, accumulate=1), "cpu", 4, sharded=False
+    )  # two ranks have two slots, two have one
+    assert uneven.tokens == 6 * 128 and "step       768 tokens ≤ 4 ranks × 1 parts × 2 slots × 128" in str(uneven)
     lighter = Plan.of(recipe.replace(activation_checkpointing=True), "cpu", 2, sharded=True)
     assert lighter.activations < plan.activations
 

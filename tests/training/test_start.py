@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import gato.training.start as start
+from gato.errors import OutputExistsError, RecipeError
 from gato.model.bundle import Bundle
 from gato.rollouts.collect import collect
 from gato.training import Recipe
-from gato.training.start import finetune_run, resume_run, start_run
+from gato.training.start import finetune_recipe, finetune_run, resume_run, start_run
 from gato.worlds import find
 
 RECIPE = Recipe(
@@ -60,3 +62,94 @@ def test_a_run_stopped_before_its_first_checkpoint_goes_on_from_the_bundle(home,
     began, ended = (load_file(f / "model.safetensors") for f in (home / "run" / "bundle", run / "bundle"))
     assert all(torch.allclose(began[k], ended[k], atol=1e-6) for k in began)
     assert list(json.loads((run / "bundle" / "tasks.json").read_text())) == [*bundle.tasks, "dummy/count"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def killed_while_tokenising(monkeypatch):
+    """A function that runs another until it is killed there."""
+
+    def until_killed(run):
+        def kill(stores):
+            raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(start, "tokenise", kill)
+            run()
+
+    return until_killed
+
+
+def test_a_fine_tuning_that_did_not_begin_leaves_its_folder_free(home, tmp_path, killed_while_tokenising):
+    """The same line again; and other data, and no bundle to begin with: nothing of the attempt is in that run."""
+    bundle, run = Bundle.load(home / "run" / "bundle"), tmp_path / "run"
+    again, small = tmp_path / "again", str(home / "small.py")
+    for out in (run, again):
+        killed_while_tokenising(
+            lambda out=out: finetune_run(bundle, small, [], [home / "new"], out, "cpu", processes=1)
+        )
+        assert (out / "start").exists() and not (out / "recipe.json").exists()
+    finetune_run(bundle, small, [], [home / "new"], run, "cpu", processes=1)
+    assert resume_run(run, "cpu", processes=1) == run / "bundle"
+    with pytest.raises(OutputExistsError, match="--resume"):
+        finetune_run(bundle, small, [], [home / "new"], run, "cpu", processes=1)
+    assert (run / "start").exists()
+    start_run(small, [], [home / "old"], again, home / "tokenizer.model", "cpu", processes=1)
+    assert not (again / "start").exists()
+    assert "dummy/count" not in (again / "datasets.json").read_text()
+
+
+def test_a_folder_called_start_that_is_somebody_elses_stays(home, tmp_path):
+    bundle = Bundle.load(home / "run" / "bundle")
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "mine").write_text("")
+    with pytest.raises(OutputExistsError, match="something else"):
+        finetune_run(bundle, str(home / "small.py"), [], [home / "new"], tmp_path, "cpu", processes=1)
+    assert (tmp_path / "start" / "mine").exists()
+
+
+def test_a_recipe_that_is_refused_leaves_its_folder_free(home, tmp_path):
+    for words, data in ((['weights={"babyai":1}'], home / "old"), ([], home / "new")):
+        line = (str(home / "small.py"), words, [data], tmp_path / "run", home / "tokenizer.model", "cpu")
+        if words:
+            with pytest.raises(RecipeError, match="weights"):
+                start_run(*line, processes=1)
+        else:
+            start_run(*line, processes=1)
+
+
+@pytest.mark.parametrize("name", ["demo", "generalist", "language", "finetune"])
+def test_fine_tuning_by_any_recipe_keeps_the_network(home, tmp_path, name):
+    """Its sizes are the bundle's, whatever the recipe says of its own network; what weighs nothing is the recipe's."""
+    bundle = Bundle.load(home / "run" / "bundle")
+    words = ["slots=2", "slot_tokens=256", "window_tokens=256", "document_tokens=256", "precision=float32", "steps=1"]
+    recipe = finetune_recipe(bundle, name, words)
+    dropout = {"dropout_rate": 0.1} if name == "finetune" else {}
+    assert recipe.config() == bundle.config.replace(**dropout)
+    if name == "generalist":  # of its own weights none is dummy's
+        finetune_run(bundle, name, [*words, 'weights={"*":1}'], [home / "new"], tmp_path / "run", "cpu", processes=1)
+
+
+def test_what_fine_tuning_may_change(home):
+    bundle, small = Bundle.load(home / "run" / "bundle"), str(home / "small.py")
+    changed = finetune_recipe(bundle, small, ["model.dropout_rate=0.2", "model.task_token=false"]).config()
+    assert changed == bundle.config.replace(dropout_rate=0.2, task_token=False)
+    assert finetune_recipe(bundle, small, ['model={"dropout_rate":0.2}']).config() == bundle.config.replace(
+        dropout_rate=0.2
+    )
+    assert finetune_recipe(bundle, small, ["model.layer_width=32"]).config() == bundle.config
+    for word in ("model.num_transformer_blocks=2", "model.feedforward_hidden_size=128", "model.vocabulary_size=2048"):
+        with pytest.raises(RecipeError, match=word.partition("=")[0]):
+            finetune_recipe(bundle, small, [word])
+
+
+def test_what_there_is_not_to_hold_out_is_said(home, tmp_path, capsys):
+    words = ['hold_out=["sokoban/7x7-1-box","dummy","sokobann","sokoban/7x7-1"]']
+    start_run(
+        str(home / "small.py"), words, [home / "old"], tmp_path / "run", home / "tokenizer.model", "cpu", processes=1
+    )
+    assert "no data of dummy, sokobann, sokoban/7x7-1 to hold out" in capsys.readouterr().err
+    assert list(Bundle.load(tmp_path / "run" / "bundle").tasks) == ["sokoban/7x7-2-boxes"]

@@ -2,6 +2,9 @@
 
 import json
 import math
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import torch
 
 import gato.training.log as training_log
 import gato.training.loop as loop
-from gato.errors import NonFiniteError, OutputExistsError, RecipeError, UnknownNameError
+from gato.errors import NonFiniteError, OutputExistsError, RecipeError, TeamError, UnknownNameError
 from gato.model import Gato
 from gato.rollouts.collect import collect
 from gato.tokens.timestep import CONTINUOUS, DISCRETE
@@ -167,6 +170,24 @@ def test_processes_share_a_batch(data, tokenizer, tmp_path):
     assert records[-1]["step"] == 4 and records[-1]["tokens"] > 3 * 4 * 200
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, TeamError])
+def test_no_process_outlives_a_run_that_breaks_off(data, tokenizer, tmp_path, monkeypatch, error):
+    """Because of something in rank 0, or because rank 1 freezes."""
+    torch.set_num_threads(1)
+    monkeypatch.setenv("GATO_TIMEOUT", "5")
+
+    def watch(report):  # after the first step
+        [other] = multiprocessing.active_children()
+        if error is ZeroDivisionError:
+            raise error
+        os.kill(other.pid, signal.SIGSTOP)
+
+    stores = stores_of(data, RECIPE, tokenizer)
+    with pytest.raises(error):
+        train(RECIPE, stores, tokenizer, tmp_path / "run", processes=2, watch=watch)
+    assert not multiprocessing.active_children()
+
+
 def test_more_processes_than_slots_are_refused_before_anything_is_written(data, tokenizer, tmp_path):
     recipe = RECIPE.replace(accumulate=2)
     with pytest.raises(RecipeError, match="--processes 4"):
@@ -190,12 +211,21 @@ def test_absent_domains_are_named(data, tokenizer):
 @pytest.mark.parametrize(
     "word", ["optimizer=AdamW", "loss_by=token", "precision=fp32", "discrete=argmax", "slots=0", "accumulate=0", "window_tokens=0",
              "steps=many", "learning_rate=fast", 'weights={"*": "x"}', "hold_out=babyai", "save_async=1", "betas=[0.9]", "clip=-1",
-             "seed=1.5", "learning_rate=NaN"],
+             "seed=1.5", "learning_rate=NaN", "clip=0", "temperature=0", "steps=0", "seconds=0", "eps=0", "betas=[1.0,0.95]",
+             "betas=[0.9,-1]", 'window_timesteps={"*":0}', 'window_timesteps={"*":-3}', "warmup=20", 'weights={"*":Infinity}'],
 )  # fmt: skip
 def test_a_recipe_with_a_wrong_value(word):
     """A misspelt optimiser would otherwise leave the blocks untrained, without a word."""
     with pytest.raises(RecipeError, match=word.partition("=")[0]):
         load_recipe("tiny").override([word])
+
+
+def test_a_model_word_beside_the_whole_model():
+    """In their order: the whole, then a field of it; what is no model is refused by name, whatever follows."""
+    changed = RECIPE.override(['model={"layer_width":64,"num_attention_heads":2}', "model.dropout_rate=0.2"])
+    assert changed.model == {"layer_width": 64, "num_attention_heads": 2, "dropout_rate": 0.2}
+    with pytest.raises(RecipeError, match="model=3"):
+        RECIPE.override(["model=3", "model.dropout_rate=0.2"])
 
 
 def test_every_weight_has_one_optimizer():

@@ -20,4 +20,4 @@ recipe = Recipe(
     warmup=0.0,
     weight_decay=0.0,
 )
-"""`size` plays no part: the network is the bundle's, but for the fields in `model`."""
+"""`size` plays no part: the network is the bundle's, but for fields in `model` that no weight's shape follows from."""

@@ -8,6 +8,9 @@ asks for them, prepare the steps ahead; they change nothing about what is drawn.
 from __future__ import annotations
 
 import fnmatch
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -20,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from gato.episodes.store import Dataset, find_datasets
-from gato.errors import DatasetMissingError, EpisodeError, TokenizerError
+from gato.errors import DatasetMissingError, EpisodeError, RecipeError, TokenizerError
 from gato.model import GatoConfig
 from gato.model.bundle import make_codec
 from gato.sequences import Batch, Mixture, ShelvedStore, Store, TokenStore
@@ -29,6 +32,7 @@ from gato.sequences.returns import tell, told_spec
 from gato.sequences.shelf import set_aside
 from gato.tokens import TimestepCodec
 from gato.tokens.text import TextTokenizer
+from gato.tokens.timestep import MARKS, QUESTION
 from gato.training.recipe import Recipe
 
 FOR_EVER = 2**40  # steps; more than any run has
@@ -102,7 +106,7 @@ def _datasets(
     numbers = {task: i for i, task in enumerate(known)}
     for path in paths:
         dataset = Dataset.open(path)
-        if any(fnmatch.fnmatch(dataset.task, pattern) for pattern in recipe.hold_out):
+        if any(holds_out(pattern, dataset.task) for pattern in recipe.hold_out):
             continue
         spec = told_spec(dataset.spec, recipe.return_ranks, recipe.reward_shown)
         yield dataset, make_codec(
@@ -110,6 +114,11 @@ def _datasets(
             text_targets=recipe.text_targets, question_targets=recipe.question_targets,
             observation_targets=recipe.observation_loss > 0,
         )  # fmt: skip
+
+
+def holds_out(pattern: str, task: str) -> bool:
+    """Whether a pattern of `hold_out` is of a task: its id, its domain (as in `weights`), or a glob."""
+    return fnmatch.fnmatch(task, pattern) or task.split("/", 1)[0] == pattern
 
 
 def tokenise(stores: Sequence[ShelvedStore]) -> None:
@@ -121,6 +130,16 @@ def tokenise(stores: Sequence[ShelvedStore]) -> None:
 
 
 def make_mixture(stores: Sequence[Store], recipe: Recipe) -> Mixture:
+    """Raises RecipeError for weights that name nothing, and for windows that are too short to learn from."""
+    window = min(recipe.window_tokens, recipe.slot_tokens, recipe.document_tokens or recipe.window_tokens)
+    for store in stores:
+        pictures, leaves = store.codec.fixed_tokens, store.codec.spec.observation
+        page = MARKS in leaves and QUESTION not in leaves  # which has texts without a picture too
+        if not (store.codec.acts or page) and pictures >= window:
+            raise RecipeError(
+                f"a window of {window} tokens ends before the text begins, behind {pictures} tokens of a picture",
+                where=store.task, fix="a larger window_tokens, slot_tokens and document_tokens, or smaller pictures",
+            )  # fmt: skip
     return Mixture(
         stores, recipe.weights, recipe.slots, recipe.slot_tokens, recipe.window_tokens, recipe.window_timesteps,
         recipe.prompt_share, recipe.prompt_loss, recipe.config().parallel_actions, recipe.seed, recipe.document_tokens,
@@ -144,11 +163,23 @@ def stream(
         flags.FLAGS.mark_as_parsed()  # grain's workers read their options there, and nobody here has a command line of absl's
     threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     ahead = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    iterator = iter(steps.to_iter_dataset(threads).mp_prefetch(ahead))
+    iterator = iter(steps.to_iter_dataset(threads).mp_prefetch(ahead, _end_with_parent))
     try:
         yield ([_unpack(record) for record in records] for records in iterator)
     finally:
         iterator.close()
+
+
+def _end_with_parent(*_: int) -> None:
+    """In a worker of grain's, which after a kill of its training would wait for ever for its batches to be taken."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _grain() -> Any:

@@ -19,7 +19,7 @@ import torch
 from gato.episodes.manifest import lock_folder, write_file_atomically
 from gato.errors import NonFiniteError, OutputExistsError, RecipeError
 from gato.model import Gato
-from gato.model.bundle import Bundle, TaskCard
+from gato.model.bundle import Bundle, TaskCard, check_weights
 from gato.model.transformer import Block
 from gato.sequences import Mixture, Store
 from gato.tokens.text import TextTokenizer
@@ -33,7 +33,7 @@ from gato.training.recipe import Recipe
 from gato.training.saving import Saver
 from gato.training.sharding import clip_gradients, shard, whole
 from gato.training.signals import StopSignals
-from gato.training.team import Forked, Team, fork, free_port
+from gato.training.team import Forked, Team, dismiss, fork, free_port
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -90,10 +90,15 @@ def train(
             )  # fmt: skip
         if track is not None:
             check_tracker(track)
+        mixture = make_mixture(stores, recipe)  # what is wrong with the recipe is said before the folder belongs to it
+        config = start.config.replace(**recipe.model) if start else recipe.config()
+        with torch.device("meta"):
+            outline = Gato(config)
+        make_optimizers(outline, recipe)
+        if start:
+            check_weights(outline, start.model.state_dict(), f"the bundle that {recipe.name} starts from")
         if lead:
             _claim(out, recipe, resume)
-        mixture = make_mixture(stores, recipe)  # what is wrong with the weights is said before anything starts
-        config = start.config.replace(**recipe.model) if start else recipe.config()
         port = free_port() if processes > 1 else 0
 
         def bundle_of(model: Gato, state: State) -> Bundle:
@@ -126,11 +131,12 @@ def train(
             return model, state
 
         others = fork(processes - 1, lambda rank: work(Forked(rank, processes, port)))
-        if team is None:
-            team = Forked(0, processes, port, others) if others else Team()
-        model, state = work(team)
-        for process in others:
-            process.join(30)
+        try:
+            if team is None:
+                team = Forked(0, processes, port, others) if others else Team()
+            model, state = work(team)
+        finally:
+            dismiss(others)
         team = None  # what is left is one whole network
         bundle = bundle_of(model, state)
         if lead and not (out / "bundle").exists():
@@ -249,7 +255,7 @@ def _run(
             team.at(state.step, "updating")
             for p in parameters:
                 if p.grad is not None:
-                    p.grad.div_(targets)
+                    p.grad.div_(targets or 1.0)
             with team.naming_the_lost():
                 norm = clip_gradients(parameters, recipe.clip)
             if not math.isfinite(norm):
@@ -268,7 +274,8 @@ def _run(
                 )  # fmt: skip
             with team.naming_the_lost():
                 for optimizer in optimizers.values():
-                    optimizer.step()
+                    if targets:  # pictures may fill all windows of a step, and nothing is to be learned from it
+                        optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
             state.step += 1
             state.tokens += int(tokens)

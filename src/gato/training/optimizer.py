@@ -22,10 +22,11 @@ def make_optimizers(model: torch.nn.Module, recipe: Recipe) -> Optimizers:
     decayed = [p for n, p in rest if p.ndim >= 2 and n.startswith("embed.patch")]
     tables = [p for n, p in rest if n.startswith("embed.") and not n.startswith("embed.patch")]
     plain = [p for _, p in rest if not any(p is q for q in (*decayed, *tables))]
+    table_rate = recipe.learning_rate if recipe.table_learning_rate is None else recipe.table_learning_rate
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": plain, "weight_decay": 0.0},
-        {"params": tables, "weight_decay": 0.0, "lr": recipe.table_learning_rate or recipe.learning_rate},
+        {"params": tables, "weight_decay": 0.0, "lr": table_rate},
     ]
     if recipe.optimizer == "adamw":
         groups[0]["params"] = [*decayed, *matrices]

@@ -28,16 +28,13 @@ class Plan:
     parts: int  # of a step, that each rank takes one after the other
     slots: int  # in a part
     slot_tokens: int
+    tokens: int  # of a step; less than the product where the parts do not divide the recipe's slots
     weights: int  # bytes of a rank, this and the next four
     gradients: int
     optimizer: int
     gathered: int  # weights put together for a pass, where a rank keeps a slice alone
     activations: int
     precision: str
-
-    @property
-    def tokens(self) -> int:
-        return self.ranks * self.parts * self.slots * self.slot_tokens
 
     @property
     def bytes(self) -> int:
@@ -62,7 +59,8 @@ class Plan:
         held = total - in_blocks + 2 * in_blocks // config.num_transformer_blocks
         return cls(
             size=recipe.size, parameters=total, ranks=world, parts=parts // world, slots=slots,
-            slot_tokens=recipe.slot_tokens, weights=4 * total // share, gradients=4 * total // share,
+            slot_tokens=recipe.slot_tokens, tokens=recipe.slots * recipe.slot_tokens,
+            weights=4 * total // share, gradients=4 * total // share,
             optimizer=(8 * (total - matrices) + 4 * matrices) // share,
             gathered=held * (2 if bf16 else 4) if sharded else 0,
             activations=activation_bytes(recipe, slots, 2 if bf16 else 4),
@@ -75,9 +73,10 @@ class Plan:
         said = ", ".join(
             f"{name} {in_words(size)}" for name, size in {**memory, "activations": self.activations}.items()
         )
+        equals = "=" if self.tokens == self.ranks * self.parts * self.slots * self.slot_tokens else "≤"
         return (
             f"network    {self.parameters:,} parameters, {self.size}\n"
-            f"step       {self.tokens:,} tokens = {self.ranks} ranks × {self.parts} parts × {self.slots} slots × {self.slot_tokens:,}\n"
+            f"step       {self.tokens:,} tokens {equals} {self.ranks} ranks × {self.parts} parts × {self.slots} slots × {self.slot_tokens:,}\n"
             f"memory     {in_words(self.bytes)} a rank: {said} (estimated)\n"
             f"precision  {self.precision}"
         )

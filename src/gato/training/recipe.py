@@ -11,13 +11,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gato.errors import RecipeError, UnknownNameError, nearest
-from gato.model.config import GatoConfig, size
+from gato.model.config import GatoConfig, is_a, size
 
-POSITIVE = ("slots", "slot_tokens", "accumulate", "window_tokens", "document_tokens")
+POSITIVE = ("steps", "slots", "slot_tokens", "accumulate", "window_tokens", "document_tokens")
+ABOVE_ZERO = ("seconds", "clip", "temperature", "eps")  # of 0 a run would not begin, not learn, or not act
 RECIPES = ("demo", "finetune", "generalist", "language", "paper", "tiny")  # files of gato.recipes
 
 
@@ -37,7 +37,7 @@ class Recipe:
     # data
     hold_out: tuple[
         str, ...
-    ] = ()  # globs of tasks whose data are not read: to be learned from few demonstrations later
+    ] = ()  # globs of tasks, or domains, whose data are not read: to be learned from few demonstrations later
     weights: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
     slots: int = 8
     slot_tokens: int = 1024
@@ -98,10 +98,19 @@ class Recipe:
                 f"similar_timesteps {self.similar_timesteps}, prompt_share {self.prompt_share}", where=self.name,
                 fix="one of the two; similar_timesteps at least 1, or 0 for none",
             )  # fmt: skip
-        if not 0 <= self.prompt_share <= 1:
+        for name in ("prompt_share", "warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RecipeError(
+                    f"{name} {getattr(self, name)} is not a share", where=self.name, fix="between 0 and 1"
+                )
+        if any(n is not None and n < 1 for n in self.window_timesteps.values()):
             raise RecipeError(
-                f"prompt_share {self.prompt_share} is not a share", where=self.name, fix="between 0 and 1"
+                f"window_timesteps {dict(self.window_timesteps)}",
+                where=self.name,
+                fix="at least 1, or null for no limit",
             )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise RecipeError(f"betas {list(self.betas)}", where=self.name, fix="at least 0, below 1")
         if self.return_filter is not None and not 0 < self.return_filter <= 1:
             raise RecipeError(
                 f"return_filter {self.return_filter} is not a share", where=self.name, fix="the paper's 0.8"
@@ -112,8 +121,10 @@ class Recipe:
             raise RecipeError(f"validation_share {self.validation_share}", where=self.name, fix="a share, say 0.05")
         if self.observation_loss < 0:
             raise RecipeError(f"observation_loss {self.observation_loss}", where=self.name, fix="0 or a small weight")
-        if any(w < 0 for w in self.weights.values()) or not sum(self.weights.values()) > 0:
-            raise RecipeError(f"weights {dict(self.weights)}", where=self.name, fix="none negative, and not all zero")
+        if any(w < 0 for w in self.weights.values()) or not 0 < sum(self.weights.values()) < math.inf:
+            raise RecipeError(
+                f"weights {dict(self.weights)}", where=self.name, fix="none negative or infinite, not all zero"
+            )
         if self.slots % self.accumulate:
             raise RecipeError(
                 f"{self.slots} slots in {self.accumulate} parts", where=self.name, fix="accumulate must divide slots"
@@ -128,7 +139,7 @@ class Recipe:
         """Raises RecipeError for a value that is not of its field's type, or a number that is too small."""
         for name, hint in _hints().items():
             value = getattr(self, name)
-            if not _is_a(hint, value):
+            if not is_a(hint, value):
                 choices = [
                     repr(c) for part in (hint, *get_args(hint)) if get_origin(part) is Literal for c in get_args(part)
                 ]
@@ -137,6 +148,8 @@ class Recipe:
             least = 1 if name in POSITIVE else 0
             if isinstance(value, int | float) and not least <= value < math.inf:
                 raise RecipeError(f"{name}={value!r}", where=self.name, fix=f"a number of at least {least}")
+            if name in ABOVE_ZERO and value == 0:
+                raise RecipeError(f"{name}={value!r}", where=self.name, fix="a number above 0")
 
     def config(self) -> GatoConfig:
         return size(self.size).replace(**self.model)
@@ -166,7 +179,6 @@ class Recipe:
     def override(self, assignments: list[str]) -> Recipe:
         """`field=value` words of the command line; `model.field=value` reaches into the network's config."""
         changes: dict[str, Any] = {}
-        model = dict(self.model)
         for word in assignments:
             name, equals, text = word.partition("=")
             if not equals:
@@ -176,34 +188,17 @@ class Recipe:
             except ValueError:
                 value = text
             if name.startswith("model."):
-                model[name.removeprefix("model.")] = value
+                model = changes.get("model", self.model)
+                if isinstance(model, Mapping):  # what is none is refused below
+                    changes["model"] = {**model, name.removeprefix("model."): value}
             else:
                 changes[name] = tuple(value) if isinstance(value, list) else value
-        return self.replace(**changes, **({"model": model} if model != dict(self.model) else {}))
+        return self.replace(**changes)
 
 
 @functools.cache
 def _hints() -> dict[str, Any]:
     return get_type_hints(Recipe)
-
-
-def _is_a(hint: Any, value: Any) -> bool:
-    """Whether a value is of a field's type: of those that this dataclass uses."""
-    kind, parts = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if hint in (int, float):
-        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-    if kind is Literal:
-        return value in parts
-    if kind in (Union, UnionType):
-        return any(_is_a(part, value) for part in parts)
-    if kind is tuple:
-        of = [parts[0]] * len(value) if isinstance(value, tuple) and parts[-1] is ... else parts
-        return isinstance(value, tuple) and len(value) == len(of) and all(map(_is_a, of, value))
-    if kind is Mapping:
-        return isinstance(value, Mapping) and all(_is_a(parts[0], k) and _is_a(parts[1], v) for k, v in value.items())
-    return isinstance(value, hint)
 
 
 def load_recipe(name: str) -> Recipe:

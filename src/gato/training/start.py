@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -13,14 +14,22 @@ from typing import Any
 
 import torch
 
-from gato.episodes.manifest import make_folder, write_file_atomically
+from gato.episodes.manifest import lock_folder, write_file_atomically
 from gato.episodes.store import Dataset, find_datasets
-from gato.errors import CheckpointMissingError, DatasetChangedError, DatasetMissingError, OutputExistsError, nearest
+from gato.errors import (
+    CheckpointMissingError,
+    DatasetChangedError,
+    DatasetMissingError,
+    OutputExistsError,
+    RecipeError,
+    nearest,
+)
 from gato.model.bundle import Bundle, read_json
+from gato.model.config import WEIGHTLESS
 from gato.sequences import ShelvedStore, Store
 from gato.sequences.mixture import governing
 from gato.tokens.text import TextTokenizer
-from gato.training.data import shelve, tokenise
+from gato.training.data import holds_out, shelve, tokenise
 from gato.training.loop import train
 from gato.training.plan import Plan
 from gato.training.progress import TrainingBar
@@ -43,16 +52,11 @@ def start_run(
     device, team = _place(device)
 
     def prepare() -> str:
-        if (out / "recipe.json").exists():
-            raise OutputExistsError(
-                "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
-            )
+        _must_be_free(out)
         paths = find_datasets(list(data))
         size = recipe.config().vocabulary_size
         text = TextTokenizer.load(tokenizer) if tokenizer else TextTokenizer.train(_texts(paths), size)
-        make_folder(out)
-        write_file_atomically(out / "tokenizer.model", text.to_bytes())
-        write_file_atomically(out / "data.json", json.dumps([str(p.resolve()) for p in data]).encode())
+        _fill(out, data, text)
         return ""
 
     team.first("prepare", prepare) if team else prepare()
@@ -81,21 +85,44 @@ def finetune_run(
 ) -> Path:
     """Go on training a bundle on the datasets `data` (paper section 5). Returns the new bundle's folder."""
     recipe = finetune_recipe(bundle, recipe_name, words)
-    if (out / "recipe.json").exists():
-        raise OutputExistsError(
-            "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
-        )
-    make_folder(out)
-    write_file_atomically(out / "tokenizer.model", bundle.tokenizer.to_bytes())
-    write_file_atomically(out / "data.json", json.dumps([str(p.resolve()) for p in data]).encode())
-    bundle.save(out / "start")  # the run needs nothing but its folder to go on
+    _fill(out, data, bundle.tokenizer, bundle)
     return _run(recipe, data, out, bundle.tokenizer, device, processes, resume=False, start=bundle)
 
 
 def finetune_recipe(bundle: Bundle, name: str, words: Sequence[str]) -> Recipe:
-    """A recipe for this bundle's network: its sizes, but for what the recipe's `model` sets (dropout)."""
-    recipe = load_recipe(name).override(list(words))
-    return recipe.replace(model={**bundle.config.to_json(), **recipe.model})
+    """A recipe for this bundle's network: its sizes, whatever sizes the recipe names for a network of its own; of the recipe's
+    `model`, what no weight's shape follows from (dropout, task tokens). Raises RecipeError where `words` ask for other sizes."""
+    own, recipe = bundle.config.to_json(), load_recipe(name)
+    mine = {field: value for field, value in recipe.model.items() if field in WEIGHTLESS}
+    recipe = recipe.replace(model={**own, **mine}).override(list(words))
+    for field, value in recipe.model.items():
+        if field not in WEIGHTLESS and value != own[field]:
+            raise RecipeError(
+                f"model.{field}={value!r}: the bundle's network has {own[field]!r}", where=name,
+                fix="leave it out; gato train begins a network of other sizes",
+            )  # fmt: skip
+    return recipe.replace(model={**own, **recipe.model})
+
+
+def _must_be_free(out: Path) -> None:
+    if (out / "recipe.json").exists():
+        raise OutputExistsError(
+            "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
+        )
+
+
+def _fill(out: Path, data: Sequence[Path], text: TextTokenizer, start: Bundle | None = None) -> None:
+    """A new run's folder, with all that it needs to go on. An attempt that never became a run may have left another bundle and
+    other datasets to begin with: they go. Raises OutputExistsError."""
+    with lock_folder(out):
+        _must_be_free(out)
+        if (out / "data.json").exists():
+            (out / "datasets.json").unlink(missing_ok=True)
+            shutil.rmtree(out / "start", ignore_errors=True)
+        write_file_atomically(out / "tokenizer.model", text.to_bytes())
+        write_file_atomically(out / "data.json", json.dumps([str(p.resolve()) for p in data]).encode())
+        if start is not None:
+            start.save(out / "start")
 
 
 def datasets_of(tasks: str, data: Sequence[Path]) -> list[Path]:
@@ -140,6 +167,8 @@ def _run(
     absent = absent_weights(recipe, stores)
     if absent and lead:
         print(f"no data for {', '.join(absent)}: the other weights share theirs", file=sys.stderr)
+    if lead and (unmet := absent_hold_out(recipe, data)):
+        print(f"no data of {', '.join(unmet)} to hold out", file=sys.stderr)
     plan = Plan.of(recipe, device, team.world if team else processes, sharded=team is not None)
     if lead:
         print(plan, file=sys.stderr)
@@ -173,6 +202,12 @@ def absent_weights(recipe: Recipe, stores: Sequence[Store]) -> list[str]:
     """Domains (or globs of tasks) that the recipe weighs and no dataset answers to; the rest is renormalised."""
     met = {governing(recipe.weights, store.task) for store in stores}
     return [name for name, weight in recipe.weights.items() if weight and name != "*" and name not in met]
+
+
+def absent_hold_out(recipe: Recipe, data: Sequence[Path]) -> list[str]:
+    """Patterns of `hold_out` that no dataset answers to: misspelt, perhaps."""
+    tasks = [Dataset.open(path).task for path in find_datasets(list(data))] if recipe.hold_out else []
+    return [pattern for pattern in recipe.hold_out if not any(holds_out(pattern, task) for task in tasks)]
 
 
 def _texts(paths: Sequence[Path]) -> Iterator[str]:

@@ -75,15 +75,15 @@ class Team:
             self._heartbeat.at(step, where, patient)
 
     def sum(self, parameters: Iterable[torch.nn.Parameter], numbers: list[float], step: int) -> list[float]:
-        """Sum a few numbers over all ranks and, where the network is not sharded, the gradients, in place. Raises TeamError
-        where a rank is at another step: it skipped something that the others did."""
-        if self.world == 1:
-            return numbers
+        """Sum a few numbers over all ranks and, where the network is not sharded, the gradients, in place: zeros where
+        nothing was touched. Raises TeamError where a rank is at another step: it skipped something that the others did."""
         grads = []
         for p in () if self.sharded else parameters:
-            if p.grad is None:  # not touched by this rank's part of the batch
+            if p.grad is None:  # not touched by this rank's part of the batch, be it the whole
                 p.grad = torch.zeros_like(p)
             grads.append(p.grad)
+        if self.world == 1:
+            return numbers
         steps = [0.0] * self.world
         steps[self.rank] = float(step)
         kind = torch.float64 if self.sharded else torch.float32
@@ -248,14 +248,23 @@ def free_port() -> int:
 
 def fork(others: int, work: Callable[[int], Any]) -> list[Any]:
     """Start ranks 1 … `others`, which run `work(rank)`. Forked, so that the token stores are shared, not copied; safe
-    because nothing has used more than one thread before."""
+    because nothing has used more than one thread before. No daemons, which may not start workers that prepare batches:
+    whoever calls this sees to their end (`dismiss`)."""
     context = mp.get_context("fork")
     started = []
     for rank in range(1, others + 1):
-        process = context.Process(target=_rank, args=(work, rank), daemon=True)
+        process = context.Process(target=_rank, args=(work, rank), daemon=False)
         process.start()
         started.append(process)
     return started
+
+
+def dismiss(others: Sequence[Any]) -> None:
+    """Whatever ended rank 0: the others, which its collectives now break off for, end by themselves, or are killed."""
+    for process in others:
+        process.join(30)
+        process.kill()
+        process.join()
 
 
 def _rank(work: Callable[[int], Any], rank: int) -> None:
