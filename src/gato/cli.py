@@ -588,6 +588,8 @@ class Train:
     set: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
     """field=value; model.field=value reaches into the network."""
     resume: Path | None = None
+    bundle: bool = False
+    """With --resume: no more steps, but the bundle of the run's last checkpoint, in DIR/bundle-step-N. The run can go on."""
     device: str = "auto"
     processes: int = 0
     """On a CPU: how many share each batch; 0 for one per core."""
@@ -608,8 +610,17 @@ class Train:
             _within("--steps", self.steps, 1)
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UsageError(f"--seconds {self.seconds}", fix="a number above 0")
+        if self.resume is not None:
+            decided = ("recipe", "data", "out", "tokenizer", "size", "steps", "seconds", "set")
+            if given := [name for name in decided if getattr(self, name)]:
+                raise UsageError(
+                    f"a run goes on as it began: {', '.join(given)} cannot change", where=str(self.resume),
+                    fix="gato train --resume DIR; for other settings gato finetune from its bundle (--resume DIR --bundle makes one)",
+                )  # fmt: skip
+        elif self.bundle:
+            raise UsageError("a bundle of which run?", fix="gato train --resume DIR --bundle")
         device = _device(self.device)  # before anything is written
-        from gato.training.start import resume_run, start_run
+        from gato.training.start import bundle_so_far, resume_run, start_run
 
         watching: dict[str, Any] = {"track": self.track, "profile": self.profile}
         if self.evaluate:
@@ -618,7 +629,9 @@ class Train:
 
             score = functools.partial(mean_percent, tasks=select(self.evaluate), episodes=self.evaluate_episodes)
             watching |= {"score": score, "score_every": self.evaluate_every}
-        if self.resume is not None:
+        if self.resume is not None and self.bundle:
+            bundle = bundle_so_far(self.resume)
+        elif self.resume is not None:
             bundle = resume_run(self.resume, device, self.processes, **watching)
         else:
             if self.recipe is None or self.out is None or not self.data:
@@ -935,19 +948,22 @@ def _demonstrations(agent: Any, tasks: list[str], paths: tuple[Path, ...], most:
     """At most so many episodes of each of the tasks that has a dataset there."""
     from gato.episodes.store import Dataset, find_datasets
     from gato.errors import DataError
+    from gato.sequences.returns import tell, world_spec
 
     found: dict[str, list[Any]] = {}
     for folder in find_datasets(list(paths)):
         dataset = Dataset.open(folder)
         if dataset.task not in tasks:
             continue
-        if dataset.spec != agent.bundle.tasks[dataset.task].spec:
+        spec = agent.bundle.tasks[dataset.task].spec
+        if dataset.spec != world_spec(spec):
             raise DataError(
                 "this dataset's observations or actions are not those the bundle was trained on",
                 where=str(folder), fix=f"gato collect {dataset.task} --out another folder",
             )  # fmt: skip
         held = found.setdefault(dataset.task, [])
-        held += dataset.episodes(range(min(len(dataset), most - len(held))))
+        first = dataset.episodes(range(min(len(dataset), most - len(held))))
+        held += (tell(episode, spec, dataset.returns) for episode in first)
     found = {task: episodes for task, episodes in found.items() if episodes}
     if not found:
         raise UsageError(
@@ -1029,6 +1045,7 @@ class Play:
         bundle, task_id = (self.words[0] if len(self.words) == 2 else None), self.words[-1]
         if self.video:
             _suffix("--video", self.video, ".webp", ".mp4", ".gif", ".png")
+        from gato.evaluation.animation import Film
         from gato.evaluation.screen import Screen
         from gato.evaluation.watching import Moment, watch
         from gato.evaluation.window import Window, has_screen
@@ -1037,33 +1054,28 @@ class Play:
         from gato.worlds import find
 
         window = Window(f"gato play {task_id}", self.fps) if self.video is None and has_screen() else None
+        film = Film(self.video or Path("episode.webp"), fps=self.fps) if window is None else None
         agent, task = load(bundle, _device(self.device)), find(task_id)
         acting = _acting(self.acting, agent.bundle.acting)
         agent.bundle.codec(task.id)
         policy = agent.planner(task.id, 1, planning, **acting) if planning else agent.policy(task.id, 1, **acting)
         screen = Screen(task, f"{self.plan} continuations of {self.plan_steps} steps" if planning else "")
-        frames: list[Any] = []
 
         def show(moment: Moment) -> None:
             frame = screen.draw(moment)
             if window is not None:
                 window.show(frame, moment.done)
-            else:
-                frames.extend([frame] * (1 + (moment.done and moment.episode + 1 < self.episodes) * round(self.fps)))
+            if film is not None:
+                film.add(frame, 1 + (moment.done and moment.episode + 1 < self.episodes) * round(self.fps))
 
         seeds = [episode_seed(task.id, self.seed + i, "evaluation") for i in range(self.episodes)]
-        try:
+        with film or contextlib.closing(window):  # type: ignore[type-var]
             seen = watch(agent, task, policy, seeds, show, self.max_steps)
-        finally:
-            if window is not None:
-                window.close()
         for i, episode in enumerate(seen):
             ended = {True: ", solved", False: ", not solved", None: ""}[episode.success]
             print(f"episode {self.seed + i}: return {episode.total_return:.4g} in {len(episode):,} steps{ended}")
-        if window is None:
-            from gato.evaluation.animation import write_film
-
-            print(f"{len(frames)} frames → {write_film(frames, self.video or Path('episode.webp'), fps=self.fps)}")
+        if film is not None:
+            print(f"{film.frames} frames → {film.file}")
 
 
 def _planning(continuations: int, steps: int, follow: int, imagined: bool) -> Any:
@@ -1241,7 +1253,7 @@ class Answer:
         if not listed and question is None:
             raise UsageError("a question is needed", fix='gato answer [BUNDLE] IMAGE "what is red?"')
         jobs, beside = _image_jobs((image,), self.clips, ["image"] if question else ["image", "question"])
-        jobs = [{"question": question, **job} for job in jobs]
+        jobs = [j if isinstance(j, GatoError) else {**j, "question": j.get("question") or question} for j in jobs]
         from gato.policy import load
         from gato.policy.jobs import path_of
 

@@ -84,7 +84,11 @@ class Client:
         kind = "application/msgpack" if packed else "application/json"
         body = None
         if value is not None:
-            body = msgpack.packb(value, default=_pack) if packed else json.dumps(value, allow_nan=False).encode()
+            body = (
+                msgpack.packb(value, default=_pack)
+                if packed
+                else json.dumps(value, default=_pack, allow_nan=False).encode()
+            )
         headers = {**self._headers, **({"content-type": kind} if body is not None else {})}
         self._drop_if_closed()
         try:
@@ -118,7 +122,7 @@ class Session:
         self._client, self.facts, self.id, self.task = client, facts, facts["id"], facts["task"]
 
     def act(self, observation: Any) -> Any:
-        """The next action: a number, an array, or a dict of them, as the task's action space has it."""
+        """The next action: a number, an array, or a dict or a tuple of them, as the task's action space has it."""
         return self._client._ask("POST", f"/v1/sessions/{self.id}/act", {"observation": observation}, True)["action"]
 
     def reset(self, seed: int | None = None) -> None:
@@ -149,6 +153,8 @@ def _pack(value: Any) -> Any:
 
 
 def _unpack(value: Any) -> Any:
+    if isinstance(value, list):  # a tuple, on its way here
+        return tuple(map(_unpack, value))
     if not isinstance(value, dict):
         return value
     if set(value) == {"dtype", "shape", "data"}:

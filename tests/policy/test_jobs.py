@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gato.errors import DataError, OutputExistsError
+from gato.errors import DataError, OutputExistsError, UsageError
 from gato.policy.jobs import read_jobs, run_jobs
 
 JOBS = [{"image": f"{i}.png"} for i in range(7)]
@@ -65,5 +65,32 @@ def test_jobs_are_read_and_checked(tmp_path):
     file = tmp_path / "jobs.jsonl"
     file.write_text('{"image": "a.png", "question": "what?"}\n\n{"image": "b.png"}\n')
     assert len(read_jobs(file, ["image"])) == 2
-    with pytest.raises(DataError, match="line 3"):
-        read_jobs(file, ["image", "question"])
+    good, bad = read_jobs(file, ["image", "question"])
+    assert good["question"] == "what?" and "line 3" in str(bad) and "'question'" in str(bad)
+    with pytest.raises(DataError, match="line 1"):  # not one of them can be done
+        read_jobs(file, ["text"])
+
+
+def test_a_line_of_another_type_is_told_and_the_others_go_on(tmp_path):
+    file, out = tmp_path / "jobs.jsonl", tmp_path / "out.jsonl"
+    lines_ = [
+        '{"text": "a"}', '{"text": "b", "image": ["b.png"]}', "{", '{"text": "c", "system": 5}',
+        '{"text": "d", "question": {}}', '{"text": 7}', '{"text": "e", "system": null}',
+    ]  # fmt: skip
+    file.write_text("\n".join(lines_))
+    jobs, told = read_jobs(file, ["text"]), []
+    outcome = run_jobs(jobs, lambda part: [{"reply": job["text"] + "!"} for job in part], out, size=2, tell=told.append)
+    assert [r["reply"] for r in lines(out)] == ["a!", "e!"] and sum(told) == 7
+    assert [f"line {n}" in problem for n, problem in zip(range(2, 7), outcome.problems, strict=True)] == [True] * 5
+
+
+@pytest.mark.parametrize("place", ["", "file/out.jsonl", "n" * 300])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, place):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="nothing can be written there"):
+        run_jobs(JOBS, lambda part: pytest.fail("it was done for nothing"), tmp_path / place)
+
+
+def test_the_folder_of_an_output_is_made(tmp_path):
+    out = tmp_path / "new" / "folder" / "out.jsonl"
+    assert run_jobs(JOBS, work, out).done == 7 and len(lines(out)) == 7

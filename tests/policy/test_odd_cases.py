@@ -6,12 +6,12 @@ import torch
 
 from gato.corpora import TEXT_SPEC, caption_spec, question_spec
 from gato.episodes import Episode, Spec, TaskSpec
-from gato.errors import CheckpointMismatchError, DataError, UnknownNameError, UsageError
+from gato.errors import CheckpointMismatchError, DataError, ObservationError, UnknownNameError, UsageError
 from gato.evaluation.watching import watch
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent
-from gato.policy.agent import nest
+from gato.policy.agent import Written, nest
 from gato.policy.hub import split_address
 from gato.policy.jobs import finished, run_jobs
 from gato.sequences.returns import told_spec
@@ -106,6 +106,8 @@ def test_what_cannot_be_told_of(tokenizer):
         agent.caption(PICTURE, task="captions/y", max_tokens=2)
     with pytest.raises(UsageError, match="lab/a"):
         agent.caption(PICTURE, task="lab/a", max_tokens=2)
+    with pytest.raises(UsageError, match="questions/x has no captions"):
+        agent.caption(PICTURE, task="questions/x", max_tokens=2)
     assert agent.answers([], []) == []
     with pytest.raises(UsageError, match="1 pictures and 2 questions"):
         agent.answers([PICTURE], ["a?", "b?"], 2)
@@ -119,6 +121,64 @@ def test_what_cannot_be_told_of(tokenizer):
     for address in ("hf://a/b.git", "hf://a/b..c"):
         with pytest.raises(UsageError, match="no place on the Hub"):
             split_address(address)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 5e-324])
+def test_the_smallest_temperature_is_greedy(tokenizer, temperature):
+    """Divided by it as they are, log probabilities are infinite, and what is made of them NaN."""
+    task = find("classic-control/cartpole-v1")
+    arm = {"action": Spec("continuous", (2,), "float32", (-1.0, -1.0), (1.0, 1.0))}
+    cards = {task.id: TaskCard(task.spec), "lab/arm": TaskCard(TaskSpec(seen(4), arm)), "text/x": TaskCard(TEXT_SPEC)}
+    agent = make_agent(tokenizer, cards)
+    state, sampled = np.array([0.1, -0.2, 0.3, 0.4], np.float32), {"discrete": "sample", "temperature": temperature}
+    for name, observation in ((task.id, state), ("lab/arm", {"state": state})):
+        greedy = agent.session(name, discrete="greedy", continuous="greedy").act(observation)
+        for manner in ("sample", "mean"):
+            policy = agent.policy(name, 1, **sampled, continuous=manner, top_k=2)
+            policy.reset(0, 0)
+            chosen = policy.act({0: observation})[0]["action"]
+            np.testing.assert_allclose(chosen, greedy, atol=1e-6)
+            assert all(p.max() == 1 and p.sum() == 1 for p in policy.probabilities(0))
+    assert agent.complete("key", 9, temperature) == agent.complete("key", 9, 0.0)
+
+
+def test_what_no_sampling_begins_from(tokenizer):
+    agent = make_agent(tokenizer, {"lab/a": TaskCard(TaskSpec(seen(4), CHOICE)), "text/x": TaskCard(TEXT_SPEC)})
+    for seed in (-1, 1.5, "x"):
+        with pytest.raises(UsageError, match="seed"):
+            agent.session("lab/a", seed=seed)
+        with pytest.raises(UsageError, match="seed"):
+            agent.chat("hi", 2, seed=seed)
+    with pytest.raises(UsageError, match="temperature"):
+        agent.chat("hi", 2, float("nan"))
+    assert agent.chat("hi", 2, seed=np.int64(3)) == agent.chat("hi", 2, seed=3)
+
+
+def test_lists_of_different_lengths_are_no_observation(tokenizer):
+    session = make_agent(tokenizer, {"lab/a": TaskCard(TaskSpec(seen(4), CHOICE))}).session("lab/a")
+    with pytest.raises(ObservationError, match="lab/a slot 0"):
+        session.act({"state": [0, [1, 2], 0, 0]})
+    assert session.act({"state": [0, 0, 0, 0]}) in range(5)
+
+
+def test_it_is_known_how_a_text_came_about(tokenizer, monkeypatch):
+    """Its tokens are those the network chose: decoded and encoded again there may be others, and the end mark is none."""
+    agent = make_agent(tokenizer, {"text/x": TaskCard(TEXT_SPEC), "captions/x": TaskCard(caption_spec(16, 16))})
+    text = agent.complete("key", 12, seed=3)
+    assert agent.written == Written(12, cut=True) and len(tokenizer.encode(text)) != 12
+    logits, passes = agent.bundle.model.logits, []
+
+    def ending(hidden):
+        passes.append(1)
+        out = logits(hidden)
+        out[..., tokenizer.eos_id] += 1e6 * (len(passes) == 6)
+        return out
+
+    monkeypatch.setattr(agent.bundle.model, "logits", ending)
+    "".join(agent.chat_pieces("key", 12, seed=3))
+    assert agent.written == Written(5, cut=False)
+    agent.captions([PICTURE, PICTURE], 4)
+    assert agent.written == Written(8, cut=True)
 
 
 def test_a_bundle_of_another_format_is_named(tokenizer, tmp_path, monkeypatch):

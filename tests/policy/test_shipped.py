@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 import gato
-from gato.errors import CheckpointMissingError
+from gato.cli import _bundle_first
+from gato.errors import CheckpointMissingError, UnknownNameError
 from gato.policy import shipped
+from gato.policy.jobs import path_of
+from gato.policy.sight import is_clip, shown_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +52,16 @@ def test_the_first_word_is_a_bundle_or_what_is_asked(tmp_path):
     missing = run("caption", "runs/none", "red.png", cwd=tmp_path)  # no picture is named like a folder
     assert missing.returncode == 4 and "runs/none" in missing.stderr
     assert run("chat", "one", "two", cwd=tmp_path).returncode == 2
+
+
+def test_a_text_is_longer_than_any_name_of_a_file():
+    """The system raises where it is asked for such a file, and nobody meant one."""
+    for text in ("What can you do? " * 30, "w" * 300, "and/or" * 300 + ".txt"):
+        assert not shipped.names_bundle(text) and not is_clip(text)
+        assert _bundle_first((text,)) == (None, (text,))
+        assert path_of({"image": text}, Path("beside")) == Path("beside") / text
+        with pytest.raises(UnknownNameError, match="no such file"):
+            list(shown_in([Path(text)]))
 
 
 def test_a_wheel_carries_it(tmp_path):

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -16,20 +17,23 @@ import sys
 import threading
 import time
 import zlib
+from types import SimpleNamespace
 
+import msgpack
 import numpy as np
 import pytest
 from PIL import Image
 from real_server import TASK, ask, running
 
 from gato.client import Client, ServerError
-from gato.corpora import questions_spec
+from gato.corpora import caption_spec, questions_spec
 from gato.corpora.dialogues import TALK_SPEC, talk_spec
-from gato.episodes import flatten
+from gato.episodes import Spec, TaskSpec, flatten
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent
-from gato.serving.limits import Limits, Rate, is_loopback
+from gato.serving import checks
+from gato.serving.limits import Limits, Rate, Refused, is_loopback
 from gato.serving.run import check_address
 from gato.worlds import find
 
@@ -135,7 +139,7 @@ def test_a_wrong_observation_names_its_field_and_leaves_the_session_whole(agent,
     ("body", "kind", "status"),
     [
         (b"{", "application/json", 400), (b"\xff\xfe", "application/json", 400), (b"", "application/json", 400),
-        (b"[" * 100_000, "application/json", 400), (b"[" * 40 + b"]" * 40, "application/json", 400),
+        (b"[" * 100_000, "application/json", 413), (b"[" * 40 + b"]" * 40, "application/json", 400),
         (b"9" * 5000, "application/json", 400),
         (b"\xc1", "application/msgpack", 400), (b"\x91" * 100_000, "application/msgpack", 400),
         (b"\xc7\x04\x05abcd", "application/msgpack", 400), (b"\xdf\xff\xff\xff\xff", "application/msgpack", 400),
@@ -386,10 +390,168 @@ def test_what_the_agent_can_do_is_what_it_says(tokenizer):
         assert ask(port, "POST", "/v1/answer", {"image": image, "question": "what?", "max_tokens": 2})[0] == 200
         picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + image}}
         asked = {"role": "user", "content": [{"type": "text", "text": "what?"}, picture]}
-        for size, expected in ((90, 200), (900, 413)):  # what was said before counts too
+        for size in (90, 900):  # what was said before is forgotten where it is too much
             before = [{"role": "user", "content": "x" * size}, {"role": "assistant", "content": "y" * size}]
             body = {"messages": [*before, asked], "max_tokens": 2}
-            assert ask(port, "POST", "/v1/chat/completions", body)[0] == expected
+            assert ask(port, "POST", "/v1/chat/completions", body)[0] == 200
+
+
+def test_the_oldest_of_a_long_chat_is_forgotten_and_the_last_message_is_not(agent, port):
+    """Whether it is streamed or not. What is forgotten is whole messages; a system prompt is not among them."""
+    said = [{"role": ("user", "assistant")[n % 2], "content": f"{n} " + "word " * 95} for n in range(19)]
+    assert sum(len(message["content"]) for message in said) > Limits().text
+    status, _, long = ask(port, "POST", "/v1/chat/completions", {"messages": said, "max_tokens": 4, "seed": 2})
+    kept = ask(port, "POST", "/v1/chat/completions", {"messages": said[2:], "max_tokens": 4, "seed": 2})[2]
+    assert status == 200 and (long["choices"], long["usage"]) == (kept["choices"], kept["usage"])
+    assert chunks_of(port, messages=said, max_tokens=4, seed=2)
+    system = {"role": "system", "content": "s" * 8000}
+    last = {"role": "user", "content": "x" * 193}
+    status, _, refused = ask(port, "POST", "/v1/chat/completions", {"messages": [system, *said, last]})
+    assert (status, refused["error"]["param"]) == (413, "messages")
+
+
+def test_tokens_are_counted_as_the_network_chose_them(agent, port, monkeypatch):
+    """And a reply that ends by itself is no cut one, however many tokens it had."""
+    tokenizer, logits, passes = agent.bundle.tokenizer, agent.bundle.model.logits, []
+
+    def ending(hidden):
+        passes.append(1)
+        out = logits(hidden)
+        out[..., tokenizer.eos_id] += 1e6 * (len(passes) == 6)
+        return out
+
+    monkeypatch.setattr(agent.bundle.model, "logits", ending)
+    url = "data:image/png;base64," + base64.b64encode(png()).decode()
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    for most, tokens, reason in ((12, 5, "stop"), (5, 5, "length"), (6, 5, "stop")):
+        for messages in ([{"role": "user", "content": "Return the"}], picture):
+            passes.clear()
+            body = {"messages": messages, "max_tokens": most, "seed": 3, "temperature": 1.0}
+            said = ask(port, "POST", "/v1/chat/completions", body)[2]
+            assert (said["usage"]["completion_tokens"], said["choices"][0]["finish_reason"]) == (tokens, reason)
+            passes.clear()
+            assert chunks_of(port, **body)[-1]["choices"][0]["finish_reason"] == reason
+
+
+def test_pictures_are_unpacked_in_the_thread_of_language_and_not_where_it_is_full(tokenizer, monkeypatch):
+    """A large one takes a second, in which no session would be answered."""
+    config = GatoConfig.tiny().replace(vocabulary_size=tokenizer.size, num_transformer_blocks=1)
+    cards = {"dialogues/scenes": TaskCard(talk_spec(80, 80)), "captions/scenes": TaskCard(caption_spec(80, 80))}
+    agent = Agent(Bundle(config, Gato(config).eval(), tokenizer, cards, {}, {}))
+    opened, unpacked, image, pixels = [], [], checks.image, checks.pixels
+    monkeypatch.setattr(checks, "image", lambda *given: opened.append(1) or image(*given))
+    monkeypatch.setattr(
+        checks, "pixels", lambda picture: unpacked.append(threading.current_thread().name) or pixels(picture)
+    )
+    encoded = base64.b64encode(png()).decode()
+    parts = [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": "data:," + encoded}}]
+    asked = [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": parts}], "max_tokens": 2}),
+        ("/v1/caption", {"image": encoded, "max_tokens": 2}),
+    ]
+    for limits, status in ((Limits(), 200), (Limits(queue=0), 503)):
+        with running(agent, limits) as port:
+            assert [ask(port, "POST", path, body)[0] for path, body in asked] == [status] * 2
+    assert len(opened) == 2 and [name.split("_")[0] for name in unpacked] == ["language"] * 2
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"observation": [' + b"1," * 2_000_000 + b"1]}", checks.JSON),
+        (b'{"observation": [' + b"[]," * 1_300_000 + b"1]}", checks.JSON),
+        (b'{"observation": [' + (b"[" * 9 + b"]" * 9 + b",") * 200_000 + b"1]}", checks.JSON),
+        (b"\x81\xabobservation\xdd" + (4_000_000).to_bytes(4, "big") + b"\x80" * 4_000_000, checks.MSGPACK),
+        (b"\x81\xabobservation\xdc\x10\x00" + (b"\xdc\x03\xe8" + b"\x01" * 1000) * 4096, checks.MSGPACK),
+    ],
+    ids=["numbers", "lists", "nested", "maps", "lists of lists"],
+)
+def test_a_body_of_millions_of_elements_is_refused_before_they_are_made(port, monkeypatch, body, kind):
+    """Making them holds the interpreter for a second or more, and nobody is answered meanwhile."""
+    session = ask(port, "POST", "/v1/sessions", {"task": TASK})[2]["id"]
+    monkeypatch.setattr(checks, "_shallow", lambda *_: pytest.fail("they were made"))
+    monkeypatch.setattr(checks, "json", SimpleNamespace(dumps=json.dumps))
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        status, _, said = ask(port, "POST", f"/v1/sessions/{session}/act", body, content_type=kind)
+        took.append(time.perf_counter() - began)
+        assert status in (400, 413) and said["error"]["param"] == "body", said
+    assert min(took) < 0.5, took
+    ask(port, "DELETE", f"/v1/sessions/{session}")
+
+
+def test_a_whole_observation_may_be_written_as_lists():
+    """Also a stack of pictures, with spaces or without, in JSON and in msgpack."""
+    stack = TaskSpec({"image": Spec("image", (4, 96, 96, 3), "uint8")}, {})
+    for spec in (stack, find(TASK).spec):
+        leaves = {path: as_lists(example(leaf)) for path, leaf in spec.observation.items()}
+        most = checks.most_listed(spec, 8192)
+        for body, kind in (
+            (json.dumps(leaves, indent=1).encode(), checks.JSON), (json.dumps(leaves), checks.JSON),
+            (msgpack.packb(leaves), checks.MSGPACK),
+        ):  # fmt: skip
+            assert checks.decode(body, kind, most) == leaves
+    with pytest.raises(Refused, match="elements"):
+        checks.decode(json.dumps([0] * 5000), checks.JSON)
+
+
+def example(leaf):
+    return "a, b" * 2000 if leaf.kind == "text" else np.full(leaf.shape, 255 if leaf.kind == "image" else 0)
+
+
+def test_a_large_observation_is_read_aside(port, monkeypatch):
+    threads, read = [], checks.observation
+    monkeypatch.setattr(
+        checks, "observation", lambda *given: threads.append(threading.current_thread().name) or read(*given)
+    )
+    session = ask(port, "POST", "/v1/sessions", {"task": TASK})[2]["id"]
+    seen = as_lists(observation())
+    for body in ({"observation": seen}, {"observation": {**seen, "text": " " * (1 << 16)}}):
+        ask(port, "POST", f"/v1/sessions/{session}/act", body)
+    small, large = threads
+    assert small != large and large.startswith("asyncio")
+    ask(port, "DELETE", f"/v1/sessions/{session}")
+
+
+def test_the_smallest_temperature_acts(port):
+    for temperature in (1e-30, 1e-40, 5e-324):
+        acting = {"temperature": temperature, "continuous": "mean"}
+        with Client(f"http://127.0.0.1:{port}") as client, client.session(TASK, **acting) as session:
+            action = session.act(observation())
+            assert action["button"] >= 0 and np.isfinite(action["stick"]).all()
+            assert isinstance(client.chat("Return the", max_tokens=3, temperature=temperature), str)
+
+
+def test_a_tuple_of_actions_and_numbers_of_numpy(tokenizer):
+    """The client gives what `agent.session` gives, and takes what numpy counts with."""
+    arm = Spec("continuous", (2,), "float32", (-1.0, -1.0), (1.0, 1.0))
+    hand = Spec("discrete", (), "int64", (0.0,), (3.0,))
+    spec = TaskSpec({"state": Spec("continuous", (3,), "float32", (-1.0,) * 3, (1.0,) * 3)}, {})
+    spec = TaskSpec(spec.observation, {"0": arm, "1/0": hand, "1/1/left": arm})
+    config = GatoConfig.tiny().replace(vocabulary_size=tokenizer.size, num_transformer_blocks=1)
+    acting = {"discrete": "sample", "continuous": "mean", "temperature": 1.0}
+    agent = Agent(Bundle(config, Gato(config).eval(), tokenizer, {"lab/pair": TaskCard(spec, 1)}, acting, {}))
+    seen = {"state": np.array([0.1, -0.5, 0.9], np.float32)}
+    with running(agent) as port, Client(f"http://127.0.0.1:{port}") as client:
+        chosen = {"seed": np.int64(3), "temperature": np.float32(0.5), "top_k": np.int32(2)}
+        with client.session("lab/pair", **chosen) as session:
+            assert (session.facts["seed"], session.facts["acting"]["temperature"]) == (3, 0.5)
+            got = session.act(seen)
+        expected = agent.session("lab/pair", seed=3, temperature=0.5, top_k=2).act(seen)
+        assert isinstance(got, tuple) and isinstance(got[1], tuple) and got[1][0] == expected[1][0]
+        for mine, theirs in ((got[0], expected[0]), (got[1][1]["left"], expected[1][1]["left"])):
+            assert mine.dtype == np.float32 and np.allclose(mine, theirs)
+        with pytest.raises(TypeError, match="a set cannot be sent"):
+            client.session("lab/pair", seed={3})
+
+
+def test_an_address_without_a_picture_is_nothing_unforeseen(port, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)  # to where it is heard
+    parts = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    status, _, said = ask(port, "POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": parts}]})
+    assert (status, said["error"]["param"]) == (422, "image")
+    assert ask(port, "GET", "/healthz")[0] == 200 and not caplog.records  # it would be logged behind the answer
 
 
 def test_too_many_requests(agent):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from real_server import running
 
+from gato.serving.limits import Limits
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
@@ -144,6 +146,22 @@ def test_a_token_is_asked_for(browser, agent):
         page.goto(f"http://127.0.0.1:{port}/#token=a-token-of-ours")
         page.wait_for_selector("#play:enabled", timeout=60_000)
         assert "token" not in page.url
+        page.close()
+
+
+def test_the_page_waits_a_little_for_a_place(browser, agent):
+    """Where the task is changed quickly the worlds left behind hold theirs until they end."""
+    client = pytest.importorskip("websockets.sync.client")
+    with running(agent, Limits(live=1)) as port:
+        with client.connect(f"ws://127.0.0.1:{port}/v1/live", max_size=None) as other:
+            other.send('{"task": "dummy/count"}')
+            assert '"task"' in other.recv(60)
+            page = browser.new_page()
+            page.goto(f"http://127.0.0.1:{port}/")
+            page.wait_for_timeout(1000)
+            assert not page.is_enabled("#play") and page.locator("#problem").is_hidden()
+        page.wait_for_selector("#play:enabled", timeout=60_000)
+        assert page.locator("#problem").is_hidden()
         page.close()
 
 

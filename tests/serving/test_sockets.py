@@ -3,12 +3,15 @@
 import asyncio
 import json
 import random
+import time
 
 import msgpack
 import numpy as np
 import pytest
 from real_server import TASK, ask, running
 
+from gato.rollouts.pool import WorkerPool
+from gato.serving.app import Server
 from gato.serving.limits import Limits
 from gato.worlds import find
 
@@ -145,6 +148,67 @@ def test_a_socket_that_talks_nonsense_is_closed(agent):
 
     with running(agent, Limits(bad_messages=4)) as port:
         asyncio.run(talk(port))
+
+
+def test_an_answer_that_cannot_be_said_is_an_error_and_the_socket_stays(agent, monkeypatch):
+    act, said = Server.act, [float("nan")]
+
+    async def odd(server, session, *given):
+        reply = await act(server, session, *given)
+        return {**reply, "action": said.pop()} if said else reply
+
+    async def talk(port):
+        session = (await asyncio.to_thread(ask, port, "POST", "/v1/sessions", {"task": TASK}))[2]["id"]
+        async with connect(port, f"/v1/sessions/{session}/stream") as socket:
+            heard = []
+            for _ in range(2):
+                await socket.send(json.dumps({"observation": observation}))
+                heard.append(json.loads(await socket.recv()))
+            return heard
+
+    observation = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in steps(1)[0].items() if k != "nested"}
+    observation["nested"] = {k: v.tolist() for k, v in steps(1)[0]["nested"].items()}
+    monkeypatch.setattr(Server, "act", odd)
+    with running(agent) as port:
+        wrong, right = asyncio.run(talk(port))
+    assert wrong["error"]["code"] == "unexpected" and right["step"] == 2
+
+
+def test_whoever_leaves_while_a_world_begins_leaves_the_place(agent, monkeypatch):
+    """The page, where another task is chosen quickly: the world that is being opened is closed when it is there."""
+    opened, closed = [], []
+
+    class Pool(WorkerPool):
+        def __init__(self, *given, **more):
+            time.sleep(1.0)
+            super().__init__(*given, **more)
+            opened.append(self)
+
+        def close(self):
+            super().close()
+            closed.append(self)
+
+    monkeypatch.setattr("gato.serving.live.WorkerPool", Pool)
+
+    async def begins(port):
+        async with connect(port, "/v1/live") as socket:
+            await socket.send(json.dumps({"task": TASK}))
+            await asyncio.sleep(0.3)  # it is being opened
+
+    async def watch(port):
+        for _ in range(2):
+            await begins(port)
+        assert not opened  # and yet the place is free
+        async with connect(port, "/v1/live") as socket:
+            await socket.send(json.dumps({"task": TASK}))
+            return [json.loads(await asyncio.wait_for(socket.recv(), 60))["type"] for _ in range(2)]
+
+    with running(agent, Limits(live=1)) as port:
+        assert asyncio.run(watch(port)) == ["task", "begin"]
+        until = time.monotonic() + 30
+        while len(closed) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+    assert len(opened) == len(closed) == 3 and set(opened) == set(closed)
 
 
 def test_sockets_too_need_the_token_and_this_host(agent):

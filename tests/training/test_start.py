@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 import gato.training.start as start
-from gato.errors import OutputExistsError, RecipeError
+from gato.cli import main
+from gato.errors import CheckpointMissingError, OutputExistsError, RecipeError
 from gato.model.bundle import Bundle
 from gato.rollouts.collect import collect
 from gato.training import Recipe
-from gato.training.start import finetune_recipe, finetune_run, resume_run, start_run
+from gato.training.start import bundle_so_far, finetune_recipe, finetune_run, resume_run, start_run
 from gato.worlds import find
 
 RECIPE = Recipe(
@@ -66,6 +67,34 @@ def test_a_run_stopped_before_its_first_checkpoint_goes_on_from_the_bundle(home,
 
 class Killed(BaseException):
     pass
+
+
+def test_a_stopped_run_gives_the_bundle_that_it_is(home, tmp_path, capsys):
+    """The one it would have ended with there; and it goes on afterwards as if nobody had asked."""
+    run = tmp_path / "run"
+    with pytest.raises(CheckpointMissingError):
+        bundle_so_far(run)
+    start_run(
+        str(home / "small.py"), ["steps=5", "save_every_seconds=0.0", "keep_last=9"], [home / "old"], run,
+        home / "tokenizer.model", "cpu", processes=1,
+    )  # fmt: skip
+    whole = Bundle.load(run / "bundle")
+    shutil.rmtree(run / "bundle")
+    (run / "checkpoints" / "last").write_text("step-00000002")
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--resume", str(run), "--bundle"])
+    assert capsys.readouterr().out.strip() == f"bundle: {run / 'bundle-step-00000002'}"
+    now, saved = Bundle.load(run / "bundle-step-00000002"), run / "checkpoints" / "step-00000002" / "model.safetensors"
+    for name, tensor in load_file(saved).items():
+        assert torch.equal(tensor, now.model.state_dict()[name]), name
+    assert now.card["steps"] == 2 and list(now.tasks) == list(whole.tasks) and now.acting == whole.acting
+    again = Bundle.load(resume_run(run, "cpu", processes=1))
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+    for words in (["--resume", str(run), "--set", "steps=9"], ["tiny", "--resume", str(run)], ["--bundle"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", *words])
+    assert "goes on as it began: set" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
     picture(image)                        # (H, W, 3) uint8 → bytes of a PNG
     write_mp4(frames, file)               # needs PyAV: pip install "gato-agent[video]"
     write_film(frames, file)              # any of them, whole, by the ending of the name
+    with Film(file) as film: film.add(frame)    # the same, frame after frame
 
 Nothing here opens a window, imports a simulator or touches matplotlib's global state.
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +24,12 @@ import numpy as np
 from PIL import Image
 
 from gato.errors import ObservationError, UsageError
+from gato.policy.jobs import make_place
 
 MAX_BYTES = 300_000
 FILM_QUALITY = 82  # of a WebP with text in it
 LAST_FRAME_SECONDS = 1.0  # the end is held, so that the eye sees how it came out
+HELD = {"gif": 600, "png": 300}  # most frames of a film: Pillow holds all of them unpacked, of 720p up to a gigabyte
 
 # (quality, share of the frames) from the best to the smallest. Coarse at the start: each rung costs a whole encoding.
 _LADDER = ((80, 1.0), (50, 1.0), (30, 0.7), (25, 0.5), (20, 0.35), (20, 0.2), (10, 0.1))
@@ -113,39 +117,115 @@ def plot_episode(
     return stream.getvalue()
 
 
-def write_mp4(frames: np.ndarray | Sequence[np.ndarray], file: Path, *, fps: float = 20.0) -> Path:
-    """All frames as H.264. Raises UsageError where PyAV is missing."""
-    if importlib.util.find_spec("av") is None:
-        raise UsageError(
-            "an MP4 needs PyAV, not installed", where=str(file), fix='pip install "gato-agent[video]", or name it .webp'
-        )
-    import av
+class Film:
+    """A film of all the frames that it is given, at full size, in the format that the file's ending names: .mp4 (needs PyAV),
+    .webp, .gif or .png. It is there when the `with` ends, and not where an error ends it.
 
-    frames = _checked(frames)
-    height, width = (side - side % 2 for side in frames.shape[1:3])  # 4:2:0 wants even sides
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=round(fps))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames:
-            shown = np.ascontiguousarray(frame[:height, :width])
+    An MP4 is written frame by frame. The frames of the others are kept packed until the end; a long GIF or PNG is thinned.
+    Raises UsageError for another ending, without PyAV, and where nothing can be written.
+    """
+
+    def __init__(self, file: Path, *, fps: float = 20.0):
+        self._kind = file.suffix.lower().removeprefix(".")
+        if self._kind not in ("mp4", "webp", "gif", "png"):
+            raise UsageError(f"{file}: the ending says the format", fix="a name that ends in .mp4, .webp, .gif or .png")
+        if self._kind == "mp4" and importlib.util.find_spec("av") is None:
+            raise UsageError(
+                "an MP4 needs PyAV, not installed", where=str(file),
+                fix='pip install "gato-agent[video]", or name it .webp',
+            )  # fmt: skip
+        self.file, self._fps, self.frames = make_place(file), fps, 0
+        self._packed: list[bytes] = []
+        self._shape: tuple[int, ...] = ()
+        self._written: Any = None  # PyAV's container and stream
+
+    def __enter__(self) -> Film:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._end()
+        elif self._written is not None:
+            self._written[0].close()
+            self._part.unlink(missing_ok=True)  # not there before the first picture is encoded
+
+    def add(self, frame: np.ndarray, times: int = 1) -> None:
+        """uint8 (H, W, 3), as large as the first. Raises ObservationError."""
+        frame = _checked(frame[None])[0]
+        self._shape = self._shape or frame.shape
+        if frame.shape != self._shape:
+            raise ObservationError(f"a frame of {frame.shape} after some of {self._shape}", where="animation")
+        self.frames += times
+        if self._kind == "mp4":
+            self._encode(frame, times)
+        else:
+            self._packed += [zlib.compress(frame.tobytes(), 1)] * times
+
+    @property
+    def _part(self) -> Path:
+        return self.file.with_name(f".{self.file.name}.part")
+
+    def _encode(self, frame: np.ndarray, times: int) -> None:
+        import av
+
+        height, width = (side - side % 2 for side in frame.shape[:2])  # 4:2:0 wants even sides
+        if self._written is None:
+            container = av.open(str(self._part), "w", format="mp4")
+            stream = container.add_stream("libx264", rate=round(self._fps))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            self._written = container, stream
+        container, stream = self._written
+        shown = np.ascontiguousarray(frame[:height, :width])
+        for _ in range(times):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
-        container.mux(stream.encode())
+
+    def _end(self) -> None:
+        if not self.frames:
+            raise ObservationError("a film without frames", where="animation")
+        if self._kind == "mp4":
+            container, stream = self._written
+            container.mux(stream.encode())
+            container.close()
+            self._part.replace(self.file)
+            return
+        packed = [self._packed[i] for i in thin(np.arange(self.frames), HELD.get(self._kind, self.frames))]
+        images = [self._unpack(packed[0]), *([_Reel(packed[1:], self._unpack)] if packed[1:] else [])]
+        self.file.write_bytes(_encode(images, self.frames / self._fps, FILM_QUALITY, self._kind))
+
+    def _unpack(self, packed: bytes) -> Image.Image:
+        image = Image.fromarray(np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self._shape))
+        if self._kind == "gif":  # an octree keeps the colours of the kinds apart; dither would blur words
+            return image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        return image
+
+
+class _Reel:
+    """Packed frames as Pillow reads a picture of many: one is there at a time."""
+
+    def __init__(self, packed: Sequence[bytes], unpack: Callable[[bytes], Image.Image]):
+        self._packed, self._unpack, self.n_frames = packed, unpack, len(packed)
+        self.seek(0)
+
+    def seek(self, number: int) -> None:
+        if number >= self.n_frames:
+            raise EOFError
+        self._shown = self._unpack(self._packed[number])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shown, name)
+
+
+def write_film(frames: Iterable[np.ndarray], file: Path, *, fps: float = 20.0) -> Path:
+    """All frames as a `Film`."""
+    with Film(file, fps=fps) as film:
+        for frame in frames:
+            film.add(frame)
     return file
 
 
-def write_film(frames: Sequence[np.ndarray], file: Path, *, fps: float = 20.0) -> Path:
-    """All frames, in the format that the file's ending names: .mp4 (needs PyAV), .webp, .gif or .png, at full size."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    kind = file.suffix.lower().removeprefix(".")
-    if kind == "mp4":
-        return write_mp4(frames, file, fps=fps)
-    if kind not in ("webp", "gif", "png"):
-        raise UsageError(f"{file}: the ending says the format", fix="a name that ends in .mp4, .webp, .gif or .png")
-    images = [Image.fromarray(frame) for frame in _checked(frames)]
-    if kind == "gif":  # an octree keeps the colours of the kinds apart; dither would blur words
-        images = [i.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE) for i in images]
-    file.write_bytes(_encode(images, len(images) / fps, FILM_QUALITY, kind))
-    return file
+def write_mp4(frames: Iterable[np.ndarray], file: Path, *, fps: float = 20.0) -> Path:
+    """All frames as H.264. Raises UsageError where PyAV is missing."""
+    return write_film(frames, file, fps=fps)
 
 
 def _checked(frames: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
@@ -166,13 +246,14 @@ def _fit(frame: np.ndarray, max_side: int) -> Image.Image:
     return image.resize([max(1, round(s * scale)) for s in image.size], Image.Resampling.LANCZOS)
 
 
-def _encode(images: list[Image.Image], seconds: float, quality: int, format: str) -> bytes:
-    """All images, lasting `seconds` and then holding the last one."""
-    each = max(20, round(1000 * seconds / len(images)))  # browsers slow down what is under 20 ms
+def _encode(images: Sequence[Any], seconds: float, quality: int, format: str) -> bytes:
+    """All images, lasting `seconds` and then holding the last one. Behind the first there may be a `_Reel`."""
+    count = sum(getattr(image, "n_frames", 1) for image in images)
+    each = max(20, round(1000 * seconds / count))  # browsers slow down what is under 20 ms
     options: dict[str, Any] = {"optimize": images[0].mode != "P"} if format == "gif" else {}
     if format == "webp":
         options = {"quality": quality, "method": 1, "lossless": quality == 100}  # 1: fast
-    durations = [each] * (len(images) - 1) + [each + round(1000 * LAST_FRAME_SECONDS)]
+    durations = [each] * (count - 1) + [each + round(1000 * LAST_FRAME_SECONDS)]
     stream = io.BytesIO()
     images[0].save(
         stream, format.upper(), save_all=True, append_images=images[1:], duration=durations, loop=0, **options

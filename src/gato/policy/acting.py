@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,17 @@ def check_acting(options: Mapping[str, Any]) -> dict[str, Any]:
         if name == "top_k" and value is not None and not (_is_number(value) and value == int(value) and value >= 1):
             raise UsageError(f"top_k={value!r}", fix="a whole number from 1")
     return {**DEFAULTS, **options}
+
+
+def check_seed(seed: Any) -> int:
+    """Raises UsageError for what no sampling can begin from."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise UsageError(f"seed={seed!r}", fix="a whole number from 0")
+    return number
 
 
 def _is_number(value: Any) -> bool:

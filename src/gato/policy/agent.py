@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from gato.episodes import Dataset
 from gato.errors import ObservationError, RecipeError, UnknownNameError, UsageError
 from gato.model.bundle import Bundle, TaskCard, make_codec
 from gato.model.cache import RingCache
-from gato.policy.batch import AgentPolicy, _rows, feed
+from gato.policy.acting import check_seed
+from gato.policy.batch import AgentPolicy, _rows, feed, tempered
 from gato.policy.imagining import ImaginingPolicy
 from gato.policy.planning import Planning, PlanningPolicy
 from gato.policy.shipped import bundle_in, on_hub, shipped
@@ -55,8 +57,8 @@ class Session:
         self.reset()
 
     def reset(self, seed: int | None = None) -> None:
-        """Begin a new episode."""
-        self._seed = self._seed if seed is None else seed
+        """Begin a new episode. Raises UsageError for a seed below 0."""
+        self._seed = check_seed(self._seed if seed is None else seed)
         self._policy.reset(0, self._seed)
 
     def act(self, observation: Any) -> Any:
@@ -64,11 +66,20 @@ class Session:
         return nest(self._policy.act({0: observation})[0])
 
 
+@dataclass
+class Written:
+    """How a text came about."""
+
+    tokens: int = 0
+    cut: bool = False  # it has no end of its own: no more tokens were allowed
+
+
 class Agent:
     """Everything most people need: `session`, `act`, `caption`, `answer`, `chat`."""
 
     def __init__(self, bundle: Bundle):
         self.bundle = bundle
+        self.written = Written()  # of the texts written last, all of them together
         self._sessions: dict[str, Session] = {}
 
     @property
@@ -166,6 +177,8 @@ class Agent:
     def _tell(self, task: str, leaves: Mapping[str, np.ndarray], max_tokens: int, temperature: float) -> list[str]:
         (seen,) = leaves.values()
         codec = self.bundle.codec(task)
+        if set(codec.spec.observation) != {*leaves, "text"}:
+            raise UsageError(f"{task} has no captions", fix="a corpus of captions")
         tokens = codec.encode_observations({**leaves, "text": [""] * len(seen)}, len(seen))
         return self._generate(codec, tokens, max_tokens, temperature)
 
@@ -314,7 +327,13 @@ class Agent:
     def _continue(
         self, codec: TimestepCodec, tokens: Tokens, max_tokens: int, temperature: float, seed: int
     ) -> Iterator[dict[int, int]]:
-        """Continue each row (its end mark taken off) until an end mark of its own: {row: its next id}, pass after pass."""
+        """Continue each row (its end mark taken off) until an end mark of its own: {row: its next id}, pass after pass.
+
+        Raises UsageError for a seed below 0 and a temperature that is no number."""
+        if math.isnan(temperature):
+            raise UsageError(f"temperature={temperature!r}", fix="a number; 0 for the likeliest")
+        rng = np.random.default_rng(check_seed(seed))
+        written = self.written = Written()
         starts = tokens.starts()
         count = len(starts) - 1
         window = self.bundle.config.token_sequence_length
@@ -337,7 +356,6 @@ class Agent:
         if self.bundle.config.position == "learned":
             # Its positions end where the context does; the last token is not fed.
             max_tokens = min(max_tokens, window - longest + 1)
-        rng = np.random.default_rng(seed)
         eos, size = self.bundle.tokenizer.eos_id, self.bundle.config.vocabulary_size
         alive = np.ones(count, bool)
         for said in range(1, max_tokens + 1):
@@ -345,14 +363,16 @@ class Agent:
             if temperature <= 0:
                 ids = logits.argmax(-1).cpu().numpy()
             else:
-                p = torch.softmax(logits / temperature, -1).double().cpu().numpy()
+                p = torch.softmax(tempered(logits, temperature), -1).cpu().numpy()
                 cumulative = np.cumsum(p, axis=1)
                 ids = np.minimum((cumulative <= rng.random((count, 1)) * cumulative[:, -1:]).sum(1), size - 1)
             alive &= ids != eos
             if not alive.any():
                 break
+            written.tokens += int(alive.sum())
             yield {int(r): int(ids[r]) for r in np.flatnonzero(alive)}
             if said == max_tokens:
+                written.cut = True
                 break
             h = feed(self.bundle, cache, slots, [_text_row(int(i)) for i in ids], tokens.table)[:, 0]
 

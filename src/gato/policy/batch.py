@@ -27,7 +27,7 @@ import torch
 from torch.nn import functional as F
 
 from gato.episodes import check_values, flatten
-from gato.errors import UnknownNameError, UsageError
+from gato.errors import GatoError, ObservationError, UnknownNameError, UsageError
 from gato.model.bundle import Bundle, TaskCard
 from gato.model.cache import RingCache
 from gato.policy.acting import check_acting
@@ -41,6 +41,7 @@ from gato.tokens.values import from_bins, scale_action, to_bins
 TEXT_ROOM = 64  # tokens kept free for the texts of one observation, whose length varies
 # In every product of a batch of several slots: below, MKL takes other kernels; oneDNN below two (AVX-512).
 LEAST_ROWS = 4
+SMALLEST = float(np.finfo(np.float64).tiny)  # temperature: CUDA multiplies by its inverse, which is still a number
 
 
 @dataclass
@@ -280,8 +281,13 @@ class AgentPolicy:
         """All that a slot's network reads of an observation: its flat leaves, checked, and what stands beside them. Raises
         ObservationError."""
         part = self._part[index]
-        leaves = self._beside(part, info) | flatten(observation, "observation")
-        return check_values(part.card.spec.observation, leaves, f"{part.task} slot {index}")
+        leaves, where = self._beside(part, info) | flatten(observation, "observation"), f"{part.task} slot {index}"
+        try:
+            return check_values(part.card.spec.observation, leaves, where)
+        except GatoError:
+            raise
+        except (ValueError, TypeError) as error:  # what numpy says to lists of different lengths
+            raise ObservationError(f"not an array: {error}", where=where) from error
 
     def _encode(
         self, observations: Mapping[int, Any], infos: Mapping[int, Any], slots: list[int], table: PatchTable
@@ -408,7 +414,7 @@ class AgentPolicy:
 
     def _chances(self, log_p: torch.Tensor) -> torch.Tensor:
         """(…, ids) log p → the probabilities that are sampled from: sharpened by the temperature, cut to the top k."""
-        scores = log_p / float(self._acting["temperature"])
+        scores = tempered(log_p, float(self._acting["temperature"]))
         if self._acting["top_k"] is not None and self._acting["top_k"] < scores.shape[-1]:
             least = scores.topk(int(self._acting["top_k"]), dim=-1).values[..., -1:]
             scores = scores.masked_fill(scores < least, -torch.inf)
@@ -526,13 +532,20 @@ class _Choice:
         if manner == "greedy":
             index = log_p.argmax(-1).cpu().numpy()
             return legal.low + index, from_bins(index) if continuous else index
-        p = policy._chances(log_p).double().cpu().numpy()
+        p = policy._chances(log_p).cpu().numpy()
         if manner == "mean":
             value = (p * from_bins(np.arange(p.shape[1]))).sum(1)
             return legal.low + to_bins(value), value
         cumulative = np.cumsum(p, axis=1)
         index = np.minimum((cumulative <= draws[:, None] * cumulative[:, -1:]).sum(1), p.shape[1] - 1)
         return legal.low + index, from_bins(index) if continuous else index
+
+
+def tempered(scores: torch.Tensor, temperature: float) -> torch.Tensor:
+    """(…, ids) over the temperature, float64, the best at 0: divided as they are, scores overflow at a small temperature, and
+    the probabilities made of them are NaN."""
+    scores = scores.double()
+    return (scores - scores.amax(-1, keepdim=True)) / max(temperature, SMALLEST)
 
 
 def _from_separator(hidden: torch.Tensor, num: np.ndarray) -> torch.Tensor:

@@ -12,16 +12,18 @@ and tried again by the next call.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gato.corpora.reading import json_lines
-from gato.errors import DataError, GatoError, OutputExistsError
+from gato.errors import DataError, GatoError, OutputExistsError, UsageError
 
 Record = dict[str, Any]
 SAID = ("caption", "reply")  # fields that are added
+OPTIONAL = ("image", "question", "system")  # texts, where they are there
 
 
 @dataclass
@@ -33,31 +35,54 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
 
-def read_jobs(file: Path, needed: Sequence[str]) -> list[Record]:
-    """The records of a JSONL file, each with the fields that are needed. A relative `image` is beside the file.
+def read_jobs(file: Path, needed: Sequence[str]) -> list[Any]:
+    """The records of a JSONL file, each with the fields that are needed; in place of one that cannot be done the DataError with
+    its line. A relative `image` is beside the file.
 
-    Raises DataError with the line of one that lacks a field, and UnknownNameError for no such file.
+    Raises that DataError where it is so with all of them, and UnknownNameError for no such file.
     """
-    out = []
-    for place, record in json_lines(file):
-        if isinstance(record, DataError):
-            raise record
-        for name in needed:
-            if not isinstance(record.get(name), str):
-                fix = json.dumps(dict.fromkeys(needed, "…"), ensure_ascii=False)
-                raise DataError(f"a record without {name!r}", where=f"{file} line {place.row}", fix=fix)
-        out.append(record)
+    out: list[Any] = [_job(record, needed, f"{file} line {place.row}") for place, record in json_lines(file)]
+    if out and all(isinstance(job, DataError) for job in out):
+        raise out[0]
     return out
+
+
+def _job(record: Record | DataError, needed: Sequence[str], where: str) -> Record | DataError:
+    if isinstance(record, DataError):
+        return record
+    fix = json.dumps(dict.fromkeys(needed, "…"), ensure_ascii=False)
+    for name in (*needed, *OPTIONAL):
+        value = record.get(name)
+        if value is None and name in needed:
+            return DataError(f"a record without {name!r}", where=where, fix=fix)
+        if not isinstance(value, str | None):
+            return DataError(f"{name} is no text: {str(value)[:40]}", where=where, fix=fix)
+    return record
+
+
+def make_place(file: Path) -> Path:
+    """Make the folder of a file, before the work that is to fill it. Raises UsageError where nothing can be written."""
+    there = os.path.exists(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("ab").close()
+    except OSError as error:
+        raise UsageError(
+            f"nothing can be written there: {error.strerror}", where=str(file), fix="another file"
+        ) from error
+    if not there:
+        file.unlink()
+    return file
 
 
 def path_of(record: Record, beside: Path | None) -> Path:
     """Where a record's image is: as written, or, if that is not there, beside the file of jobs."""
     path = Path(record["image"])
-    return beside / path if beside is not None and not path.is_absolute() and not path.exists() else path
+    return beside / path if beside is not None and not path.is_absolute() and not os.path.exists(path) else path
 
 
 def run_jobs(
-    jobs: Sequence[Record],
+    jobs: Sequence[Record | DataError],
     work: Callable[[Sequence[Record]], Sequence[Record]],
     out: Path | None,
     *,
@@ -67,16 +92,19 @@ def run_jobs(
 ) -> Outcome:
     """Do what is not done yet, `size` at a time. `work` returns what is to be added to each record, in place of what a field of that
     name held; `tell` hears how many jobs are behind us, `say` each finished record. Where a batch cannot be read its records are
-    tried one by one."""
+    tried one by one. Raises UsageError where `out` cannot be written."""
+    good = [job for job in jobs if not isinstance(job, DataError)]
     done: set[str] = set()
     if out is not None:
-        kept = list(finished(out))
-        done = _done(jobs, kept)
+        kept = list(finished(make_place(out)))
+        done = _done(good, kept)
         if kept and not done:
             raise OutputExistsError("this file holds other results", where=str(out), fix="another --out")
-    waiting = [job for job in jobs if _key(job) not in done]
-    outcome = Outcome(before=len(jobs) - len(waiting))
-    tell(outcome.before)
+    waiting = [job for job in good if _key(job) not in done]
+    outcome = Outcome(
+        before=len(good) - len(waiting), problems=[str(job) for job in jobs if isinstance(job, DataError)]
+    )
+    tell(len(jobs) - len(waiting))
     for at in range(0, len(waiting), size):
         part = waiting[at : at + size]
         for job, said in _attempt(part, work, outcome):

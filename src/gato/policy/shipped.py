@@ -6,6 +6,7 @@ In a checkout it is `bundles/generalist`; a wheel carries it as data, installed 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def shipped() -> Path:
 
 def bundle_in(path: Path | str) -> Path | None:
     """The bundle that a folder is, or that a run's folder holds; None where there is none."""
-    return next((p for inside in INSIDE if ((p := Path(path) / inside) / "config.json").is_file()), None)
+    # Not Path.is_file: the words of a chat come here too, and of one too long for a name it raises.
+    return next((p for inside in INSIDE if os.path.isfile((p := Path(path) / inside) / "config.json")), None)
 
 
 def names_bundle(word: Path | str) -> bool:

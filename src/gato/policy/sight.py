@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".ppm", ".tif", ".
 def is_clip(shown: Any) -> bool:
     """Whether this is several pictures: a film, a folder, a list, or an array of rank 4."""
     if isinstance(shown, str | Path):
-        path = Path(shown)
-        return path.is_dir() or path.suffix.lower() in FILMS
+        return os.path.isdir(shown) or Path(shown).suffix.lower() in FILMS
     return isinstance(shown, list | tuple) or (isinstance(shown, np.ndarray) and shown.ndim == 4)
 
 
@@ -54,7 +54,7 @@ def clip(shown: Any, frames: int, height: int, width: int) -> np.ndarray:
     """uint8 (frames, height, width, 3), from all over the clip; a picture stands still. Raises DataError for none."""
     if not is_clip(shown):
         return np.repeat(picture(shown, height, width)[None], frames, axis=0)
-    if isinstance(shown, str | Path) and not Path(shown).is_dir():
+    if isinstance(shown, str | Path) and not os.path.isdir(shown):
         return sample_film(Path(shown), frames, (height, width))
     parts: Any = frames_in(Path(shown)) if isinstance(shown, str | Path) else shown
     if not len(parts):
@@ -84,7 +84,7 @@ def shown_in(paths: list[Path], *, clips: bool = False) -> Iterator[Path]:
     """Files that are named, and of folders every picture and film below them, in name order; with `clips` a folder is one
     clip. Raises UnknownNameError for what is not there, DataError for a folder without any."""
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):  # not Path.exists, which raises for a name that is too long
             raise UnknownNameError("no such file or folder", where=str(path), fix="check the path")
         if not path.is_dir() or clips:
             yield path

@@ -2,7 +2,8 @@
 
     python benchmarks/generalist_data.py --out DATA                                        # an hour of two cores
     gato train generalist --data DATA --tokenizer tokenizer.model --out TRUNK --set final_ratio=1.0    # until it is stopped
-    gato finetune TRUNK generalist --tasks '*' --data DATA --out SHIPPED --set steps=1500 warmup=0.02   # the end of the trunk
+    gato train --resume TRUNK --bundle                                                     # what it is now: TRUNK/bundle-step-N
+    gato finetune TRUNK/bundle-step-N generalist --tasks '*' --data DATA --out SHIPPED --set steps=1500 warmup=0.02   # its end
 
 The network, windows and optimizer follow the demo's (docs/deviations.md says what each costs); a task token tells alike
 tasks apart, since a window has no prompt. Where one picture shows no speed a window is three timesteps, elsewhere one. Weights

@@ -14,9 +14,9 @@ import base64
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Path, Query, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
@@ -37,8 +37,10 @@ from gato.serving.metrics import Metrics
 from gato.serving.sessions import Session, Sessions
 from gato.worlds import find
 
+T = TypeVar("T")
 log = logging.getLogger("gato.serving")
 SUBPROTOCOL = "gato.v1"
+LARGE = 1 << 16  # bytes of an observation that is read in a thread, so that smaller ones are answered meanwhile
 PAGE = {"": ("index.html", "text/html"), "docs": ("docs.html", "text/html")}
 FILES = {"page.js": "text/javascript", "docs.js": "text/javascript", "page.css": "text/css"}
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -68,6 +70,7 @@ class Server:
             Metrics(),
         )
         self.live: set[Live] = set()
+        self.leaving: set[Live] = set()  # watched no more, and their processes not yet ended
 
     @contextlib.asynccontextmanager
     async def life(self, app: FastAPI) -> AsyncIterator[None]:
@@ -107,14 +110,24 @@ class Server:
             "random": means.get("random"), "expert": means.get("expert"), **facts,
         }  # fmt: skip
 
-    async def act(self, session: Session, body: Any) -> dict[str, Any]:
-        """{"observation": …} → {"action": …, "step": n}."""
-        if not isinstance(body, dict) or set(body) != {"observation"}:
+    async def read(self, session: Session, body: bytes | str, kind: str) -> Any:
+        """What a session is told. Raises Refused."""
+        most = checks.most_listed(self.agent.bundle.tasks[session.task].spec, self.limits.text)
+        return await _aside(len(body), checks.decode, body, kind, most)
+
+    async def act(self, session: Session, value: Any, size: int) -> dict[str, Any]:
+        """{"observation": …}, of a body of `size` bytes → {"action": …, "step": n}."""
+        if not isinstance(value, dict) or set(value) != {"observation"}:
             raise Refused(422, "body", "expected one field, observation", "observation", '{"observation": …}')
         spec = world_spec(self.agent.bundle.tasks[session.task].spec)
-        leaves = checks.observation(spec, body["observation"], self.limits.text)
+        leaves = await _aside(size, checks.observation, spec, value["observation"], self.limits.text)
         action = await self.sessions.act(session, leaves)
         return {"action": nest(action), "step": session.step}
+
+
+async def _aside(size: int, function: Callable[..., T], *arguments: Any) -> T:
+    """In a thread, where there is much to read."""
+    return await asyncio.to_thread(function, *arguments) if size > LARGE else function(*arguments)
 
 
 def _words(specs: Any) -> dict[str, str]:
@@ -159,7 +172,7 @@ def _routes(server: Server) -> FastAPI:
         refused = refusal(error)
         return _json(refused.body, refused.status, refused.headers)
 
-    for kind in (Refused, RequestValidationError, HTTPException, GatoError, Exception):
+    for kind in (Refused, RequestValidationError, ValidationError, HTTPException, GatoError, Exception):
         app.add_exception_handler(kind, refuse)
     _page_routes(app)
     _health_routes(app, server)
@@ -259,10 +272,11 @@ def _session_routes(app: FastAPI, server: Server) -> None:
     async def act(session_id: SessionId, request: Request) -> Any:
         """Observation → action. JSON, or msgpack with arrays as {"dtype", "shape", "data"}; the answer comes in kind."""
         kind = request.headers.get("content-type", "")
-        value = checks.decode(await request.body(), kind)
+        said = await request.body()
         session = sessions.get(session_id)  # after the body, which may come slowly: until then it may have been closed
+        action = await server.act(session, await server.read(session, said, kind), len(said))
         kind = checks.MSGPACK if kind.startswith(checks.MSGPACK) else checks.JSON
-        return Response(checks.encode(await server.act(session, value), kind), media_type=kind)
+        return Response(checks.encode(action, kind), media_type=kind)
 
 
 def _language_routes(app: FastAPI, server: Server) -> None:
@@ -271,12 +285,12 @@ def _language_routes(app: FastAPI, server: Server) -> None:
     @app.post("/v1/caption", response_model=schema.Caption)
     async def caption(body: schema.CaptionRequest) -> Any:
         """What is in a picture."""
-        return {"caption": await speaking.caption(body)}
+        return {"caption": (await speaking.caption(body)).text}
 
     @app.post("/v1/answer", response_model=schema.Answer)
     async def answer(body: schema.AnswerRequest) -> Any:
         """The reply to a question about a picture."""
-        return {"answer": await speaking.answer(body)}
+        return {"answer": (await speaking.answer(body)).text}
 
     @app.get("/v1/scene", response_model=schema.Scene)
     async def scene(index: Annotated[int, Query(ge=0, le=1_000_000)] = 0) -> Any:
@@ -314,23 +328,24 @@ def _socket_routes(app: FastAPI, server: Server) -> None:
             WebSocketDisconnect, RuntimeError
         ):  # RuntimeError: said something into a closed socket
             while bad < server.limits.bad_messages:
-                value: Any
                 reply: dict[str, Any]
                 kind, data = await _hear(socket)
                 try:
                     session = server.sessions.get(session_id)
-                    value = checks.decode(data, kind)
+                    value = await server.read(session, data, kind)
                     if isinstance(value, dict) and set(value) == {"reset"}:
                         seed = schema.ResetSession(seed=value["reset"]).seed
                         await server.sessions.reset(session, seed)
                         reply = {"reset": session.seed, "step": 0}
                     else:
-                        reply = await server.act(session, value)
+                        reply = await server.act(session, value, len(data))
+                    content = checks.encode(reply, kind)
                     bad = 0
                 except Exception as error:
                     bad += 1
                     reply = refusal(error).body
-                await _say(socket, reply, kind)
+                    content = checks.encode(reply, kind)
+                await _send(socket, content, kind)
                 if reply.get("error", {}).get("code") == "unknown-session":
                     break
             await socket.close(1008)
@@ -362,7 +377,10 @@ async def _hear(socket: WebSocket) -> tuple[str, bytes | str]:
 
 
 async def _say(socket: WebSocket, value: Any, kind: str) -> None:
-    content = checks.encode(value, kind)
+    await _send(socket, checks.encode(value, kind), kind)
+
+
+async def _send(socket: WebSocket, content: bytes, kind: str) -> None:
     if kind == checks.MSGPACK:
         await socket.send_bytes(content)
     else:
@@ -391,17 +409,19 @@ _orders, _watches = TypeAdapter(Order), TypeAdapter(Watch)
 async def _watch(socket: WebSocket, server: Server) -> None:
     """Play one task until the socket closes or nobody says anything for long."""
     asked = _watches.validate_python(checks.decode((await _hear(socket))[1], checks.JSON))
-    if len(server.live) >= server.limits.live:
+    if len(server.live) >= server.limits.live or len(server.leaving) > 2 * server.limits.live:
         raise Refused(503, "full", f"all {server.limits.live} worlds are being watched", "live", retry_after=5)
     world = Live(server.sessions, asked.task, asked.chosen())
     server.live.add(world)
     orders: asyncio.Queue[Any] = asyncio.Queue(64)
     listening = asyncio.create_task(_listen(socket, orders))
+    beginning = asyncio.create_task(_begin(socket, world, asked.episode))
     try:
-        await world.open()
-        await _say(socket, world.facts(), checks.JSON)
+        await asyncio.wait({beginning, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not beginning.done():  # nobody waits for it any more, and the next may be waiting for its place
+            raise listening.result()
+        await beginning
         episode = asked.episode
-        await _say(socket, await world.begin(episode), checks.JSON)
         playing, pause = False, 1 / 10
         due = time.monotonic()
         while True:
@@ -438,12 +458,23 @@ async def _watch(socket: WebSocket, server: Server) -> None:
             due = max(due + pause, time.monotonic() - pause) + (1.0 if world.done else 0.0)
     finally:
         listening.cancel()
+        beginning.cancel()
         server.live.discard(world)
-        await world.close()
+        server.leaving.add(world)
+        try:
+            await world.close()
+        finally:
+            server.leaving.discard(world)
 
 
-async def _listen(socket: WebSocket, orders: asyncio.Queue[Any]) -> None:
-    """Orders as they come; what ends the watching is put there too."""
+async def _begin(socket: WebSocket, world: Live, episode: int) -> None:
+    await world.open()
+    await _say(socket, world.facts(), checks.JSON)
+    await _say(socket, await world.begin(episode), checks.JSON)
+
+
+async def _listen(socket: WebSocket, orders: asyncio.Queue[Any]) -> Exception:
+    """Orders as they come; what ends the watching is put there too, and returned."""
     try:
         while True:
             kind, data = await _hear(socket)
@@ -453,6 +484,7 @@ async def _listen(socket: WebSocket, orders: asyncio.Queue[Any]) -> None:
             await orders.put(order)
     except Exception as error:
         await orders.put(error)
+        return error
 
 
 class Measured:

@@ -44,10 +44,24 @@ ARRAY_KEYS = {"dtype", "shape", "data"}
 FORMATS = ("PNG", "JPEG", "WEBP")
 MSGPACK, JSON = "application/msgpack", "application/json"
 DEPTH = 32  # of nested lists and maps
+FEW = 4096  # elements of lists and maps, all together, where no array is expected: some milliseconds to read
 
 
-def decode(body: bytes | str, kind: str) -> Any:
-    """A body of content type `kind`. Raises Refused (400, 415)."""
+def most_listed(spec: TaskSpec, most_text: int) -> int:
+    """How many elements an observation may be written with: its arrays as nested lists, in which each dimension has its own,
+    and a few for the names. A text counts as long as it may be, since what separates elements separates words too."""
+    leaves = spec.observation.values()
+    return FEW + sum(
+        16 + (most_text if leaf.kind == "text" else leaf.size * max(1, len(leaf.shape))) for leaf in leaves
+    )
+
+
+def decode(body: bytes | str, kind: str, most: int = FEW) -> Any:
+    """A body of content type `kind` with at most so many elements. Raises Refused (400, 413, 415).
+
+    Elements are counted before they are made: four megabytes of them keep the interpreter, and with it every other session, for
+    a second or more, in whatever thread they are read.
+    """
     kind = kind.split(";")[0].strip().lower()
     if kind not in (JSON, MSGPACK):
         raise Refused(
@@ -56,8 +70,14 @@ def decode(body: bytes | str, kind: str) -> Any:
     try:
         if kind == MSGPACK:
             assert isinstance(body, bytes)
-            value = msgpack.unpackb(body, strict_map_key=True, ext_hook=_no_extensions, timestamp=0)
+            count = _Count(most)
+            value = msgpack.unpackb(
+                body, strict_map_key=True, ext_hook=_no_extensions, timestamp=0,
+                max_array_len=most, max_map_len=most, list_hook=count, object_hook=count,
+            )  # fmt: skip
         else:
+            if _at_most(body) > most:
+                raise _too_many(most)
             value = json.loads(body)
         return _shallow(value, DEPTH)
     except Refused:
@@ -78,6 +98,31 @@ def _pack_array(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return {"dtype": str(value.dtype), "shape": list(value.shape), "data": np.ascontiguousarray(value).tobytes()}
+
+
+def _at_most(body: bytes | str) -> int:
+    """Elements of a JSON text: each of them stands behind one of these."""
+    if isinstance(body, str):
+        return sum(body.count(c) for c in ",[{")
+    return sum(body.count(c) for c in b",[{")
+
+
+class _Count:
+    """Lets lists and maps by until they have too many elements together."""
+
+    def __init__(self, most: int):
+        self._most, self._left = most, most
+
+    def __call__(self, value: Any) -> Any:
+        self._left -= len(value)
+        if self._left < 0:
+            raise _too_many(self._most)
+        return value
+
+
+def _too_many(most: int) -> Refused:
+    fix = 'an array as {"dtype", "shape", "data"}'
+    return Refused(413, "too-large", f"lists and maps of more than {most:,} elements", "body", fix)
 
 
 def _no_extensions(code: int, data: bytes) -> Any:

@@ -47,7 +47,7 @@ class Live:
         self._codec, self._spec = agent.bundle.codec(task), agent.bundle.tasks[task].spec
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="world")
         self._pool: WorkerPool | None = None
-        self.done = True
+        self.done, self._closed = True, False
 
     async def open(self) -> Live:
         self._policy = await self._sessions.run(lambda: self._sessions.agent.policy(self.task.id, 1, **self._acting))
@@ -60,10 +60,15 @@ class Live:
         self._slot = self._pool.slots(1)[0]
 
     async def close(self) -> None:
+        """Also of a world that is just being opened: behind that, since both happen in its thread."""
+        if not self._closed:
+            self._closed = True
+            await self._in_world(self._end)
+            self._thread.shutdown(wait=False)
+
+    def _end(self) -> None:
         if self._pool is not None:
-            await self._in_world(self._pool.close)
-            self._pool = None
-        self._thread.shutdown(wait=False)
+            self._pool.close()
 
     async def _in_world(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -102,15 +102,8 @@ def train(
         port = free_port() if processes > 1 else 0
 
         def bundle_of(model: Gato, state: State) -> Bundle:
-            facts = {"recipe": recipe.to_json(), "parameters": model.num_parameters, "steps": state.step, "tokens": state.tokens,
-                     "seconds": round(state.elapsed_seconds, 1), "data": [_describe(s) for s in stores]}  # fmt: skip
-            if start:  # the runs before this one, oldest first
-                last = {k: start.card.get(k) for k in ("recipe", "steps", "tokens", "seconds")}
-                facts["history"] = [*start.card.get("history", []), last]
-            # In the order of their task tokens.
-            cards = {**(start.tasks if start else {}), **_task_cards(stores, recipe)}
             network = _unsharded(model) if team is not None and team.sharded else model
-            return Bundle(config, network.eval(), tokenizer, cards, recipe.acting, {**facts, **(references or {})})
+            return make_bundle(network, state, recipe, stores, tokenizer, start, references)
 
         def work(team: Team) -> tuple[Gato, State]:
             with team:
@@ -142,6 +135,26 @@ def train(
         if lead and not (out / "bundle").exists():
             bundle.save(out / "bundle")
         return bundle
+
+
+def make_bundle(
+    model: Gato,
+    state: State,
+    recipe: Recipe,
+    stores: Sequence[Store],
+    tokenizer: TextTokenizer,
+    start: Bundle | None = None,
+    references: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """A run at one of its steps, ready to act."""
+    facts = {"recipe": recipe.to_json(), "parameters": model.num_parameters, "steps": state.step, "tokens": state.tokens,
+             "seconds": round(state.elapsed_seconds, 1), "data": [_describe(s) for s in stores]}  # fmt: skip
+    if start:  # the runs before this one, oldest first
+        last = {k: start.card.get(k) for k in ("recipe", "steps", "tokens", "seconds")}
+        facts["history"] = [*start.card.get("history", []), last]
+    # In the order of their task tokens.
+    cards = {**(start.tasks if start else {}), **_task_cards(stores, recipe)}
+    return Bundle(model.config, model.eval(), tokenizer, cards, recipe.acting, {**facts, **(references or {})})
 
 
 def _prepare(model: Gato, recipe: Recipe, team: Team, device: str) -> None:

@@ -24,13 +24,16 @@ from gato.errors import (
     RecipeError,
     nearest,
 )
+from gato.model import Gato
 from gato.model.bundle import Bundle, read_json
 from gato.model.config import WEIGHTLESS
 from gato.sequences import ShelvedStore, Store
 from gato.sequences.mixture import governing
 from gato.tokens.text import TextTokenizer
+from gato.training.checkpoint import load_checkpoint
 from gato.training.data import holds_out, shelve, tokenise
-from gato.training.loop import train
+from gato.training.loop import make_bundle, train
+from gato.training.optimizer import make_optimizers
 from gato.training.plan import Plan
 from gato.training.progress import TrainingBar
 from gato.training.recipe import Recipe, load_recipe
@@ -140,16 +143,34 @@ def datasets_of(tasks: str, data: Sequence[Path]) -> list[Path]:
 
 def resume_run(out: Path, device: str, processes: int = 0, **watching: Any) -> Path:
     """Go on where the run in `out` stopped; a finished one costs nothing."""
-    if not (out / "recipe.json").exists():
-        raise CheckpointMissingError("no run here", where=str(out), fix="name the --out folder of a run")
+    recipe, data, text, start = _read_run(out)
     if (out / "bundle" / "MANIFEST.json").exists():
         return out / "bundle"
-    recipe = Recipe.from_json(read_json(out / "recipe.json"))
-    data = [Path(p) for p in read_json(out / "data.json")]
-    text = TextTokenizer.load(out / "tokenizer.model")
-    start = Bundle.load(out / "start") if (out / "start").exists() else None
     device, team = _place(device)
     return _run(recipe, data, out, text, device, processes, resume=True, start=start, team=team, **watching)
+
+
+def bundle_so_far(out: Path) -> Path:
+    """The bundle of a run's last checkpoint, in out/bundle-step-N, as if the run had ended there; it may still go on, or be
+    going on. Raises CheckpointMissingError before the first one."""
+    recipe, data, text, start = _read_run(out)
+    stores = shelve(data, recipe.config(), text, recipe, out / "tokens", list(start.tasks) if start else ())
+    _same_data(out, stores)
+    model = Gato(start.config.replace(**recipe.model) if start else recipe.config())
+    state = load_checkpoint(out, model, make_optimizers(model, recipe))
+    folder = out / f"bundle-step-{state.step:08d}"
+    if not (folder / "MANIFEST.json").exists():
+        make_bundle(model, state, recipe, stores, text, start).save(folder)
+    return folder
+
+
+def _read_run(out: Path) -> tuple[Recipe, list[Path], TextTokenizer, Bundle | None]:
+    if not (out / "recipe.json").exists():
+        raise CheckpointMissingError("no run here", where=str(out), fix="name the --out folder of a run")
+    recipe = Recipe.from_json(read_json(out / "recipe.json"))
+    data = [Path(p) for p in read_json(out / "data.json")]
+    start = Bundle.load(out / "start") if (out / "start").exists() else None
+    return recipe, data, TextTokenizer.load(out / "tokenizer.model"), start
 
 
 def _run(

@@ -66,7 +66,7 @@ for (const tab of tabs) tab.addEventListener("click", () => show(tab));
 
 let able = {}, socket = null, playing = false, facts = null, head = -1, last = null, watched = [];
 
-function watch(task) {
+function watch(task, tries = 5) {
   if (socket) { socket.onclose = socket.onmessage = null; socket.close(); }
   complain();
   playing = false;
@@ -82,7 +82,13 @@ function watch(task) {
   const opened = new WebSocket(address, token() ? ["gato.v1", `token.${token()}`] : ["gato.v1"]);
   socket = opened;
   opened.onopen = () => opened.send(JSON.stringify({ task, episode: Math.floor(Math.random() * 1000), temperature: Number($("temperature").value) }));
-  opened.onmessage = (event) => hear(JSON.parse(event.data));
+  opened.onmessage = (event) => {
+    const message = JSON.parse(event.data);
+    if (message.type === "error" && message.error.code === "full" && tries) {  // worlds left a moment ago end first
+      opened.onclose = null;
+      setTimeout(() => socket === opened && watch(task, tries - 1), 1500);
+    } else hear(message);
+  };
   opened.onclose = () => {
     for (const id of ["play", "step", "restart"]) $(id).disabled = true;
     $("status").textContent = "closed";
