@@ -962,8 +962,8 @@ def _demonstrations(agent: Any, tasks: list[str], paths: tuple[Path, ...], most:
                 where=str(folder), fix=f"gato collect {dataset.task} --out another folder",
             )  # fmt: skip
         held = found.setdefault(dataset.task, [])
-        first = dataset.episodes(range(min(len(dataset), most - len(held))))
-        held += (tell(episode, spec, dataset.returns) for episode in first)
+        first, returns = dataset.episodes(range(min(len(dataset), most - len(held)))), dataset.returns
+        held += (tell(episode, spec, returns) for episode in first)
     found = {task: episodes for task, episodes in found.items() if episodes}
     if not found:
         raise UsageError(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gato.errors import ObservationError, UsageError
-from gato.evaluation.animation import animate, picture, plot_episode, thin, write_mp4
+from gato.evaluation.animation import animate, picture, plot_episode, thin, write_film
 
 
 def _counting(steps, height=64, width=80):
@@ -117,11 +117,11 @@ def test_a_plot_of_rewards_alone():
 def test_mp4_or_the_line_that_installs_it(tmp_path):
     if importlib.util.find_spec("av") is None:
         with pytest.raises(UsageError, match="video"):
-            write_mp4(_counting(5), tmp_path / "film.mp4")
+            write_film(_counting(5), tmp_path / "film.mp4")
         return
     import av
 
-    file = write_mp4(_counting(20, 65, 81), tmp_path / "film.mp4", fps=10)
+    file = write_film(_counting(20, 65, 81), tmp_path / "film.mp4", fps=10)
     with av.open(str(file)) as container:
         frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
     assert len(frames) == 20 and frames[0].shape == (64, 80, 3)

@@ -3,8 +3,7 @@
     animate(frames)                       # (T, H, W, 3) uint8 → bytes of an animated WebP, under 300 kB
     plot_episode(observations, rewards)   # {path: (T, …)}, (T,) → bytes of a PNG
     picture(image)                        # (H, W, 3) uint8 → bytes of a PNG
-    write_mp4(frames, file)               # needs PyAV: pip install "gato-agent[video]"
-    write_film(frames, file)              # any of them, whole, by the ending of the name
+    write_film(frames, file)              # whole, as the ending says: .webp, .gif, .png, or .mp4 with "gato-agent[video]"
     with Film(file) as film: film.add(frame)    # the same, frame after frame
 
 Nothing here opens a window, imports a simulator or touches matplotlib's global state.
@@ -221,11 +220,6 @@ def write_film(frames: Iterable[np.ndarray], file: Path, *, fps: float = 20.0) -
         for frame in frames:
             film.add(frame)
     return file
-
-
-def write_mp4(frames: Iterable[np.ndarray], file: Path, *, fps: float = 20.0) -> Path:
-    """All frames as H.264. Raises UsageError where PyAV is missing."""
-    return write_film(frames, file, fps=fps)
 
 
 def _checked(frames: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
