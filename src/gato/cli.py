@@ -683,6 +683,8 @@ class Finetune:
             )
         for size in self.demonstrations:
             _within("--demonstrations", size, 1)
+        if self.demonstrations and self.processes > 1:
+            raise UsageError("--demonstrations trains in one process", fix="leave --processes out")
         device = _device(self.device)
         from gato.policy import load
         from gato.training.start import datasets_of, finetune_recipe, finetune_run

@@ -354,6 +354,19 @@ def test_zips_that_cannot_be_unpacked(tmp_path, flags, method, said):
     both_ways("mmc4", tmp_path, f"cannot be unpacked here: .*{said}", 1, whole)
 
 
+def test_a_zip_whose_bytes_are_damaged(tmp_path):
+    """LZMA has errors of its own."""
+    make_mmc4(tmp_path)
+    whole = names("mmc4", tmp_path)
+    file = tmp_path / "docs_no_face_shard_1_v2.jsonl.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.jsonl", json.dumps({"text_list": ["x" * 999], "image_info": []}) + "\n")
+    content = bytearray(file.read_bytes())
+    content[30 + len("a.jsonl") + 4 : 30 + len("a.jsonl") + 9] = b"\xff" * 5  # behind the header, LZMA's own properties
+    file.write_bytes(content)
+    both_ways("mmc4", tmp_path, "damaged or cut short", 1, whole)
+
+
 IMPOSSIBLE = {
     "too long": "x" * 400,
     "too deep": "x/" * 3000,

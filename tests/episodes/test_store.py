@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 
 from gato.episodes import Episode, Spec, TaskSpec
 from gato.episodes import store as store_room
-from gato.episodes.manifest import MANIFEST
-from gato.episodes.store import Dataset, DatasetWriter, _row_groups, encode_chunk, find_datasets, repair, verify
+from gato.episodes.manifest import MANIFEST, commit_folder
+from gato.episodes.store import (
+    Dataset,
+    DatasetWriter,
+    _row_groups,
+    encode_chunk,
+    find_datasets,
+    read_spec,
+    repair,
+    verify,
+)
 from gato.episodes.table import beside_the_paper, table
 from gato.errors import DataError, DatasetCorruptError, DatasetMissingError, EpisodeError, OutputExistsError
 
@@ -482,3 +491,13 @@ def test_beside_the_paper():
     assert [(r["domain"], r["tasks"], r["episodes"], r["tokens"], r["paper_tasks"]) for r in found] == [
         ("procgen", 0, 0, 0, 16), ("babyai", 2, 7, 10, 46), ("mine", 1, 1, 2, 0),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("meta", ["{}", "[]", '{"schema": 1, "task": "own/task"}'])
+def test_hashes_that_hold_of_what_is_no_dataset(tmp_path, meta):
+    (tmp_path / "making").mkdir()
+    (tmp_path / "making" / "meta.json").write_text(meta)
+    folder = commit_folder(tmp_path / "making", tmp_path / "made", {}, kind="dataset")
+    for read in (Dataset.open, read_spec):
+        with pytest.raises(DatasetCorruptError, match="without schema, task or spec"):
+            read(folder)

@@ -110,6 +110,8 @@ def test_a_round_through_the_command_line(data, pretrained, tmp_path, capsys):
     assert gato(command) == 0  # nothing is done twice
     assert finished == {p: p.stat().st_mtime_ns for p in (out / "runs").glob("*.json")}
     draw({**record, "expert": None}, tmp_path / "plain.png")
+    assert gato([*command, "--processes", "2"]) == 2
+    assert "trains in one process" in capsys.readouterr().err
 
 
 def test_a_folder_holds_the_runs_of_one_protocol(data, pretrained, tmp_path):

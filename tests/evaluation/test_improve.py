@@ -139,3 +139,25 @@ def test_a_task_it_does_not_know(begun, tmp_path):
     with pytest.raises(RecipeError, match="not trained on sokoban"):
         improve(bundle, find("sokoban/7x7-1-box"), random_play, own_recipe(bundle), tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_what_rounds_do_not_have(begun, tmp_path):
+    bundle, random_play, folder = begun
+    own = own_recipe(bundle)
+    for word in ("return_filter=0.8", "validation_share=0.1", "return_ranks=4", "reward_shown=True"):
+        with pytest.raises(RecipeError, match=f"rounds do not have {word.split('=')[0]}"):
+            improve(bundle, find(TASK), random_play, own.override([word]), tmp_path / "nothing")
+    told = start_run(
+        "tiny", [*SMALL, "reward_shown=True"], [folder / "data"], tmp_path / "told", folder / "tokenizer.model", "cpu",
+        processes=1,
+    )  # fmt: skip
+    with pytest.raises(RecipeError, match="told of returns or rewards"):
+        improve(load(told).bundle, find(TASK), random_play, own, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_rounds_begin_from_the_recipes_seed(begun, tmp_path):
+    bundle, random_play, _ = begun
+    recipe = own_recipe(bundle).override(["steps=1", "slots=1", "seed=40"])
+    improve(bundle, find(TASK), random_play, recipe, tmp_path, rounds=1, episodes=3, judged=2, workers=0)
+    assert json.loads((tmp_path / "round-1/train/bundle/card.json").read_text())["recipe"]["seed"] == 41

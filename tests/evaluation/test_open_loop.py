@@ -11,7 +11,7 @@ from gato.episodes import Dataset, Episode, Spec, TaskSpec
 from gato.episodes.store import dataset_folder
 from gato.errors import EpisodeError
 from gato.evaluation.evaluate import evaluate
-from gato.evaluation.open_loop import action_errors, as_text, windows
+from gato.evaluation.open_loop import _value, action_errors, as_text, windows
 from gato.evaluation.report import write_report
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
@@ -193,3 +193,10 @@ def test_beside_the_scores_and_on_the_page(tokenizer, tmp_path):
         "Single actions on held-out demonstrations" in page
         and f"{entry['teacher_forced']['actions']['button']['nll']:.2f}" in page
     )
+
+
+def test_a_temperature_that_is_nearly_none():
+    """Divided by as it is, every log p would be -inf and the mean no number."""
+    log_p = np.log(np.full((2, 1024), 1 / 2048)).astype(np.float32)
+    log_p[0, 256] = log_p[1, 767] = np.log(1025 / 2048)
+    assert _value(log_p, {"continuous": "mean", "temperature": 1e-320}) == pytest.approx([-0.499, 0.499], abs=1e-3)

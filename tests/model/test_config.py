@@ -12,13 +12,13 @@ from gato.training import load_recipe
 
 
 @pytest.mark.parametrize(
-    "word", ["task_token=False", "task_token=1", "stochastic_depth=yes", "stochastic_depth=1.0", "dropout_rate=2", "dropout_rate=-0.1",
+    "word", ["task_token=no", "task_token=1", "stochastic_depth=yes", "stochastic_depth=1.0", "dropout_rate=2", "dropout_rate=-0.1",
              "num_transformer_blocks=0", "num_transformer_blocks=two", "num_transformer_blocks=2.0", "patch_stem_stride=0",
              "patch_stem_stride=17", "num_group_norm_groups=0", "feedforward_hidden_size=0", "feedforward_hidden_size=63",
              "local_position_encoding_size=-5", "token_sequence_length=0", "vocabulary_size=100", "position=alibi", "encodings=null"],
 )  # fmt: skip
 def test_a_field_with_a_wrong_value(word):
-    """`task_token=False` would else be a word, and so true."""
+    """`task_token=no` would else be a word, and so true."""
     with pytest.raises(RecipeError, match=word.partition("=")[0]):
         load_recipe("tiny").override([f"model.{word}"])
 

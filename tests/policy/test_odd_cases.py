@@ -1,5 +1,7 @@
 """What people do that nobody planned for: tuples, contexts that end, prompts that do not fit, pictures that are none."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from gato.evaluation.watching import watch
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent
+from gato.policy.acting import check_acting
 from gato.policy.agent import Written, nest
 from gato.policy.hub import split_address
 from gato.policy.jobs import finished, run_jobs
@@ -196,3 +199,12 @@ def test_jobs_that_have_a_caption_already_go_on(tmp_path):
     assert run_jobs(jobs[:1], said, tmp_path / "out.jsonl").done == 1
     assert run_jobs(jobs, said, tmp_path / "out.jsonl").done == 1
     assert [record["caption"] for record in finished(tmp_path / "out.jsonl")] == ["of a", "of b"]
+
+
+def test_ways_of_acting_in_numpys_numbers():
+    """They end up in files of JSON, so they are Python's from then on."""
+    ways = check_acting({"temperature": np.float32(0.5), "top_k": np.int64(3), "return_rank": np.uint8(2)})
+    assert json.loads(json.dumps(ways)) == ways and ways["temperature"] == 0.5 and ways["top_k"] == 3
+    for bad in (np.float32("nan"), np.float64(0), np.bool_(True)):
+        with pytest.raises(UsageError, match="temperature"):
+            check_acting({"temperature": bad})

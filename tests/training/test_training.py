@@ -79,6 +79,8 @@ def test_learning_rate_ends():
 
 def test_recipes():
     assert load_recipe("demo").seconds and load_recipe("paper").slots * load_recipe("paper").slot_tokens == 512 * 1024
+    pythons = RECIPE.override(["reward_shown=True", "model.task_token=False", "seconds=None"])
+    assert (pythons.reward_shown, pythons.model["task_token"], pythons.seconds) == (True, False, None)
     changed = RECIPE.override(["steps=7", "model.layer_width=96", "model.num_attention_heads=3", "optimizer=muon"])
     assert (changed.steps, changed.config().layer_width, changed.optimizer) == (7, 96, "muon")
     with pytest.raises(UnknownNameError, match="learning_rate"):

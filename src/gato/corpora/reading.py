@@ -16,6 +16,7 @@ import functools
 import gzip
 import io
 import json
+import lzma
 import os
 import re
 import zipfile
@@ -206,7 +207,7 @@ class naming_read_errors:
         pass
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        known = (OSError, EOFError, pa.ArrowException, zipfile.BadZipFile, gzip.zlib.error)  # type: ignore[attr-defined]
+        known = (OSError, EOFError, pa.ArrowException, zipfile.BadZipFile, lzma.LZMAError, gzip.zlib.error)  # type: ignore[attr-defined]
         if isinstance(error, FileNotFoundError):
             raise DataError("no such file", where=str(self._file), fix=SKIP_FIX) from error
         if isinstance(error, known):

@@ -59,8 +59,9 @@ class Memory:
             path: np.concatenate([_plain(s, e.observations[path]) for e in episodes]) for path, s in specs.items()
         }
         varying = {p: c for p, c in columns.items() if specs[p].kind in ("continuous", "image")}
-        centre = {p: c.mean(axis=0) for p, c in varying.items()}
-        scale = {p: np.where(c.std(axis=0) > 1e-6, c.std(axis=0), 1.0) for p, c in varying.items()}
+        centre = {p: c.mean(axis=0, dtype=np.float64) for p, c in varying.items()}
+        spread = {p: c.std(axis=0, dtype=np.float64) for p, c in varying.items()}
+        scale = {p: np.where(s > 1e-6, s, 1.0) for p, s in spread.items()}
         texts = {
             p: {text: i for i, text in enumerate(sorted(set(columns[p])))} for p, s in specs.items() if s.kind == "text"
         }

@@ -510,6 +510,10 @@ class Dataset:
 def _read_meta(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     verify_file(folder, "meta.json", manifest["files"]["meta.json"], DatasetCorruptError)
     meta = json.loads((folder / "meta.json").read_bytes())
+    if not isinstance(meta, dict) or not {"schema", "task", "spec"} <= set(meta):
+        raise DatasetCorruptError(
+            "meta.json without schema, task or spec: no dataset's", where=str(folder), fix="collect or import it again"
+        )
     if meta["schema"] > SCHEMA:
         raise DataError(
             f"a dataset of schema {meta['schema']}, this version reads {SCHEMA}",

@@ -41,6 +41,7 @@ from gato.rollouts import Noise, Unit, episode_seed, rollout
 from gato.rollouts.pool import WorkerPool
 from gato.sequences import TokenStore
 from gato.sequences.mixture import pattern_value
+from gato.sequences.returns import LAST_REWARD, RETURN_RANK
 from gato.training import Recipe, train
 from gato.worlds import Reference, Task
 
@@ -49,6 +50,10 @@ FIRST_NUMBER = 1_000_000  # of the training seeds: far from those that demonstra
 LIKE = 16  # timesteps that each is measured by
 MOST_STEPS = 20_000  # of a round, that are compared with each other
 COLOURS = {"steps": ("#2a78c8", "keeping timesteps"), "episodes": ("#c8772a", "keeping episodes")}
+# Fields of a recipe for data that are read from folders; a round has its own.
+NOT_IN_ROUNDS: dict[str, Any] = {
+    "return_filter": None, "validation_share": 0.0, "return_ranks": 0, "reward_shown": False, "similar_timesteps": 0,
+}  # fmt: skip
 EXPLORING: dict[str, Any] = {"discrete": "sample", "continuous": "sample", "temperature": 1.0}
 
 
@@ -77,7 +82,7 @@ def improve(
     that are drawn at random (of continuous ones the noise, in half-ranges), none in a third of the episodes, half of it in
     another. `over_expert` is [gain, low, high], the difference to the expert's measured score with its 95 % interval (Welch).
     The last round's bundle is in out/round-N/train/bundle. More rounds go on where fewer ended. Raises RecipeError for a bundle
-    that does not know the task or windows that do not go with `by`, OutputExistsError where `out` holds the rounds of another
+    that does not know the task, what rounds do not have, or windows that do not go with `by`, OutputExistsError where `out` holds the rounds of another
     bundle, other demonstrations or other settings.
     """
     if task.id not in start.tasks:
@@ -85,6 +90,13 @@ def improve(
             f"the bundle was not trained on {task.id}",
             fix=f"gato finetune BUNDLE --tasks {task.id} --data DIR --out DIR",
         )
+    if RETURN_RANK in start.tasks[task.id].spec.observation or LAST_REWARD in start.tasks[task.id].spec.observation:
+        raise RecipeError(
+            "a network that is told of returns or rewards is not improved by rounds", where=task.id,
+            fix="begin from a bundle trained with return_ranks=0 and reward_shown=False",
+        )  # fmt: skip
+    if ignored := [name for name, none in NOT_IN_ROUNDS.items() if getattr(recipe, name) != none]:
+        raise RecipeError(f"rounds do not have {', '.join(ignored)}", where=task.id, fix="leave it out of --set")
     if by == "steps" and pattern_value(recipe.window_timesteps, task.id, None) != 1:
         raise RecipeError(
             "single timesteps are kept only where windows hold one", where=task.id,
@@ -118,8 +130,7 @@ def own_recipe(bundle: Bundle, by: Literal["episodes", "steps"] = "episodes") ->
     own = Recipe.from_json(bundle.card["recipe"])
     return own.replace(
         name="improve", model=bundle.config.to_json(), steps=300 if by == "episodes" else 50, slots=4, slot_tokens=1024,
-        accumulate=1, weights={"*": 1.0}, hold_out=(), warmup=0.0, final_ratio=1.0, return_filter=None, validation_share=0.0,
-        return_ranks=0, reward_shown=False, similar_timesteps=0, observation_loss=0.0,
+        accumulate=1, weights={"*": 1.0}, hold_out=(), warmup=0.0, final_ratio=1.0, observation_loss=0.0, **NOT_IN_ROUNDS,
     )  # fmt: skip
 
 
@@ -170,7 +181,14 @@ def _round(
         place = list(bundle.tasks).index(task.id)  # of its task token
         codec = make_codec(config, bundle.tokenizer, task.spec, task.id, place, text_targets=recipe.text_targets)
         store = TokenStore.build(task.id, codec, kept)
-        train(recipe.replace(seed=number), [store], bundle.tokenizer, folder / "train", start=bundle, device=device)
+        train(
+            recipe.replace(seed=recipe.seed + number),
+            [store],
+            bundle.tokenizer,
+            folder / "train",
+            start=bundle,
+            device=device,
+        )
     return Bundle.load(made, device), facts
 
 

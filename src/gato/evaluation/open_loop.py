@@ -29,6 +29,7 @@ import torch
 
 from gato.episodes import Episode
 from gato.policy import Agent
+from gato.policy.batch import tempered
 from gato.sequences import Segment, TokenStore, collate
 from gato.tokens.timestep import CONTINUOUS, DISCRETE
 from gato.tokens.values import from_bins, unscale_action
@@ -163,9 +164,8 @@ def _value(log_p: np.ndarray, acting: dict[str, Any]) -> np.ndarray:
     """(N, bins) → what the agent would do, in [-1, 1]."""
     if acting.get("continuous") != "mean":
         return from_bins(log_p.argmax(1))
-    scores = log_p.astype(np.float64) / float(acting.get("temperature", 1.0))
-    p = np.exp(scores - scores.max(1, keepdims=True))
-    return (p * from_bins(np.arange(p.shape[1]))).sum(1) / p.sum(1)
+    p = torch.softmax(tempered(torch.from_numpy(log_p), float(acting.get("temperature", 1.0))), -1).numpy()
+    return (p * from_bins(np.arange(p.shape[1]))).sum(1)
 
 
 def _over_values(specs: Any, leaves: dict[str, Any], name: str) -> float | None:

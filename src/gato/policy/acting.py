@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from gato.errors import UnknownNameError, UsageError, nearest
 from gato.model.decoder import PRECISIONS
@@ -45,7 +48,9 @@ def check_acting(options: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"return_rank={value!r}", fix="a whole number from 0, the worst")
         if name == "top_k" and value is not None and not (_is_number(value) and value == int(value) and value >= 1):
             raise UsageError(f"top_k={value!r}", fix="a whole number from 1")
-    return {**DEFAULTS, **options}
+    # numpy's numbers too are taken, and said in Python's, for they are written down as JSON
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+    return {**DEFAULTS, **plain}
 
 
 def check_seed(seed: Any) -> int:
@@ -60,4 +65,4 @@ def check_seed(seed: Any) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

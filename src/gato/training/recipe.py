@@ -19,6 +19,7 @@ from gato.model.config import GatoConfig, is_a, size
 POSITIVE = ("steps", "slots", "slot_tokens", "accumulate", "window_tokens", "document_tokens")
 ABOVE_ZERO = ("seconds", "clip", "temperature", "eps")  # of 0 a run would not begin, not learn, or not act
 RECIPES = ("demo", "finetune", "generalist", "language", "paper", "tiny")  # files of gato.recipes
+PYTHONS = {"True": True, "False": False, "None": None}  # in a word of the command line, beside those of JSON
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ class Recipe:
         return replace(self, **changes)
 
     def override(self, assignments: list[str]) -> Recipe:
-        """`field=value` words of the command line; `model.field=value` reaches into the network's config."""
+        """`field=value` words of the command line, the value JSON, or True, False, None; `model.field=value` reaches into the
+        network's config."""
         changes: dict[str, Any] = {}
         for word in assignments:
             name, equals, text = word.partition("=")
@@ -186,7 +188,7 @@ class Recipe:
             try:
                 value = json.loads(text)
             except ValueError:
-                value = text
+                value = PYTHONS.get(text, text)
             if name.startswith("model."):
                 model = changes.get("model", self.model)
                 if isinstance(model, Mapping):  # what is none is refused below
