@@ -76,6 +76,8 @@ def test_kinds_and_newer_versions(tmp_path):
     with pytest.raises(CheckpointMissingError, match="no such folder"):
         read_manifest(tmp_path / "nothing", "checkpoint")
     (tmp_path / "bare").mkdir()
+    with pytest.raises(CheckpointMissingError, match="no such folder"):
+        read_manifest(tmp_path / "no\0name", "checkpoint")
     with pytest.raises(CheckpointMissingError, match=MANIFEST):
         read_manifest(tmp_path / "bare", "checkpoint")
 

@@ -173,7 +173,7 @@ def read_manifest(folder: Path | str, kind: str) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name with a null byte in it
         what = "no such folder" if not folder.exists() else f"not a {kind}: there is no {MANIFEST}"
         raise missing_error(kind)(what, where=str(folder), fix=_where_to_look(kind)) from None
     except OSError as error:
