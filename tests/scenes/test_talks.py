@@ -8,10 +8,11 @@ import pytest
 pytest.importorskip("minigrid")
 
 from gato import cli, worlds
+from gato.corpora import split_of
 from gato.corpora.dialogues import Turn, dialogue, ends_turn, talk_spec
 from gato.errors import UsageError
 from gato.scenes.dialogues import program_talk, scene_talk
-from gato.scenes.manual import sayings, verbs
+from gato.scenes.manual import FIRST_WORDS, first_sayings, sayings, verbs
 from gato.scenes.rooms import draw
 from gato.scenes.walkthroughs import FRAME, FRAMES, clip_episode, page_episode, runs, told, walk
 
@@ -75,11 +76,33 @@ def test_yes_and_no_are_even_of_flags():
 def test_no_saying_is_in_both_splits():
     def questions(split, count):
         texts = (program_talk(split, i).observations["question"][0] for i in range(count))
-        lines = {line.removeprefix("User: ") for text in texts for line in text.splitlines() if line.startswith("User")}
-        return {line.partition(": ")[2] or line if line.startswith(("please", "I want", "a question")) else line for line in lines}  # fmt: skip
+        lines = {
+            line.removeprefix("User: ").lower()
+            for text in texts
+            for line in text.splitlines()
+            if line.startswith("User")
+        }
+        return {line.partition(": ")[2] or line if line.startswith(("please", "i want", "a question")) else line for line in lines}  # fmt: skip
 
     train, held_out = questions("train", 800), questions("heldout", 200)
     assert not train & held_out and len(held_out) > 80
+
+
+def test_a_stranger_is_answered():
+    asked = {s.question: s.reply for s in first_sayings()}
+    talks = [program_talk("train", i).observations for i in range(400)]
+    last = [
+        (t["question"][0].rpartition("User: ")[2].removesuffix("\nGato:").lower(), t["reply"][0].strip()) for t in talks
+    ]
+    low = {question.lower(): reply for question, reply in asked.items()}
+    first = [(question, reply) for question, reply in last if question in low]
+    assert 0.13 < len(first) / len(last) < 0.3 and all(low[question] == reply for question, reply in first)
+    assert {s.split()[1] for s in asked.values() if s.startswith("gato ")} <= set(cli.VERBS)
+    for reply, questions in FIRST_WORDS.items():  # in each split's hash, so that all are learned
+        assert any(split_of(question) == "train" for question in questions), reply
+    said = {s.question: s.reply for s in sayings()}
+    assert said["how many tasks has babyai?"] == str(len(worlds.select("babyai/*")))
+    assert not any("`" in s.reply or "](" in s.reply for s in sayings() if s.question.startswith("what is "))
 
 
 def test_walks_are_solved_and_told_as_they_went():

@@ -1,7 +1,8 @@
 """Dialogues that are true by construction: about boards, with the picture, and about the program itself, without.
 
     dialogues/scenes     instructions ("describe the picture"), questions and replies about one board, up to three of them
-    dialogues/program    verbs, flags, defaults, tasks and errors, as `manual` reads them from the program
+    dialogues/program    verbs, flags, defaults, tasks and errors, as `manual` reads them from the program; a fifth of what is
+                         asked is what a stranger asks first
 
 The last reply of a dialogue about a board is balanced as in `questions`; what was said before it is as true.
 """
@@ -15,7 +16,7 @@ import numpy as np
 from gato.corpora import SPLITS, Split, check_split, split_of
 from gato.corpora.dialogues import TALK_SPEC, Turn, spoken, talk_spec
 from gato.episodes import Episode
-from gato.scenes.manual import Said, sayings
+from gato.scenes.manual import Said, first_sayings, sayings
 from gato.scenes.questions import draw_question, find_board
 from gato.scenes.rooms import PIXELS, Board, board, draw
 from gato.scenes.wording import caption
@@ -25,6 +26,8 @@ SCENE_TALK_SPEC, PROGRAM_TALK_SPEC = talk_spec(PIXELS, PIXELS), TALK_SPEC
 SYSTEM = ("", "", "You look at a small world.", "Answer what is asked about the picture.", "Be brief.")
 DESCRIBE = ("describe the picture", "what do you see?", "say something about this picture", "what is there?")
 ABOUT = ("", "", "You know the command line of gato.", "Answer questions about this program.", "Be brief.")
+FIRST = 0.2  # the share of what a stranger asks first, in dialogues about the program
+CAPITAL = 0.3  # of questions that begin with a capital letter, as people write
 OPENINGS = ("{}", "{}", "{}", "please tell me: {}", "I want to know: {}", "a question: {}")
 
 
@@ -62,18 +65,23 @@ def _exchange(seen: Board, last: str, rng: np.random.Generator) -> list[Turn]:
 
 
 @functools.cache
-def _sayings(split: Split) -> tuple[Said, ...]:
-    return tuple(said for said in sayings() if split_of(said.question) == split)
+def _sayings(split: Split) -> tuple[tuple[Said, ...], tuple[Said, ...]]:
+    """What is asked first, and everything."""
+    first, every = (tuple(s for s in said if split_of(s.question) == split) for said in (first_sayings(), sayings()))
+    return first, every
 
 
 def program_talk(split: Split, index: int, seed: int = 0) -> Episode:
     """Dialogue `index` about the program. No question of one split is in the other, also not earlier in a dialogue."""
     rng = np.random.default_rng([seed, 19, SPLITS.index(check_split(split)), index])
-    known = _sayings(split)
+    first, every = _sayings(split)
 
     def one() -> Said:
+        known = first if rng.random() < FIRST else every
         question, reply = known[int(rng.integers(len(known)))]
-        return Said(OPENINGS[int(rng.integers(len(OPENINGS)))].format(question), reply)
+        if known is every:
+            question = OPENINGS[int(rng.integers(len(OPENINGS)))].format(question)
+        return Said(question[:1].upper() + question[1:] if rng.random() < CAPITAL else question, reply)
 
     system = ABOUT[int(rng.integers(len(ABOUT)))]
     turns = [Turn("system", system)] if system else []

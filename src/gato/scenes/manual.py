@@ -1,5 +1,5 @@
 """What can be said of this program, read from it: verbs, flags and defaults from the command line's source, tasks from
-their registry, errors with their exit codes.
+their registry, domains from their cards, errors with their exit codes; and what is said of itself when somebody first asks.
 
 The command line's file is parsed, never imported: it stands above this room. So what the dialogues say of a flag is what
 `gato VERB --help` says of it, in every version.
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from gato import errors, worlds
 from gato.errors import GatoError
+from gato.worlds.cards import CARDS
 
 
 class Flag(NamedTuple):
@@ -78,10 +80,40 @@ class Said(NamedTuple):
     reply: str
 
 
+# What a stranger says first, in several ways, and what is answered.
+FIRST_WORDS = {
+    "Hello. Ask me about a task, or show me a picture.": ("hello", "hi", "hey", "good morning", "good evening", "hello there"),
+    "I am Gato, one network for many tasks.": (
+        "who are you?", "what are you?", "what is your name?", "what is Gato?", "what are you called?", "tell me about yourself",
+    ),
+    "I play games, move robots, caption pictures, answer questions about them and chat.": (
+        "what can you do?", "what do you do?", "what can I do with you?", "how can you help me?", "help", "what are you good at?",
+    ),
+    "Atari, Procgen, Sokoban, BabyAI, ViZDoom and MiniWorld.": (
+        "what can you play?", "which games do you play?", "which games do you know?", "what games can you play?",
+    ),
+    "No, a network that learned by imitation.": ("are you a person?", "are you human?", "are you a robot?", "are you alive?"),
+    "By imitation of experts: all they saw, said and did is one stream of tokens.": (
+        "how did you learn?", "how were you trained?", "what were you trained on?", "who taught you?",
+    ),
+    "gato tasks": ("how do I see all tasks?", "which tasks are there?", "how do I list the tasks?", "show me all tasks"),
+    "gato doctor": ("how do I check my installation?", "what is installed?", "how do I see what is installed?", "is all well?"),
+    "gato demo": ("how do I begin?", "how do I start?", "where do I begin?", "what should I try first?"),
+    "You are welcome.": ("thanks", "thank you", "thank you very much", "thanks a lot"),
+    "Goodbye.": ("bye", "goodbye", "see you", "good night"),
+}  # fmt: skip
+
+
+@functools.cache
+def first_sayings() -> tuple[Said, ...]:
+    """What is said of itself, in a fixed order: a few among the thousands of `sayings`, and asked before all of them."""
+    return tuple(Said(question, reply) for reply, questions in FIRST_WORDS.items() for question in questions)
+
+
 @functools.cache
 def sayings() -> tuple[Said, ...]:
     """Everything that is asked and told of the program, in a fixed order."""
-    return tuple([*_of_verbs(), *_of_tasks(), *_of_errors()])
+    return tuple([*first_sayings(), *_of_domains(), *_of_verbs(), *_of_tasks(), *_of_errors()])
 
 
 def _of_verbs() -> Iterator[Said]:
@@ -104,6 +136,16 @@ def _of_verbs() -> Iterator[Said]:
         turned = others[number % len(others) :] + others[: number % len(others)]
         for name in turned[: len(own)]:  # as many that it has not: the answer cannot be guessed
             yield Said(f"has {verb.name} a flag {name}?", "no")
+
+
+def _of_domains() -> Iterator[Said]:
+    domains = [task.domain for task in worlds.select("*")]
+    for domain, card in CARDS.items():
+        if domain in domains:
+            what = _sentence(re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", card.what).replace("`", ""))
+            yield Said(f"what is {domain}?", what)
+            yield Said(f"tell me about {domain}", what)
+            yield Said(f"how many tasks has {domain}?", str(domains.count(domain)))
 
 
 def _of_tasks() -> Iterator[Said]:
