@@ -96,7 +96,7 @@ def test_a_stranger_is_answered():
     ]
     low = {question.lower(): reply for question, reply in asked.items()}
     first = [(question, reply) for question, reply in last if question in low]
-    assert 0.13 < len(first) / len(last) < 0.3 and all(low[question] == reply for question, reply in first)
+    assert 0.22 < len(first) / len(last) < 0.4 and all(low[question] == reply for question, reply in first)
     assert {s.split()[1] for s in asked.values() if s.startswith("gato ")} <= set(cli.VERBS)
     for reply, questions in FIRST_WORDS.items():  # in each split's hash, so that all are learned
         assert any(split_of(question) == "train" for question in questions), reply

@@ -1,7 +1,7 @@
 """Dialogues that are true by construction: about boards, with the picture, and about the program itself, without.
 
     dialogues/scenes     instructions ("describe the picture"), questions and replies about one board, up to three of them
-    dialogues/program    verbs, flags, defaults, tasks and errors, as `manual` reads them from the program; a fifth of what is
+    dialogues/program    verbs, flags, defaults, tasks and errors, as `manual` reads them from the program; a third of what is
                          asked is what a stranger asks first
 
 The last reply of a dialogue about a board is balanced as in `questions`; what was said before it is as true.
@@ -26,7 +26,7 @@ SCENE_TALK_SPEC, PROGRAM_TALK_SPEC = talk_spec(PIXELS, PIXELS), TALK_SPEC
 SYSTEM = ("", "", "You look at a small world.", "Answer what is asked about the picture.", "Be brief.")
 DESCRIBE = ("describe the picture", "what do you see?", "say something about this picture", "what is there?")
 ABOUT = ("", "", "You know the command line of gato.", "Answer questions about this program.", "Be brief.")
-FIRST = 0.2  # the share of what a stranger asks first, in dialogues about the program
+FIRST = 0.3  # the share of what a stranger asks first, in dialogues about the program
 CAPITAL = 0.3  # of questions that begin with a capital letter, as people write
 OPENINGS = ("{}", "{}", "{}", "please tell me: {}", "I want to know: {}", "a question: {}")
 

@@ -106,14 +106,16 @@ FIRST_WORDS = {
 
 @functools.cache
 def first_sayings() -> tuple[Said, ...]:
-    """What is said of itself, in a fixed order: a few among the thousands of `sayings`, and asked before all of them."""
-    return tuple(Said(question, reply) for reply, questions in FIRST_WORDS.items() for question in questions)
+    """What is said of itself and of its domains, in a fixed order: a few among the thousands of `sayings`, and asked before all
+    of them."""
+    itself = [Said(question, reply) for reply, questions in FIRST_WORDS.items() for question in questions]
+    return (*itself, *_of_domains())
 
 
 @functools.cache
 def sayings() -> tuple[Said, ...]:
     """Everything that is asked and told of the program, in a fixed order."""
-    return tuple([*first_sayings(), *_of_domains(), *_of_verbs(), *_of_tasks(), *_of_errors()])
+    return tuple([*first_sayings(), *_of_verbs(), *_of_tasks(), *_of_errors()])
 
 
 def _of_verbs() -> Iterator[Said]:
