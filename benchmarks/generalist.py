@@ -2,6 +2,7 @@
 
     python benchmarks/generalist.py BUNDLE --state DIR                                the agent
     python benchmarks/generalist.py BUNDLE --state DIR --teacher-forced --data DATA   single actions on demonstrations
+    python benchmarks/generalist.py BUNDLE --state DIR --language                     captions, replies and text, held out
     python benchmarks/generalist.py --policy retrieve --data DATA --state DIR         the baseline, into the same results
     python benchmarks/generalist.py --page                                            docs/agent.md from the results
     python benchmarks/generalist.py BUNDLE --card NAME                                the bundle's README.md, with them
@@ -37,6 +38,7 @@ from gato.evaluation.evaluate import evaluate_task, protocol_of
 from gato.evaluation.open_loop import action_errors
 from gato.evaluation.report import duration
 from gato.evaluation.scores import TaskScores, read_results, results, write_results, write_whole
+from gato.evaluation.telling import held_out, tell
 from gato.model.bundle import Bundle
 from gato.policy import Agent, load
 from gato.policy.card import model_card
@@ -48,6 +50,7 @@ from gato.worlds import Task, find, registry, select
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE, CURVE = ROOT / "results/generalist.json", ROOT / "docs/agent.md", "images/agent-curve.png"
 FEW, SLOW = 20, 60.0  # so many episodes are enough where one takes more than so many seconds
+LANGUAGE, SCENES = "language.json", 300  # held-out scenes, questions, dialogues and clips, of each corpus
 FORCED_EPISODES, FORCED_TIMESTEPS = 20, 2000  # of a task's demonstrations, at most
 COMMAND = "python benchmarks/generalist.py BUNDLE --state DIR"
 
@@ -175,6 +178,11 @@ def evaluate_all(args: argparse.Namespace) -> None:
             "not_installed": sorted({*agent.tasks} - {task.id for task in known if task.installed}),
         },
     )
+    if args.language and isinstance(agent, Agent):
+        if not (args.state / LANGUAGE).is_file():
+            found = tell(agent, held_out(agent, SCENES), args.state / "media")
+            write_whole(args.state / LANGUAGE, json.dumps({"scenes": SCENES, **found["corpora"]}, indent=1) + "\n")
+        return
     wanted = {task.id for task in select(args.tasks)} if args.tasks else set(agent.tasks)
     for task in in_turns(t for t in known if t.installed and t.id in wanted):
         if time.monotonic() > ends:
@@ -242,6 +250,8 @@ def assemble(state: Path) -> dict[str, Any]:
         "known": len(run["known"]), "known_by_domain": _count(run["known"]), "evaluated": len(played),
         "not_installed": run["not_installed"], "failed": {h["id"]: h["failed"] for h in held if "failed" in h},
     }  # fmt: skip
+    if (state / LANGUAGE).is_file():
+        record["language"] = json.loads((state / LANGUAGE).read_text())
     record["baselines"] = {}
     run, held = _read(state / "retrieve")
     if run is not None:
@@ -281,6 +291,7 @@ def page(record: Mapping[str, Any] | None) -> str:
         parts += [f"![Share of tasks at or above each percentage of their expert]({CURVE})", curve_words(record)]
     forced = forced_table(record)
     parts += ["## Single actions", forced] if forced else []
+    parts += ["## Language and pictures", language_table(record["language"])] if "language" in record else []
     parts += ["## Task by task", by_task(record), "## Protocol", protocol(record), limits(record)]
     return "\n\n".join(parts) + "\n"
 
@@ -438,6 +449,31 @@ def forced_table(record: Mapping[str, Any]) -> str:
     )
 
 
+def language_table(told: Mapping[str, Any]) -> str:
+    """A row per generated corpus: what the network makes of the part that it was not trained on."""
+    rows = []
+    for corpus, found in told.items():
+        if corpus == "scenes":
+            continue
+        if "bits_per_byte" in found:
+            score = f"{found['bits_per_byte']:.3f} bits per byte"
+            beside = f"{found['trigram_bits_per_byte']:.3f}, an interpolated trigram on the same tokens"
+        elif "accuracy" in found:
+            score = f"{percent(100 * found['accuracy'])} of replies right"
+            blind = max(found[k] for k in ("chance", "answer_prior", "question_prior") if k in found)
+            beside = f"{percent(100 * blind)}, the likeliest reply without looking"
+        elif "true" in found:
+            score = f"{percent(100 * found['true'])} of captions true"
+            beside = f"{percent(100 * found['true_of_another'])}, the same captions of other pictures"
+        else:
+            score, beside = f"{percent(100 * found['exact_match'])} word for word", "–"
+        rows.append([f"`{corpus}`", score, beside])
+    return (
+        table(("corpus", "the agent", "beside it"), rows)
+        + f"\n\nOf each corpus the first {told['scenes']} documents that are held out for ever, of text all; at temperature 0."
+    )
+
+
 def protocol(record: Mapping[str, Any]) -> str:
     facts, progress = record["protocol"], record["progress"]
     counts = sorted({t["episodes"] for t in record["tasks"]})
@@ -548,6 +584,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--teacher-forced", action="store_true", help="errors of single actions on --data, in place of play"
     )
+    parser.add_argument("--language", action="store_true", help="captions, replies and text, in place of play")
     parser.add_argument("--held-out", action="store_true", help="say that training saw nothing of --data")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", action="store_true", help="write the page from the results")

@@ -119,6 +119,24 @@ def test_a_part_of_an_evaluation_says_that_it_is_one(state):
     assert page.count("<tr><td>") == 2
 
 
+def test_language_stands_beside_what_is_known_without_looking(state):
+    told = {
+        "scenes": 300,
+        "captions/scenes": {"exact_match": 0.887, "captions": 300},
+        "captions/rooms": {"exact_match": 0.0, "true": 0.627, "true_of_another": 0.023},
+        "questions/rooms": {"accuracy": 0.627, "chance": 0.302, "answer_prior": 0.227, "question_prior": 0.25},
+        "text/python-docs": {"bits_per_byte": 2.1388, "trigram_bits_per_byte": 1.9051},
+    }
+    (state / "language.json").write_text(json.dumps(told))
+    section = generalist.page(generalist.assemble(state)).split("## Language and pictures")[1].split("##")[0]
+    assert [line.split(" | ")[1:] for line in section.splitlines() if line.startswith("| `")] == [
+        ["89 % word for word", "– |"],
+        ["63 % of captions true", "2 %, the same captions of other pictures |"],
+        ["63 % of replies right", "30 %, the likeliest reply without looking |"],
+        ["2.139 bits per byte", "1.905, an interpolated trigram on the same tokens |"],
+    ]
+
+
 def test_the_picture_and_the_page_are_made(state, tmp_path):
     words = [
         "--state",
