@@ -90,6 +90,18 @@ def test_what_is_set_aside_is_set_aside_in_memory_too(played, tokenizer, tmp_pat
     assert held.num_episodes == shelved.num_episodes < 80
 
 
+def test_a_rank_is_the_same_on_both_sides(played, tokenizer, tmp_path):
+    """What is validated on is ranked among what was trained on, not among itself."""
+    recipe = load_recipe("tiny").override([*SMALL, "model.vocabulary_size=1024", "validation_share=0.1"])
+    trained, aside = (shelve([played], recipe.config(), tokenizer, recipe, tmp_path, (), v)[0] for v in (False, True))
+    returns = aside.dataset.returns
+    edges = rank_edges(returns[trained.chosen], 4)
+    wanted = np.searchsorted(edges, returns[aside.chosen], side="right")
+    assert [int(e.observations[RETURN_RANK][0]) for e in aside._read(aside.chosen)] == wanted.tolist()
+    among_themselves = np.searchsorted(rank_edges(returns[aside.chosen], 4), returns[aside.chosen], side="right")
+    assert wanted.tolist() != among_themselves.tolist()
+
+
 def test_it_does_as_well_as_it_is_asked_to(played, tokenizer, tmp_path, match):
     tokenizer.save(tmp_path / "tokenizer.model")
     bundle = start_run("tiny", SMALL, [played], tmp_path / "run", tmp_path / "tokenizer.model", "cpu", processes=1)

@@ -9,13 +9,15 @@ import time
 import numpy as np
 import pytest
 
-from gato.corpora import TEXT_SPEC
+from gato.corpora import TEXT_SPEC, asked_of, questions_spec
 from gato.episodes import Episode
 from gato.episodes.store import Dataset, DatasetWriter, find_datasets
 from gato.errors import DatasetCorruptError, EpisodeError
 from gato.rollouts.collect import collect
 from gato.sequences import Mixture, ShelvedStore, TokenStore, collate, shelf
+from gato.sequences.shelf import choose
 from gato.tokens import TimestepCodec, Vocabulary
+from gato.tokens.timestep import IMAGE
 from gato.worlds import find
 
 V = Vocabulary(1024)
@@ -130,6 +132,32 @@ def test_shares_follow_from_outlines_as_from_tokens(data, tokenizer, tmp_path):
         assert abs(tokens[0] / tokens.sum() - 0.5) < 0.04
 
 
+@pytest.mark.parametrize("most", (1, None))
+def test_questions_about_one_picture_have_their_share(data, tokenizer, tmp_path, most):
+    """Their windows go back to the picture, and are longer for it than their timesteps: the outline knows."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path / "q", "questions/many", questions_spec(32, 32)) as writer:
+        for n in rng.integers(4, 12, 80):
+            said = [(f"which key is number {i}", "the red one") for i in range(n)]
+            writer.add(asked_of("questions/many", rng.integers(256, size=(32, 32, 3), dtype=np.uint8), said))
+    dataset = Dataset.open(tmp_path / "q")
+    codec = TimestepCodec(dataset.spec, V, tokenizer, task=dataset.task)
+    some = [stores(data, tokenizer, tmp_path / "s")[0], ShelvedStore(dataset, codec, tmp_path / "s")]
+    mix = mixture(some, prompt_share=0.0, window_timesteps={"*": most})
+    assert not (tmp_path / "s").exists()
+    tokens = np.zeros(2)
+    for s in range(150):
+        for i in range(3):
+            for segment in mix.slot(s, i):
+                tokens[segment.store] += len(segment)
+                if segment.store == 1:
+                    assert some[1].tokens.kinds[segment.spans[0][0]] == IMAGE
+    assert tokens / tokens.sum() == pytest.approx([0.5, 0.5], abs=0.03)
+    held = TokenStore.build(dataset.task, codec, dataset)
+    draws = [s.window(np.random.default_rng(7), 96, most) for s in (held, some[1]) for _ in range(40)]
+    assert draws[:40] == draws[40:]
+
+
 def test_a_table_belongs_to_one_content_one_codec_and_one_filter(data, tokenizer, tmp_path):
     (one, _), (other, _) = stores(data, tokenizer, tmp_path), stores(data, tokenizer, tmp_path, linear=True)
     names = {one.folder, other.folder, ShelvedStore(one.dataset, one.codec, tmp_path, keep=0.8).folder}
@@ -216,8 +244,19 @@ def test_an_empty_dataset_says_so(tokenizer, tmp_path):
     with DatasetWriter(tmp_path / "d", "text/none", TEXT_SPEC):
         pass
     dataset = Dataset.open(tmp_path / "d")
-    with pytest.raises(EpisodeError):
+    with pytest.raises(EpisodeError, match="--episodes 10"):
         ShelvedStore(dataset, TimestepCodec(dataset.spec, V, tokenizer), tmp_path)
+
+
+def test_what_took_the_last_episode_is_said(data, tokenizer, tmp_path):
+    whole = stores(data, tokenizer, tmp_path)[0]
+    with pytest.raises(
+        EpisodeError, match=r"of 12 episodes none is left: validation_share=0.999 sets 12 aside"
+    ) as error:
+        ShelvedStore(whole.dataset, whole.codec, tmp_path, held_out=0.999)
+    assert error.value.fix == "another validation_share, or more episodes"
+    with pytest.raises(EpisodeError, match=r"return_filter=1.0 keeps \d+, validation_share=0.999 sets \d+ aside"):
+        choose(whole.dataset, True, 1.0, 0.999)
 
 
 def test_a_collated_window_is_what_was_played(data, tokenizer, tmp_path):

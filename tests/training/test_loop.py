@@ -13,7 +13,7 @@ import gato
 import gato.training.log as training_log
 from gato.corpora import TEXT_SPEC, asked_of, caption_spec, captioned, document, page, page_spec, questions_spec
 from gato.episodes.store import Dataset, DatasetWriter
-from gato.errors import CheckpointMismatchError, NonFiniteError, RecipeError, UsageError
+from gato.errors import CheckpointMismatchError, DataError, NonFiniteError, RecipeError, UsageError
 from gato.model import Gato
 from gato.model.bundle import Bundle
 from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
@@ -217,9 +217,11 @@ def test_targets_are_what_the_recipe_says(stores, tokenizer, tmp_path_factory):
     assert len(loud.targets) == actions
 
 
-def test_observations_are_learned_with_their_weight(stores, tokenizer, tmp_path):
-    """`observation_loss=0.5`: the step's gradient is that of the weighted loss, computed here from its definition."""
-    recipe = RECIPE.replace(steps=1, observation_loss=0.5)
+@pytest.mark.parametrize("smooth", [0.0, 2.0])
+def test_observations_are_learned_with_their_weight(stores, tokenizer, tmp_path, smooth):
+    """`observation_loss=0.5`: the step's gradient is that of the weighted loss, computed here from its definition. Only
+    actions are smoothed."""
+    recipe = RECIPE.replace(steps=1, observation_loss=0.5, smooth_targets=smooth)
     folder = tmp_path / "data"
     collect([find("dummy/count")], 4, folder, workers=0, progress=False)
     seeing = load_stores([folder], recipe.config(), tokenizer, recipe)
@@ -228,7 +230,9 @@ def test_observations_are_learned_with_their_weight(stores, tokenizer, tmp_path)
     model = Gato(recipe.config())
     batch = make_mixture(seeing, recipe).batch(0)
     assert 0.2 < float(batch.observed.float().mean()) < 1
-    losses = token_losses(model(batch), batch.targets, batch.kinds, model.config.vocabulary.continuous)
+    first = model.config.vocabulary.continuous
+    sides = [token_losses(model(batch), batch.targets, batch.kinds, first, sd) for sd in (0.0, smooth)]
+    losses = torch.where(batch.observed, *sides)
     weights = torch.tensor([0.5 if observed else 1.0 for observed in batch.observed])
     ((losses * weights).sum() / weights.sum()).backward()
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
@@ -243,8 +247,9 @@ def test_poor_episodes_and_held_out_tasks_are_not_read(tokenizer, tmp_path):
     returns = Dataset.open(tmp_path / task.id).returns
     kept = load_stores([tmp_path], RECIPE.config(), tokenizer, RECIPE.replace(return_filter=0.8))[0]
     assert kept.num_episodes == len(good_episodes(returns, 0.8)) < whole.num_episodes == 20
-    for pattern in ("dummy/*", "dummy", "dummy/count", "*count"):  # a domain's name as in `weights`
-        assert load_stores([tmp_path], RECIPE.config(), tokenizer, RECIPE.replace(hold_out=(pattern,))) == []
+    for pattern in ("dummy/*", "dummy", "dummy/count", "*count", "*"):  # a domain's name as in `weights`
+        with pytest.raises(RecipeError, match="leaves none of the datasets"):
+            load_stores([tmp_path], RECIPE.config(), tokenizer, RECIPE.replace(hold_out=(pattern,)))
     assert len(load_stores([tmp_path], RECIPE.config(), tokenizer, RECIPE.replace(hold_out=("dumm", "count")))) == 1
 
 
@@ -405,6 +410,31 @@ def test_a_step_without_a_target_counts_and_changes_nothing(mixed, tokenizer, tm
     bundle = train(recipe, stores, tokenizer, tmp_path / "run", processes=processes, visit=visit)
     assert [not torch.equal(a, b) for a, b in itertools.pairwise(weights)] == targets
     assert bundle.card["steps"] == 8
+
+
+def test_two_datasets_of_one_task_must_be_of_one_spec(mixed, tokenizer, tmp_path):
+    """The bundle would act by the spec of one of them alone."""
+    wide = np.zeros((4, 3), np.float32)
+    gato.write_episode(tmp_path / "wide", {"joints": wide}, wide[:, :2], np.ones(4), task="felt/arm")
+    with pytest.raises(DataError, match="felt/arm") as error:
+        load_stores([mixed / "felt", tmp_path / "wide"], RECIPE.config(), tokenizer, RECIPE)
+    assert str(mixed / "felt") in error.value.where and str(tmp_path / "wide") in error.value.where
+    left = RECIPE.replace(hold_out=("felt",))
+    assert len(load_stores([mixed, tmp_path / "wide"], left.config(), tokenizer, left)) == 3
+
+
+def test_a_network_with_learned_positions_has_one_for_every_token(mixed, stores, tokenizer, tmp_path):
+    learned = RECIPE.replace(model={**RECIPE.model, "position": "learned", "token_sequence_length": 128})
+    with pytest.raises(RecipeError, match=r"up to 256 tokens .* 128 positions"):
+        train(learned, stores, tokenizer, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.json"))
+    for fits in (learned.replace(window_tokens=128), learned.replace(slot_tokens=128)):
+        make_mixture(stores, fits)
+    texts = load_stores([mixed / "text"], RECIPE.config(), tokenizer, RECIPE)
+    make_mixture(texts, learned.replace(document_tokens=128))
+    with pytest.raises(RecipeError, match="129 tokens"):
+        make_mixture(texts, learned.replace(document_tokens=129))
+    make_mixture(stores, learned, RECIPE.config())  # of the bundle that a run starts from
 
 
 def test_windows_that_end_before_the_text_begins_are_refused(mixed, tokenizer, tmp_path):

@@ -162,6 +162,15 @@ def test_fine_tuning_by_any_recipe_keeps_the_network(home, tmp_path, name):
         finetune_run(bundle, name, [*words, 'weights={"*":1}'], [home / "new"], tmp_path / "run", "cpu", processes=1)
 
 
+@pytest.mark.parametrize("word", ["model.vocabulary_size=2048", 'model={"vocabulary_size":2048}'])
+def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(home, tmp_path, word):
+    """Where it was asked for; a recipe's own gives way to a tokenizer."""
+    line = ([home / "old"], tmp_path / "run", home / "tokenizer.model", "cpu")
+    with pytest.raises(RecipeError, match=r"vocabulary_size=2048, .* 1024 pieces"):
+        start_run(str(home / "small.py"), [word], *line, processes=1)
+    assert not (tmp_path / "run" / "data.json").exists()
+
+
 def test_what_fine_tuning_may_change(home):
     bundle, small = Bundle.load(home / "run" / "bundle"), str(home / "small.py")
     changed = finetune_recipe(bundle, small, ["model.dropout_rate=0.2", "model.task_token=false"]).config()
@@ -173,6 +182,13 @@ def test_what_fine_tuning_may_change(home):
     for word in ("model.num_transformer_blocks=2", "model.feedforward_hidden_size=128", "model.vocabulary_size=2048"):
         with pytest.raises(RecipeError, match=word.partition("=")[0]):
             finetune_recipe(bundle, small, [word])
+
+
+def test_all_that_there_is_held_out_is_said_before_the_plan(home, tmp_path, capsys):
+    line = ([home / "old"], tmp_path / "run", home / "tokenizer.model", "cpu")
+    with pytest.raises(RecipeError, match=r"hold_out \['\*'\] leaves none of the datasets \(2\)"):
+        start_run(str(home / "small.py"), ['hold_out=["*"]'], *line, processes=1)
+    assert not capsys.readouterr().err
 
 
 def test_what_there_is_not_to_hold_out_is_said(home, tmp_path, capsys):

@@ -66,6 +66,14 @@ def test_smooth_loss_by_hand():
     assert float(edge[0]) == pytest.approx(inside, rel=1e-5)  # the tail stays in the block
 
 
+def test_only_actions_are_smoothed():
+    logits = torch.randn(2, 1030, generator=torch.Generator().manual_seed(0))
+    targets, kinds = torch.tensor([500, 500]), torch.tensor([CONTINUOUS, CONTINUOUS])
+    hard, soft = (token_losses(logits, targets, kinds, 4, smooth=s) for s in (0.0, 2.0))
+    losses = token_losses(logits, targets, kinds, 4, 2.0, torch.tensor([True, False]))
+    assert losses.tolist() == pytest.approx([float(hard[0]), float(soft[1])]) and not torch.allclose(hard, soft)
+
+
 def test_datasets_may_count_by_their_tokens():
     """A document is all targets, a grid world one token in fifty: its targets count fifty times as much."""
     assert target_weights([1.0, 0.02, 0.5]).tolist() == pytest.approx([1, 50, 2])
@@ -214,12 +222,48 @@ def test_absent_domains_are_named(data, tokenizer):
     "word", ["optimizer=AdamW", "loss_by=token", "precision=fp32", "discrete=argmax", "slots=0", "accumulate=0", "window_tokens=0",
              "steps=many", "learning_rate=fast", 'weights={"*": "x"}', "hold_out=babyai", "save_async=1", "betas=[0.9]", "clip=-1",
              "seed=1.5", "learning_rate=NaN", "clip=0", "temperature=0", "steps=0", "seconds=0", "eps=0", "betas=[1.0,0.95]",
-             "betas=[0.9,-1]", 'window_timesteps={"*":0}', 'window_timesteps={"*":-3}', "warmup=20", 'weights={"*":Infinity}'],
+             "betas=[0.9,-1]", 'window_timesteps={"*":0}', 'window_timesteps={"*":-3}', "warmup=20", 'weights={"*":Infinity}',
+             "return_ranks=1", "return_ranks=1025"],
 )  # fmt: skip
 def test_a_recipe_with_a_wrong_value(word):
     """A misspelt optimiser would otherwise leave the blocks untrained, without a word."""
     with pytest.raises(RecipeError, match=word.partition("=")[0]):
         load_recipe("tiny").override([word])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "\nfrom gato.training import Recipe\n\nrecipe = Recipe(name='x', stepz=3)\n",
+            ("line 4", "stepz", "did you mean steps"),
+        ),
+        ("recipe = (\n", ("line 1", "SyntaxError")),
+        ("\nimport gato_there_is_no_such\n", ("line 2", "gato_there_is_no_such")),
+        ("def f():\n    return 1 / 0\nf()\n", ("line 2", "division by zero")),
+        ("x = 'a\0b'\n", ("own.py", "null bytes")),
+    ],
+)
+def test_a_file_that_does_not_load_is_a_recipe_error(tmp_path, monkeypatch, text, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(text)
+    for name in ("own.py", "./own.py", str(tmp_path / "own.py")):
+        with pytest.raises(RecipeError) as error:
+            load_recipe(name)
+        assert all(word in str(error.value) for word in (*said, "own.py"))
+
+
+def test_an_error_that_says_what_is_wrong_passes(tmp_path):
+    (tmp_path / "own.py").write_text("from gato.training import Recipe\nrecipe = Recipe(name='own', slots=0)\n")
+    with pytest.raises(RecipeError, match=r"slots=0 \[own\]"):
+        load_recipe(str(tmp_path / "own.py"))
+
+
+def test_a_record_with_a_field_that_is_none(data):
+    assert Recipe.from_json(json.loads(json.dumps(RECIPE.to_json()))) == RECIPE
+    with pytest.raises(RecipeError, match="'stepz'") as error:
+        Recipe.from_json({**RECIPE.to_json(), "stepz": 3})
+    assert "did you mean steps" in error.value.fix
 
 
 def test_a_model_word_beside_the_whole_model():

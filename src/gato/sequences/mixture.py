@@ -37,7 +37,7 @@ class Mixture:
     window_tokens: int
     window_timesteps: Mapping[str, int | None] = field(
         default_factory=dict
-    )  # glob of task ids → most timesteps in a window
+    )  # glob of task ids → most timesteps in a window (of questions that share a picture: see Layout.window)
     prompt_share: float = 0.0
     prompt_loss: bool = True
     parallel_actions: bool = False

@@ -41,8 +41,18 @@ from gato.episodes.manifest import (
 from gato.episodes.store import Dataset
 from gato.errors import DatasetCorruptError, EpisodeError
 from gato.sequences.filter import good_episodes
-from gato.sequences.returns import tell
-from gato.sequences.store import Layout, Piece, TokenStore, boundaries, encode, most_alike, share_of_targets
+from gato.sequences.returns import num_ranks, tell
+from gato.sequences.store import (
+    Layout,
+    Piece,
+    TokenStore,
+    boundaries,
+    encode,
+    most_alike,
+    share_of_targets,
+    shares_pictures,
+    showing,
+)
 from gato.tokens import TimestepCodec, Tokens
 from gato.tokens.patches import PatchTable
 from gato.tokens.timestep import MARKS
@@ -66,7 +76,7 @@ class ShelvedStore:
     alike: find the so many timesteps of other episodes most like each.
     held_out: the share of episodes that are set aside, drawn by their numbers, so that an episode stays on its side when
     others join; the store is of the rest, or, if `validation`, of them.
-    Raises EpisodeError where no episode is left.
+    Raises EpisodeError where no episode is left, saying what took them.
     """
 
     def __init__(
@@ -82,8 +92,7 @@ class ShelvedStore:
         self.task, self.codec, self.dataset = dataset.task, codec, dataset
         self._shelf, self._keep, self._side = Path(shelf), keep, (held_out, validation)
         self._alike = alike if codec.acts else 0
-        if not len(self.chosen):
-            raise EpisodeError("no episodes", where=self.task, fix=f"gato collect {self.task} --episodes 10 --out DIR")
+        self.chosen = choose(dataset, codec.acts, keep, held_out, validation)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "table"}  # whoever gets a copy maps the files anew
@@ -93,17 +102,6 @@ class ShelvedStore:
     @property
     def domain(self) -> str:
         return self.task.split("/", 1)[0]
-
-    @cached_property
-    def chosen(self) -> np.ndarray:
-        """Indices of the episodes that pass the filter and are on this side, int64 (E,)."""
-        chosen = np.arange(len(self.dataset))
-        if self._keep is not None and self.codec.acts and len(chosen):
-            chosen = good_episodes(self.dataset.returns, self._keep)
-        share, validation = self._side
-        if not share:
-            return chosen[:0] if validation else chosen
-        return chosen[set_aside(self.dataset, chosen, share) == validation]
 
     @cached_property
     def outline(self) -> Layout:
@@ -117,7 +115,8 @@ class ShelvedStore:
 
     @cached_property
     def _sketch(self) -> tuple[Layout, float]:
-        indices = self.chosen[_spread(len(self.chosen), OUTLINE_EPISODES)]
+        shared = shares_pictures(self.codec)  # then each timestep's own length counts, and all of them are read
+        indices = self.chosen[_spread(len(self.chosen), READ_DOCUMENTS if shared else OUTLINE_EPISODES)]
         lengths = self.dataset.lengths[indices]
         episodes = np.concatenate([[0], np.cumsum(lengths)])
         steps = int(episodes[-1])
@@ -131,13 +130,22 @@ class ShelvedStore:
         else:
             sizes = np.array([self.codec.fixed_tokens])
             share = self.codec.action_tokens / self.codec.fixed_tokens
-        starts = np.concatenate([[0], np.cumsum(np.resize(sizes, steps))])
-        return Layout(starts.astype(np.int64), episodes.astype(np.int64), prompts), share
+        starts = np.concatenate([[0], np.cumsum(np.resize(sizes, steps))]).astype(np.int64)
+        pictures = showing(np.concatenate([piece.tokens.kinds for piece in pieces]), starts) if shared else None
+        return Layout(starts, episodes.astype(np.int64), prompts, pictures=pictures), share
 
     def _read(self, chosen: np.ndarray) -> Iterator[Episode]:
         """Episodes of the dataset, told what the codec reads of returns; a few in memory at a time."""
-        returns = self.dataset.returns[self.chosen]
+        returns = self._ranked if num_ranks(self.codec.spec) else self.dataset.returns[:0]
         return (tell(episode, self.codec.spec, returns) for episode in _episodes(self.dataset, chosen))
+
+    @cached_property
+    def _ranked(self) -> np.ndarray:
+        """The returns by which an episode is ranked: of those trained on, whichever side this store is of, since a rank must be
+        in validation what it was in training."""
+        held_out, validation = self._side
+        trained = choose(self.dataset, self.codec.acts, self._keep, held_out) if validation else self.chosen
+        return self.dataset.returns[trained]
 
     @property
     def num_episodes(self) -> int:
@@ -203,6 +211,33 @@ class ShelvedStore:
 
     def episode_at(self, token: int) -> int:
         return self.table.episode_at(token)
+
+
+def choose(
+    dataset: Dataset, acts: bool, keep: float | None = None, held_out: float = 0.0, validation: bool = False
+) -> np.ndarray:
+    """Indices of a dataset's episodes that pass the filter (of a control task) and are on this side, int64 (E,). Raises
+    EpisodeError where there are none, saying how many there were and which field of a recipe took them."""
+    if not len(dataset):
+        raise EpisodeError(
+            "no episodes", where=dataset.task, fix=f"gato collect {dataset.task} --episodes 10 --out DIR"
+        )
+    chosen, took = np.arange(len(dataset)), {}
+    if keep is not None and acts:
+        chosen = good_episodes(dataset.returns, keep)
+        took["return_filter"] = f"return_filter={keep} keeps {len(chosen)}"
+    if held_out:
+        aside = set_aside(dataset, chosen, held_out)
+        took["validation_share"] = f"validation_share={held_out} sets {aside.sum()} aside"
+        chosen = chosen[aside == validation]
+    elif validation:
+        chosen = chosen[:0]
+    if not len(chosen):
+        raise EpisodeError(
+            f"of {len(dataset)} episodes none is left{': ' * bool(took)}{', '.join(took.values())}", where=dataset.task,
+            fix=f"another {' or '.join(took) or 'validation_share'}, or more episodes",
+        )  # fmt: skip
+    return chosen
 
 
 def set_aside(dataset: Dataset, chosen: Iterable[int], share: float) -> np.ndarray:

@@ -33,6 +33,9 @@ class Layout:
     alike: np.ndarray | None = field(
         default=None, kw_only=True
     )  # int64 (T, K) the timesteps of other episodes most like each, -1 for none
+    pictures: np.ndarray | None = field(
+        default=None, kw_only=True
+    )  # int64 (P,) the timesteps that show a picture, where questions of an episode share it; else None
 
     @property
     def num_timesteps(self) -> int:
@@ -54,7 +57,24 @@ class Layout:
         It starts at a timestep and holds whole timesteps; where it would run past the episode it moves back, so the last
         step is seen as often as the others. A timestep longer than the window is taken alone if it has at most `whole`
         tokens; else (a document) it is cut at any token.
+
+        Of questions that share a picture it begins with the picture, and holds as many as fit then, up to the last that it
+        would have held: `max_timesteps` may be passed.
         """
+        begin, end = self._window(rng, max_tokens, max_timesteps, whole)
+        if self.pictures is None:
+            return begin, end
+        t = int(np.searchsorted(self.starts, begin, side="right")) - 1
+        shown = int(np.searchsorted(self.pictures, t, side="right")) - 1
+        if shown < 0 or self.pictures[shown] < self.episodes[self.episode_at(begin)]:
+            return begin, end
+        begin = int(self.starts[self.pictures[shown]])
+        fits = int(self.starts[np.searchsorted(self.starts, begin + max_tokens, side="right") - 1])
+        return begin, min(end, fits if fits > begin else begin + max_tokens)
+
+    def _window(
+        self, rng: np.random.Generator, max_tokens: int, max_timesteps: int | None, whole: int
+    ) -> tuple[int, int]:
         t = int(rng.integers(self.num_timesteps))
         begin, end = int(self.starts[t]), int(self.starts[t + 1])
         if max_tokens < end - begin <= whole:
@@ -163,6 +183,10 @@ class TokenStore(Layout):
     tokens: Tokens
     example: Episode | None = None
 
+    def __post_init__(self) -> None:
+        if shares_pictures(self.codec):
+            self.pictures = showing(self.tokens.kinds, self.starts)
+
     @property
     def domain(self) -> str:
         return self.task.split("/", 1)[0]
@@ -174,22 +198,6 @@ class TokenStore(Layout):
     @property
     def target_share(self) -> float:
         return share_of_targets([self.tokens])
-
-    def window(
-        self, rng: np.random.Generator, max_tokens: int, max_timesteps: int | None = None, whole: int = 0
-    ) -> tuple[int, int]:
-        """As a Layout's; of questions that share a picture it begins with the picture, and holds as many as fit then."""
-        begin, end = super().window(rng, max_tokens, max_timesteps, whole)
-        shared = not self.codec.acts and {MARKS, QUESTION} <= set(self.codec.spec.observation)
-        if not shared or self.tokens.kinds[begin] == IMAGE:
-            return begin, end
-        first = int(self.starts[self.episodes[self.episode_at(begin)]])
-        pictures = first + np.flatnonzero(self.tokens.kinds[first:begin] == IMAGE)
-        if not len(pictures):
-            return begin, end
-        begin = int(self.starts[np.searchsorted(self.starts, pictures[-1], side="right") - 1])
-        fits = int(self.starts[np.searchsorted(self.starts, begin + max_tokens, side="right") - 1])
-        return begin, min(end, fits if fits > begin else begin + max_tokens)
 
     @classmethod
     def build(
@@ -256,6 +264,17 @@ def most_alike(codec: TimestepCodec, episodes: Sequence[Episode], count: int, wh
     """For each timestep the `count` of other episodes most like it, int64 (T, count), -1 where there are no more."""
     memory = Memory.build(codec.spec, episodes, where)
     return memory.most_alike(memory.keys, count, memory.episodes)
+
+
+def shares_pictures(codec: TimestepCodec) -> bool:
+    """Whether these are questions several of which may be about the picture that the first shows."""
+    return not codec.acts and {MARKS, QUESTION} <= set(codec.spec.observation)
+
+
+def showing(kinds: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The timesteps that show a picture, int64 (P,)."""
+    held = np.flatnonzero(np.diff(starts))  # those that have tokens
+    return held[np.logical_or.reduceat(kinds == IMAGE, starts[held])]
 
 
 def share_of_targets(pieces: Sequence[Tokens]) -> float:

@@ -23,13 +23,12 @@ from rich.console import Console
 from rich.progress import track
 
 from gato.episodes.store import Dataset, find_datasets
-from gato.errors import DatasetMissingError, EpisodeError, RecipeError, TokenizerError
+from gato.errors import DataError, DatasetMissingError, EpisodeError, RecipeError, TokenizerError
 from gato.model import GatoConfig
 from gato.model.bundle import make_codec
 from gato.sequences import Batch, Mixture, ShelvedStore, Store, TokenStore
-from gato.sequences.filter import good_episodes
 from gato.sequences.returns import tell, told_spec
-from gato.sequences.shelf import set_aside
+from gato.sequences.shelf import choose
 from gato.tokens import TimestepCodec
 from gato.tokens.text import TextTokenizer
 from gato.tokens.timestep import MARKS, QUESTION
@@ -51,7 +50,10 @@ def shelve(
 
     known: tasks of the bundle that the run starts from; where the network has task tokens, they keep theirs.
     validation: of the episodes that the recipe sets aside (`validation_share`), in place of those it trains on; datasets
-    too small to have any are left out. Nothing is tokenised yet. Raises DatasetMissingError, TokenizerError.
+    too small to have any are left out. Nothing is tokenised yet.
+
+    Raises DatasetMissingError where there is none, RecipeError where all are held out, DataError where two of one task are
+    not of one spec, EpisodeError where no episode of one is left, TokenizerError.
     """
     stores = []
     for dataset, codec in _datasets(folders, config, tokenizer, recipe, known):
@@ -76,16 +78,12 @@ def shelve(
 def load_stores(
     folders: Sequence[Path], config: GatoConfig, tokenizer: TextTokenizer, recipe: Recipe, known: Sequence[str] = ()
 ) -> list[TokenStore]:
-    """The same, tokenised in memory."""
+    """The same, tokenised in memory. Raises what `shelve` does."""
     stores = []
     for dataset, codec in _datasets(folders, config, tokenizer, recipe, known):
-        chosen: Sequence[int] = range(len(dataset))
-        if recipe.return_filter is not None and codec.acts and len(dataset):
-            chosen = good_episodes(dataset.returns, recipe.return_filter).tolist()
-        if recipe.validation_share:
-            chosen = np.asarray(chosen)[~set_aside(dataset, chosen, recipe.validation_share)].tolist()
-        returns = dataset.returns[list(chosen)]
-        episodes = (tell(dataset[i], codec.spec, returns) for i in chosen)
+        chosen = choose(dataset, codec.acts, recipe.return_filter, recipe.validation_share)
+        returns = dataset.returns[chosen]
+        episodes = (tell(dataset[i], codec.spec, returns) for i in chosen.tolist())
         stores.append(TokenStore.build(dataset.task, codec, episodes, alike=recipe.similar_timesteps * codec.acts))
     return stores
 
@@ -103,11 +101,23 @@ def _datasets(
             f"the tokenizer has {tokenizer.size} pieces, the network's vocabulary_size is {config.vocabulary_size}",
             fix=f"--set model.vocabulary_size={tokenizer.size}, or gato tokenizer train FILES --size {config.vocabulary_size}",
         )
+    found = [Dataset.open(path) for path in paths]
+    datasets = [d for d in found if not any(holds_out(pattern, d.task) for pattern in recipe.hold_out)]
+    if not datasets:
+        raise RecipeError(
+            f"hold_out {list(recipe.hold_out)} leaves none of the datasets ({len(found)})", where=recipe.name,
+            fix="hold out fewer, or add data of other tasks",
+        )  # fmt: skip
+    first: dict[str, Dataset] = {}
+    for dataset in datasets:  # a bundle has one spec of a task: it could act by one of the two alone
+        other = first.setdefault(dataset.task, dataset)
+        if other.spec != dataset.spec:
+            raise DataError(
+                f"two datasets of {dataset.task} that differ in their spec", where=f"{other.folder} and {dataset.folder}",
+                fix="leave one of them out, or collect it again",
+            )  # fmt: skip
     numbers = {task: i for i, task in enumerate(known)}
-    for path in paths:
-        dataset = Dataset.open(path)
-        if any(holds_out(pattern, dataset.task) for pattern in recipe.hold_out):
-            continue
+    for dataset in datasets:
         spec = told_spec(dataset.spec, recipe.return_ranks, recipe.reward_shown)
         yield dataset, make_codec(
             config, tokenizer, spec, dataset.task, numbers.setdefault(dataset.task, len(numbers)),
@@ -129,8 +139,17 @@ def tokenise(stores: Sequence[ShelvedStore]) -> None:
         store.make()
 
 
-def make_mixture(stores: Sequence[Store], recipe: Recipe) -> Mixture:
-    """Raises RecipeError for weights that name nothing, and for windows that are too short to learn from."""
+def make_mixture(stores: Sequence[Store], recipe: Recipe, config: GatoConfig | None = None) -> Mixture:
+    """What the recipe draws, for a network of `config`, or its own. Raises RecipeError for weights that name nothing, and for
+    windows that are too short to learn from, or longer than what a network with learned positions has positions for."""
+    config = config or recipe.config()
+    longest = max((_longest(store, recipe, config) for store in stores), default=0)
+    if config.position == "learned" and longest > config.token_sequence_length:
+        raise RecipeError(
+            f"up to {longest:,} tokens at a time; position=learned has {config.token_sequence_length:,} positions",
+            where=recipe.name,
+            fix=f"window_tokens and slot_tokens of at most {config.token_sequence_length}, or a larger model.token_sequence_length",
+        )
     window = min(recipe.window_tokens, recipe.slot_tokens, recipe.document_tokens or recipe.window_tokens)
     for store in stores:
         pictures, leaves = store.codec.fixed_tokens, store.codec.spec.observation
@@ -142,9 +161,21 @@ def make_mixture(stores: Sequence[Store], recipe: Recipe) -> Mixture:
             )  # fmt: skip
     return Mixture(
         stores, recipe.weights, recipe.slots, recipe.slot_tokens, recipe.window_tokens, recipe.window_timesteps,
-        recipe.prompt_share, recipe.prompt_loss, recipe.config().parallel_actions, recipe.seed, recipe.document_tokens,
+        recipe.prompt_share, recipe.prompt_loss, config.parallel_actions, recipe.seed, recipe.document_tokens,
         recipe.similar_timesteps,
     )  # fmt: skip
+
+
+def _longest(store: Store, recipe: Recipe, config: GatoConfig) -> int:
+    """How many tokens a segment of this store can have, prompt and all."""
+    window = min(recipe.window_tokens, recipe.slot_tokens)
+    if not store.codec.acts:
+        return min(window, recipe.document_tokens or window)
+    if recipe.similar_timesteps:  # a timestep with a long text is taken whole where it is longer than the window
+        timestep = config.local_position_encoding_size + store.codec.action_tokens
+        texts = any(leaf.kind == "text" for leaf in store.codec.spec.observation.values())
+        return max(window, min(timestep, recipe.slot_tokens)) if texts else window
+    return window
 
 
 @contextmanager

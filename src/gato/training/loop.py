@@ -90,8 +90,8 @@ def train(
             )  # fmt: skip
         if track is not None:
             check_tracker(track)
-        mixture = make_mixture(stores, recipe)  # what is wrong with the recipe is said before the folder belongs to it
         config = start.config.replace(**recipe.model) if start else recipe.config()
+        mixture = make_mixture(stores, recipe, config)  # what is wrong is said before the folder belongs to the recipe
         with torch.device("meta"):
             outline = Gato(config)
         make_optimizers(outline, recipe)
@@ -248,8 +248,9 @@ def _run(
                     with autocast:
                         logits = model(batch)
                     losses = token_losses(
-                        logits, batch.targets, batch.kinds, model.config.vocabulary.continuous, recipe.smooth_targets
-                    )
+                        logits, batch.targets, batch.kinds, model.config.vocabulary.continuous, recipe.smooth_targets,
+                        batch.observed,
+                    )  # fmt: skip
                     weights = weight_of[batch.stores]
                     if recipe.observation_loss and batch.observed is not None:
                         weights = torch.where(batch.observed, recipe.observation_loss * weights, weights)

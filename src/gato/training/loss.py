@@ -9,9 +9,15 @@ from gato.tokens.values import NUM_BINS
 
 
 def token_losses(
-    logits: torch.Tensor, targets: torch.Tensor, kinds: torch.Tensor, first_bin: int, smooth: float = 0.0
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    kinds: torch.Tensor,
+    first_bin: int,
+    smooth: float = 0.0,
+    observed: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """-log p of each target, float32 (M,). With `smooth` a continuous target is a bell of that many bins around its own."""
+    """-log p of each target, float32 (M,). With `smooth` a continuous target is a bell of that many bins around its own, but
+    for those that are `observed`: values of an observation, not of an action."""
     log_p = torch.log_softmax(logits.float(), dim=-1)
     if not smooth:
         return -log_p.gather(1, targets[:, None])[:, 0]
@@ -22,6 +28,8 @@ def token_losses(
     hard = torch.zeros_like(bell)
     hard[reach] = 1.0
     continuous = (kinds == CONTINUOUS)[:, None]
+    if observed is not None:
+        continuous = continuous & ~observed[:, None]
     weights = torch.where(continuous, bell, hard)
     index = targets[:, None] + torch.where(continuous, offsets, 0)
     # At the ends of the block the bell's tail falls on the last bin, never on the next block.

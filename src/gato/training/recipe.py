@@ -8,12 +8,15 @@ import importlib
 import importlib.util
 import json
 import math
+import re
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from gato.errors import RecipeError, UnknownNameError, nearest
+from gato.episodes.spec import MAX_DISCRETE
+from gato.errors import GatoError, RecipeError, UnknownNameError, nearest
 from gato.model.config import GatoConfig, is_a, size
 
 POSITIVE = ("steps", "slots", "slot_tokens", "accumulate", "window_tokens", "document_tokens")
@@ -45,7 +48,9 @@ class Recipe:
     accumulate: int = 1  # parts that a step's slots are taken in, over all ranks: one at a time is in memory
     window_tokens: int = 1024
     document_tokens: int | None = None  # documents are cut into windows of so many tokens; None for window_tokens
-    window_timesteps: Mapping[str, int | None] = field(default_factory=dict)
+    window_timesteps: Mapping[str, int | None] = field(
+        default_factory=dict
+    )  # most timesteps in a window; one of questions that share a picture holds all from the picture on
     prompt_share: float = 0.25
     similar_timesteps: int = 0  # in place of windows and prompts: a timestep behind so many like it, of other episodes
     prompt_loss: bool = True
@@ -116,8 +121,10 @@ class Recipe:
             raise RecipeError(
                 f"return_filter {self.return_filter} is not a share", where=self.name, fix="the paper's 0.8"
             )
-        if self.return_ranks < 0 or self.return_ranks == 1:
-            raise RecipeError(f"return_ranks {self.return_ranks}", where=self.name, fix="0 for none, or at least 2")
+        if self.return_ranks and not 2 <= self.return_ranks <= MAX_DISCRETE:
+            raise RecipeError(
+                f"return_ranks {self.return_ranks}", where=self.name, fix=f"0 for none, or 2 to {MAX_DISCRETE:,}"
+            )
         if not 0 <= self.validation_share < 1:
             raise RecipeError(f"validation_share {self.validation_share}", where=self.name, fix="a share, say 0.05")
         if self.observation_loss < 0:
@@ -164,7 +171,15 @@ class Recipe:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Recipe:
-        return cls(**{**record, "betas": tuple(record["betas"]), "hold_out": tuple(record.get("hold_out", ()))})
+        """Raises RecipeError for a field that a recipe does not have, or a value that is not its field's."""
+        names = [f.name for f in fields(cls)]
+        for name in record:
+            if name not in names:
+                raise RecipeError(
+                    f"a recipe has no field {name!r}", where=str(record.get("name", "")), fix=nearest(name, names)
+                )
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        return cls(**values)
 
     def replace(self, **changes: Any) -> Recipe:
         names = [f.name for f in fields(self)]
@@ -204,7 +219,10 @@ def _hints() -> dict[str, Any]:
 
 
 def load_recipe(name: str) -> Recipe:
-    """A name shipped in the package, or a Python file that defines `recipe`. Running your file is running your code."""
+    """A name shipped in the package, or a Python file that defines `recipe`. Running your file is running your code.
+
+    Raises UnknownNameError where there is neither, RecipeError for a file that does not run or defines none.
+    """
     if name in RECIPES:
         return importlib.import_module(f"gato.recipes.{name}").recipe
     path = Path(name)
@@ -215,8 +233,30 @@ def load_recipe(name: str) -> Recipe:
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except GatoError:
+        raise
+    except Exception as error:
+        raise _not_loaded(path, error) from error
     recipe = getattr(module, "recipe", None)
     if not isinstance(recipe, Recipe):
         raise RecipeError("the file defines no `recipe`", where=str(path), fix="recipe = gato.training.Recipe(…)")
     return recipe
+
+
+def _not_loaded(path: Path, error: Exception) -> RecipeError:
+    """What went wrong in a recipe's file, at which of its lines."""
+    lines: list[int | None] = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()
+    ]
+    what = str(error)
+    if isinstance(error, SyntaxError) and not lines:  # of this file, which no frame is in yet
+        lines, what = [error.lineno], error.msg
+    named = re.search(r"unexpected keyword argument '(\w+)'", what)
+    return RecipeError(
+        f"the file does not load: {type(error).__name__}: {what}",
+        where=f"{path}, line {lines[-1]}" if lines and lines[-1] else str(path),
+        fix=(nearest(named[1], [f.name for f in fields(Recipe)]) if named else "")
+        or "mend that line, or compare it with a shipped recipe in gato/recipes",
+    )

@@ -59,6 +59,12 @@ def start_run(
         paths = find_datasets(list(data))
         size = recipe.config().vocabulary_size
         text = TextTokenizer.load(tokenizer) if tokenizer else TextTokenizer.train(_texts(paths), size)
+        named = any("vocabulary_size" in word for word in words)  # a recipe's own gives way to the tokenizer's
+        if tokenizer and named and text.size != size:
+            raise RecipeError(
+                f"model.vocabulary_size={size}, and a tokenizer of {text.size} pieces", where=str(tokenizer),
+                fix=f"leave the one out, or the other, or gato tokenizer train FILES --size {size}",
+            )  # fmt: skip
         _fill(out, data, text)
         return ""
 
