@@ -51,7 +51,7 @@ from gato.episodes.manifest import (
     write_file_atomically,
     write_manifest,
 )
-from gato.episodes.spec import Spec, Specs, TaskSpec
+from gato.episodes.spec import Spec, Specs, TaskSpec, check_actions
 from gato.errors import DataError, DatasetCorruptError, DatasetMissingError, GatoError, OutputExistsError, nearest
 
 SCHEMA = 1
@@ -548,10 +548,12 @@ class DatasetWriter:
     """Adds episodes to a dataset, making it if needed; each is durable when `add` returns. A context manager.
 
     `facts` goes into meta.json of a new dataset: source, simulators, references, …. Raises OutputExistsError when the
-    folder holds another task, spec or source, something that is no dataset, or another process that writes into it.
+    folder holds another task, spec or source, something that is no dataset, or another process that writes into it;
+    SpecError for actions that no agent could be taught.
     """
 
     def __init__(self, folder: Path | str, task_id: str, spec: TaskSpec, facts: Mapping[str, Any] | None = None):
+        check_actions(spec, task_id)
         self.folder, self.task, self.spec = Path(folder), task_id, spec
         self._lock = lock_folder(self.folder)
         self._lock.__enter__()
