@@ -363,6 +363,8 @@ class Dataset:
             self.failed |= failed
             entries += chunk
         self.index: list[Entry] = sorted({e.number: e for e in reversed(entries)}.values(), key=lambda e: e.number)
+        for entry in self.index:
+            self.failed.pop(entry.number, None)  # it was mended, and read after all
 
     @property
     def identity(self) -> str:
@@ -630,6 +632,8 @@ class DatasetWriter:
         write_file_atomically(self.folder / "pending" / name, chunk)
         self.numbers.update(numbers)
         self.failed |= dict(failed or {})
+        for number in numbers:
+            self.failed.pop(number, None)
 
     def compact(self) -> None:
         """Fold the pending files (and a last shard that is still small) into shards of about 64 MB."""
