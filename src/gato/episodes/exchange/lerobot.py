@@ -346,8 +346,8 @@ def _check_feature(name: str, feature: Any, file: Path) -> None:
     """Raises DataError for a feature of info.json that does not say what it is."""
     known = feature if isinstance(feature, dict) else {}
     dtype, shape = known.get("dtype"), known.get("shape")
-    sizes = isinstance(shape, list) and all(isinstance(n, int) for n in shape)
-    if not isinstance(dtype, str) or not sizes or (dtype in ("video", "image") and len(shape) != 3):
+    sizes = shape if isinstance(shape, list) and all(isinstance(n, int) for n in shape) else None
+    if not isinstance(dtype, str) or sizes is None or (dtype in ("video", "image") and len(sizes) != 3):
         what = f"feature {name} of dtype {dtype!r} and shape {shape!r}"
         raise DataError(what, where=str(file), fix="download it again, or leave the feature out")
 
