@@ -15,6 +15,7 @@ import pytest
 from gato import cli
 from gato.episodes import Dataset, find_datasets
 from gato.episodes.exchange import Choices, detect, export_minari, import_recordings, open_recordings
+from gato.episodes.record import write_episode
 from gato.episodes.store import verify
 from gato.errors import DataError, DatasetMissingError, OutputExistsError, SpecError, UnknownNameError, UsageError
 from gato.rollouts import CLEAN, Noise
@@ -111,6 +112,57 @@ def test_minari_that_names_an_environment_in_place_of_spaces_is_not_run(tmp_path
     with pytest.raises(DataError, match="does not say its observation space"):
         imported("minari", path, tmp_path / "data")
     assert not ran.exists()
+
+
+def test_export_into_a_relative_folder(tmp_path, monkeypatch):
+    write_episode(tmp_path / "own", np.zeros((5, 2)), np.zeros((5, 1)), np.ones(5), task="lab/robot")
+    monkeypatch.chdir(tmp_path)
+    folder = export_minari("own", Path("minari"))
+    assert folder == tmp_path / "minari/lab/robot-v0" and len(Dataset(imported("minari", folder, "back").folder)) == 1
+
+
+def test_facts_that_nobody_said_do_not_come_back_from_minari(tmp_path):
+    own = tmp_path / "own"
+    for info in ({}, {"terminated": True}, {"terminated": False}, {"truncated": True, "success": False, "note": None}):
+        write_episode(own, np.zeros((5, 2)), np.zeros((5, 1)), np.ones(5), task="lab/robot", info=info)
+    back = imported("minari", export_minari(own, tmp_path / "minari"), tmp_path / "back").folder
+    assert [e.info for e in Dataset(back)] == [e.info for e in Dataset(own)]
+
+
+def test_a_text_that_minari_cannot_hold(tmp_path):
+    for said in ("fine", "a\0b"):
+        seen = {"goal": [said] * 5}
+        write_episode(tmp_path / "own", seen, np.zeros((5, 1)), np.ones(5), task="lab/robot")
+    with pytest.raises(DataError, match=r"null character in the text goal.*episode 1"):
+        export_minari(tmp_path / "own", tmp_path / "minari")
+    assert not (tmp_path / "minari").exists()
+
+
+def test_minari_actions_without_bounds_get_those_of_the_data(tmp_path):
+    from gymnasium.spaces import Box
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+    from minari.dataset.minari_storage import MinariStorage
+
+    path = tmp_path / "reach-v0"
+    (path / "data").mkdir(parents=True)
+    endless = Box(-np.inf, np.inf, (2,))
+    storage = MinariStorage.new(path / "data", endless, endless, data_format="hdf5")
+    storage.update_metadata({"dataset_id": "reach-v0"})
+    actions = np.stack([np.linspace(5, 10, 6), np.linspace(-3, -2, 6)], 1).astype(np.float32)
+    actions[1, 0] = np.nan  # its episode is left out, and says nothing of the bounds
+    for i, values in enumerate((actions, actions[2:])):
+        ends = np.arange(len(values)) == len(values) - 1
+        seen, rewards = np.zeros((len(values) + 1, 2), np.float32), np.ones(len(values))
+        storage.update_episodes(
+            [
+                EpisodeBuffer(
+                    id=i, observations=seen, actions=values, rewards=rewards, terminations=ends, truncations=~ends
+                )
+            ]
+        )
+    done = imported("minari", path, tmp_path / "data", on_bad="skip")
+    assert done.episodes == 1
+    np.testing.assert_allclose(Dataset(done.folder).spec.action["action"].bounds(), [[5, -3], [10, -2]])
 
 
 # -- LeRobot ----------------------------------------------------------------------------------------------------------
@@ -274,6 +326,89 @@ def test_lerobot_of_another_version_or_without_its_head(tmp_path):
             imported("lerobot", path, tmp_path / "data")
         (tmp_path / "aside").rename(path / name)
     assert not (tmp_path / "data").exists()
+
+
+def _edit_info(root, change):
+    file = root / "meta/info.json"
+    info = json.loads(file.read_text())
+    change(info)
+    file.write_text(json.dumps(info))
+
+
+def _without(root, column):
+    for file in (root / "data").rglob("*.parquet"):
+        _edit_table(file, lambda t: t.drop_columns(column))
+
+
+LEROBOT_NONSENSE = {  # what is done, what the message says, where it points
+    "no action": (lambda r: _without(r, "action"), "no column action", "file-000.parquet"),
+    "no state": (lambda r: _without(r, "observation.state"), "no column observation.state", "file-000.parquet"),
+    "no time": (lambda r: _without(r, "timestamp"), "no column timestamp", "file-000.parquet"),
+    "no number": (lambda r: _without(r, "episode_index"), "no column episode_index", "file-000.parquet"),
+    "no type": (lambda r: _edit_info(r, lambda i: i["features"]["action"].pop("dtype")), "feature action of dtype None", "info.json"),
+    "no shape": (lambda r: _edit_info(r, lambda i: i["features"]["action"].pop("shape")), "and shape None", "info.json"),
+    "another shape": (lambda r: _edit_info(r, lambda i: i["features"]["action"].update(shape=[7])), "no action of shape (7,)", "file-000.parquet"),
+    "no feature": (lambda r: _edit_info(r, lambda i: i["features"].update(action=3)), "feature action", "info.json"),
+    "a type that is none": (
+        lambda r: _edit_info(r, lambda i: i["features"]["observation.state"].update(dtype="floaty")),
+        "type floaty cannot become tokens", "observation.state",
+    ),
+    "a path that is none": (lambda r: _edit_info(r, lambda i: i.update(data_path="data/{foo}.parquet")), "KeyError: 'foo'", "info.json"),
+    "a film's path that is none": (lambda r: _edit_info(r, lambda i: i.update(video_path="{0}.mp4")), "IndexError", "info.json"),
+    "a list without lengths": (
+        lambda r: _edit_table(r / "meta/episodes/chunk-000/file-000.parquet", lambda t: t.drop_columns("length")),
+        "no column length", "file-000.parquet",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEROBOT_NONSENSE)
+def test_lerobot_that_makes_no_sense_is_named(tmp_path, name):
+    damage, what, where = LEROBOT_NONSENSE[name]
+    path = make_lerobot(tmp_path)
+    damage(path)
+    with pytest.raises(DataError) as raised:
+        imported("lerobot", path, tmp_path / "data")
+    assert what in raised.value.what and where in raised.value.where
+    with pytest.raises(DataError):
+        imported("lerobot", path, tmp_path / "data", on_bad="skip")
+    assert not [*(tmp_path / "data").glob("*/*")]  # nothing is left of what held nothing
+
+
+def test_a_lerobot_episode_of_no_frames_is_left_out(tmp_path):
+    path = make_lerobot(tmp_path)
+    listed = path / "meta/episodes/chunk-000/file-000.parquet"
+    _edit_table(path / DATA, lambda t: t.slice(0, STEPS))
+    _edit_table(listed, lambda t: _replace(t, "length", [STEPS, STEPS, STEPS, 0]))
+    with pytest.raises(DataError, match=r"no frames.*episode 3"):
+        imported("lerobot", path, tmp_path / "data")
+    assert imported("lerobot", path, tmp_path / "data", on_bad="skip").skipped == 1
+
+
+def test_what_was_left_out_is_tried_again(tmp_path):
+    path = make_lerobot(tmp_path)
+    whole = Dataset(imported("lerobot", path, tmp_path / "whole").folder)
+    (path / DATA).rename(tmp_path / "aside")
+    for added in (2, 0):
+        done = imported("lerobot", path, tmp_path / "data", on_bad="skip")
+        assert (done.episodes, done.added, done.skipped) == (2, added, 2)
+    assert not [*(done.folder / "pending").iterdir()] and sorted(Dataset(done.folder).failed) == [2, 3]
+    (tmp_path / "aside").rename(path / DATA)
+    done = imported("lerobot", path, tmp_path / "data", on_bad="skip")
+    assert (done.episodes, done.added, done.skipped) == (4, 2, 0) and Dataset(done.folder).failed == {}
+    for a, b in zip(whole, Dataset(done.folder), strict=True):
+        same(a, b)
+
+
+def test_where_nothing_could_be_read_another_try_starts_anew(tmp_path):
+    path = make_lerobot(tmp_path)
+    (path / "videos").rename(tmp_path / "aside")
+    for on_bad, what in (("skip", "not one episode"), ("error", "film is missing")):
+        with pytest.raises(DataError, match=what):
+            imported("lerobot", path, tmp_path / "data", on_bad=on_bad)
+        assert not [*(tmp_path / "data").glob("*/*")]
+    (tmp_path / "aside").rename(path / "videos")
+    assert imported("lerobot", path, tmp_path / "data", on_bad="skip").episodes == 4
 
 
 def test_damaged_jat_is_named_and_the_rest_can_be_had(tmp_path):

@@ -61,10 +61,10 @@ class Episode:
         """Returns itself, in canonical dtypes. Raises EpisodeError or ObservationError (episode, step, field)."""
         where = where or self.task
         self.rewards = np.asarray(self.rewards, np.float32)
-        if self.rewards.ndim != 1 or not len(self.rewards):
-            raise EpisodeError(
-                f"rewards of shape {self.rewards.shape}; an episode needs at least one step", where=where
-            )
+        if self.rewards.ndim != 1:
+            raise EpisodeError(f"rewards of shape {self.rewards.shape}, expected one number a step: (T,)", where=where)
+        if not len(self.rewards):
+            raise EpisodeError("no rewards: an episode needs at least one step", where=where)
         if not np.isfinite(self.rewards).all():
             raise EpisodeError(f"reward is not finite at step {int(np.argmin(np.isfinite(self.rewards)))}", where=where)
         self.observations = _check_leaves(spec.observation, self.observations, len(self), f"{where} observation")

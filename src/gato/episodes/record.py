@@ -8,6 +8,8 @@ Each episode is durable as soon as it ends; the folder is a dataset at every mom
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,13 @@ from gato.episodes.episode import Episode, check_info
 from gato.episodes.manifest import MANIFEST
 from gato.episodes.spec import Specs, TaskSpec, check_values, flatten, specs_from_space, task_spec
 from gato.episodes.store import DatasetWriter, read_spec
-from gato.errors import EpisodeError, SpecError, UsageError
+from gato.errors import EpisodeError, ObservationError, SpecError, UsageError
 
 LOOSE_FILES = 64  # `write_episode` compacts after this many calls
+ROUNDING = 1e-5  # of the larger bound: how far outside an action may lie
+
+# Packages whose ids `gym/ENV-ID` finds without being told who registers them: Gymnasium's own and `worlds.gym.FAMILIES`.
+KNOWN = {"gymnasium", "ale_py", "gymnasium_robotics", "metaworld", "minigrid", "miniworld", "vizdoom"}
 
 Spaces = tuple[gymnasium.Space, gymnasium.Space]  # (observation space, action space)
 
@@ -29,9 +35,14 @@ Spaces = tuple[gymnasium.Space, gymnasium.Space]  # (observation space, action s
 def record(env: gymnasium.Env, out: Path | str, task: str | None = None, source: str = "recorded") -> RecordedEnv:
     """Wrap an environment so that every episode played in it is added to the dataset `out`. Close it at the end.
 
-    `task` defaults to `gym/ENV-ID`. The actions are taken for demonstrations: what a good agent would do. An episode
-    that is broken off, by `reset` or by `close`, is kept with `info["broken_off"]`, if it has a step; the steps after
-    the last finished episode of a process that is killed are lost. One process records into a folder at a time.
+    `task` defaults to `gym/ENV-ID`, or `gym/MODULE:ENV-ID` where a module of your own registers the id. The actions are
+    taken for demonstrations: what a good agent would do. An episode that is broken off, by `reset` or by `close`, is kept
+    with `info["broken_off"]`, if it has a step; the steps after the last finished episode of a process that is killed are
+    lost. One process records into a folder at a time.
+
+    Raises UsageError for an environment without an id, SpecError for spaces that cannot become tokens. `reset` and `step`
+    raise ObservationError for what cannot be recorded, an action outside its bounds included, and EpisodeError for a
+    reward that is no number; the steps before are kept.
     """
     if isinstance(env, gymnasium.vector.VectorEnv):
         fix = "wrap the environments inside it, one folder each"
@@ -39,7 +50,7 @@ def record(env: gymnasium.Env, out: Path | str, task: str | None = None, source:
     if task is None:
         if env.spec is None:
             raise UsageError("this environment has no id", fix='pass task="domain/name"')
-        task = f"gym/{env.spec.id}"
+        task = _playable_id(env.spec)
     return RecordedEnv(env, Path(out), _checked_id(task), source)
 
 
@@ -65,18 +76,18 @@ class RecordedEnv(gymnasium.Wrapper):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        before, chosen = (
-            self._last,
-            self._checked("action", action),
-        )  # copied now: worlds may change what they are given
+        chosen = self._checked("action", action)  # copied now: worlds may change what they are given
+        _check_bounds(self._spec.action, {p: [v] for p, v in chosen.items()}, self._task, len(self._steps))
         observation, reward, terminated, truncated, info = self.env.step(action)
+        before, self._last = self._last, None  # what cannot be recorded ends the episode in the dataset
         if before is not None:
-            self._steps.append((before, chosen, float(reward)))
-            self._last = self._checked("observation", observation)
+            self._steps.append((before, chosen, _reward(reward, f"{self._task} step {len(self._steps)} reward")))
             if "success" in info:
                 self._success = bool(info["success"])
             if terminated or truncated:
-                self._finish(terminated=bool(terminated))
+                self._finish(terminated=bool(terminated))  # nothing follows: its last observation may be anything
+            else:
+                self._last = self._checked("observation", observation)
         return observation, reward, terminated, truncated, info
 
     def close(self) -> None:
@@ -126,7 +137,8 @@ def write_episode(
     A final observation after the last action is dropped. Without `spec` (or the two Gymnasium spaces), that of the
     dataset `out` holds, or for a new one: floats are unbounded as observations and in [-1, 1] as actions, 8-bit
     integers and booleans have the range of their type; anything else is a SpecError that says what to pass. Raises
-    EpisodeError for what is no array with time first.
+    EpisodeError for what is no array with time first or no episode of this spec, ObservationError for a value that is
+    none, an action outside its bounds included. Nothing is made or changed then.
     """
     rewards = _in_time(rewards, f"{task} rewards", np.float32)
     seen, done = (
@@ -143,9 +155,11 @@ def write_episode(
     if spec is None:
         spec = TaskSpec(_infer(seen, "observation", task), _infer(done, "action", task))
     facts = {"source": source, **(info or {})}
+    episode = Episode(task, seen, done, rewards, info=facts).check(spec, f"{task} episode")  # before a dataset is made
+    _check_bounds(spec.action, episode.actions, f"{task} episode")
     writer = DatasetWriter(out, _checked_id(task), spec, {"source": source})
     try:
-        number = writer.add(Episode(task, seen, done, rewards, info=facts))
+        number = writer.add(episode)
     finally:
         loose = sum(1 for _ in (Path(out) / "pending").glob("*.parquet"))
         writer.close(compact=loose >= LOOSE_FILES)
@@ -175,7 +189,58 @@ def _checked_id(task: str) -> str:
     return task
 
 
+def _playable_id(spec: gymnasium.envs.registration.EnvSpec) -> str:
+    """By which `gato` finds an environment again; of one that a script itself registered, the bare id.
+
+    An id does not say who registers it, its entry point nearly does: the package around it, as Gymnasium's own guide has
+    it, or the very module, whose import runs those around it.
+    """
+    entry = spec.entry_point
+    maker = getattr(entry, "func", entry)  # of a partial
+    module = entry.partition(":")[0] if isinstance(entry, str) else getattr(maker, "__module__", None) or ""
+    package = module.partition(".")[0]
+    if package in ("", "__main__", *KNOWN):
+        return f"gym/{spec.id}"
+    try:
+        registers = "register" in inspect.getsource(sys.modules[package])
+    except (KeyError, OSError, TypeError):  # not imported, or not from a file
+        registers = False
+    return f"gym/{package if registers else module}:{spec.id}"
+
+
+def _reward(value: Any, where: str) -> float:
+    try:
+        reward = float(value)
+    except (TypeError, ValueError) as error:
+        raise EpisodeError(f"no number: {error}", where=where) from error
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.float32(reward)):
+            raise EpisodeError(f"{reward} is not finite as float32", where=where)
+    return reward
+
+
+def _check_bounds(specs: Specs, actions: Mapping[str, Any], where: str, first: int = 0) -> None:
+    """Actions with time first, from step `first` on. Raises ObservationError for a number outside its bounds by more than
+    rounding: tokens would clip it. (Discrete ones are checked with their type. What is imported or collected may lie
+    outside, for there nobody could mend it.)"""
+    for path, spec in specs.items():
+        if spec.kind != "continuous":
+            continue
+        low, high = spec.bounds()
+        values = np.asarray(actions[path], np.float64).reshape(len(actions[path]), spec.size)
+        slack = ROUNDING * np.maximum(np.abs(low), np.abs(high))
+        outside = (values < low - slack) | (values > high + slack)
+        if outside.any():
+            t, i = np.argwhere(outside)[0]
+            raise ObservationError(
+                f"value {values[t, i]:g} at element {i}, outside {low[i]:g}…{high[i]:g}",
+                where=f"{where} action {path} step {first + t}", fix="clip it, or give the action space wider bounds",
+            )  # fmt: skip
+
+
 def _infer(leaves: Mapping[str, Any], side: str, task: str) -> Specs:
+    if not leaves:
+        raise EpisodeError("no field at all", where=f"{task} {side}", fix="arrays (T, …), or lists of T texts")
     specs: Specs = {}
     for path, values in sorted(leaves.items()):
         place = f"{task} {side} {path}"

@@ -107,17 +107,27 @@ class TaskSpec:
 
 
 def specs_from_space(space: gymnasium.Space, root: str, where: str = "") -> Specs:
-    """Flatten a Gymnasium space. Raises SpecError for what cannot become tokens, naming the path."""
-    leaves = {path: _leaf(sub, path, where) for path, sub in _walk(space, root, top=True)}
+    """Flatten a Gymnasium space. Raises SpecError for what cannot become tokens and for two of a path, naming it."""
+    leaves: Specs = {}
+    for path, sub in _walk(space, root, top=True):
+        if path in leaves:
+            raise _two_of(path, where)
+        leaves[path] = _leaf(sub, path, where)
     return dict(sorted(leaves.items()))
 
 
 def task_spec(env: gymnasium.Env, where: str = "") -> TaskSpec:
-    """The spec of an environment. An action space without bounds is a SpecError that says what to pass."""
+    """The spec of an environment. Raises SpecError as `specs_from_space` and `check_actions` do."""
     spec = TaskSpec(
         specs_from_space(env.observation_space, "observation", where),
         specs_from_space(env.action_space, "action", where),
     )
+    check_actions(spec, where)
+    return spec
+
+
+def check_actions(spec: TaskSpec, where: str = "") -> None:
+    """Raises SpecError for actions that no agent could be taught: pictures, texts, numbers without bounds."""
     for path, leaf in spec.action.items():
         if leaf.kind in ("image", "text"):
             raise SpecError(f"an action of kind {leaf.kind} is not supported", where=f"{where} {path}".strip())
@@ -127,7 +137,11 @@ def task_spec(env: gymnasium.Env, where: str = "") -> TaskSpec:
                 where=f"{where} {path}".strip(),
                 fix="wrap the environment with gymnasium.wrappers.RescaleAction, or give its action_space finite bounds",
             )
-    return spec
+
+
+def _two_of(path: str, where: str) -> SpecError:
+    fix = 'a key with a slash in it reads as a path, and the key 1 as "1": rename one of them'
+    return SpecError(f"two leaves are called {path!r}", where=where, fix=fix)
 
 
 def _walk(space: gymnasium.Space, path: str, top: bool = False):
@@ -161,6 +175,8 @@ def _leaf(space: gymnasium.Space, path: str, where: str) -> Spec:
         low, high = np.asarray(space.low).ravel(), np.asarray(space.high).ravel()
         if np.issubdtype(space.dtype, np.integer) or space.dtype == np.bool_:
             return _discrete(space.shape, str(space.dtype), low, high, place)
+        if space.dtype.itemsize > 8:
+            raise SpecError(f"values of type {space.dtype} cannot be stored", where=place, fix="use float64 or float32")
         low, high = low.astype(np.float64), high.astype(np.float64)
         low, high = np.where(low <= -UNBOUNDED, -np.inf, low), np.where(high >= UNBOUNDED, np.inf, high)
         return Spec("continuous", tuple(space.shape), str(space.dtype), tuple(low.tolist()), tuple(high.tolist()))
@@ -198,13 +214,15 @@ def _discrete(shape, dtype: str, low, high, place: str) -> Spec:
 
 
 def flatten(value: Any, root: str) -> dict[str, Any]:
-    """A nested observation as {path: leaf}, paths as in `specs_from_space`."""
+    """A nested observation as {path: leaf}, paths as in `specs_from_space`. Raises SpecError for two of a path."""
     out: dict[str, Any] = {}
 
     def walk(v, path, top=False):
         if isinstance(v, Mapping | tuple):
             for key, sub in v.items() if isinstance(v, Mapping) else enumerate(v):
                 walk(sub, str(key) if top else f"{path}/{key}")
+        elif path in out:
+            raise _two_of(path, root)
         else:
             out[path] = v
 
@@ -255,9 +273,16 @@ def check_value(spec: Spec, value: Any, where: str) -> np.ndarray | str:
     if spec.kind == "continuous":
         if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
             raise ObservationError(f"type {array.dtype}, expected {spec.dtype}", where=where)
+        given = array
+        with np.errstate(over="ignore"):  # what is too large for the spec's type is infinite in it, and refused
+            array = given.astype(spec.dtype, order="C")
         if not np.isfinite(array).all():
-            bad = "NaN" if np.isnan(array).any() else "infinity"
-            raise ObservationError(f"{bad} at element {int(np.argmin(np.isfinite(array).ravel()))}", where=where)
+            i = int(np.argmin(np.isfinite(array).ravel()))
+            bad = "NaN" if np.isnan(given).any() else "infinity"
+            if np.isfinite(given).all():
+                bad = f"{given.ravel()[i]:g}, too large for {spec.dtype},"
+            raise ObservationError(f"{bad} at element {i}", where=where)
+        return array
     else:
         if not (np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_):
             raise ObservationError(f"type {array.dtype}, expected {spec.dtype}", where=where)

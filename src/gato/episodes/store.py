@@ -51,7 +51,7 @@ from gato.episodes.manifest import (
     write_file_atomically,
     write_manifest,
 )
-from gato.episodes.spec import Spec, Specs, TaskSpec
+from gato.episodes.spec import Spec, Specs, TaskSpec, check_actions
 from gato.errors import DataError, DatasetCorruptError, DatasetMissingError, GatoError, OutputExistsError, nearest
 
 SCHEMA = 1
@@ -363,6 +363,8 @@ class Dataset:
             self.failed |= failed
             entries += chunk
         self.index: list[Entry] = sorted({e.number: e for e in reversed(entries)}.values(), key=lambda e: e.number)
+        for entry in self.index:
+            self.failed.pop(entry.number, None)  # it was mended, and read after all
 
     @property
     def identity(self) -> str:
@@ -548,10 +550,12 @@ class DatasetWriter:
     """Adds episodes to a dataset, making it if needed; each is durable when `add` returns. A context manager.
 
     `facts` goes into meta.json of a new dataset: source, simulators, references, …. Raises OutputExistsError when the
-    folder holds another task, spec or source, something that is no dataset, or another process that writes into it.
+    folder holds another task, spec or source, something that is no dataset, or another process that writes into it;
+    SpecError for actions that no agent could be taught.
     """
 
     def __init__(self, folder: Path | str, task_id: str, spec: TaskSpec, facts: Mapping[str, Any] | None = None):
+        check_actions(spec, task_id)
         self.folder, self.task, self.spec = Path(folder), task_id, spec
         self._lock = lock_folder(self.folder)
         self._lock.__enter__()
@@ -628,6 +632,8 @@ class DatasetWriter:
         write_file_atomically(self.folder / "pending" / name, chunk)
         self.numbers.update(numbers)
         self.failed |= dict(failed or {})
+        for number in numbers:
+            self.failed.pop(number, None)
 
     def compact(self) -> None:
         """Fold the pending files (and a last shard that is still small) into shards of about 64 MB."""

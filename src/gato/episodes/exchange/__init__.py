@@ -13,8 +13,10 @@ dataset; the same call again finishes it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,8 +144,8 @@ def import_recordings(
     """Write recordings as the dataset out/<domain>/<name>, reporting after every chunk and at the end.
 
     `spec`: of one of our worlds, to which the recorded leaves are matched by name, or else by kind and shape, so that an
-    agent trained on them can act there. `limit`: the first so many. Raises OutputExistsError where the folder holds
-    something else, DataError (file, row) for what cannot be read, SpecError where the leaves do not match.
+    agent trained on them can act there. `limit`: the first so many. What was left out by an earlier call is tried again.
+    Raises OutputExistsError where the folder holds something else, DataError (file, row) for what cannot be read, SpecError where the leaves do not match.
     """
     recordings = open_recordings(layout, path, choices)
     task = _checked(task or recordings.task)
@@ -157,8 +159,9 @@ def import_recordings(
     if not wanted:
         what = f"none of {len(recordings)} episodes is in the split {drawn}" if drawn else "no episode"
         raise DataError(what, where=str(path), fix="--split all, or more recordings")
-    with DatasetWriter(work, task, matching.spec, facts) as writer:
-        state = Imported(folder, task, len(writer.numbers), 0, len(writer.failed))
+    with _writing(work, task, matching.spec, facts) as writer:
+        todo = [n for n in wanted if n not in writer.numbers]
+        state = Imported(folder, task, len(writer.numbers), 0, len(writer.failed.keys() - set(todo)))
         waiting: dict[int, Episode] = {}
         failed: dict[int, str] = {}
         held, chunks = 0, 0
@@ -174,7 +177,6 @@ def import_recordings(
             if chunks % SHARD_CHUNKS == 0:
                 writer.compact()
 
-        todo = [n for n in wanted if n not in writer.numbers and n not in writer.failed]
         for number, found in recordings.read(todo):
             try:
                 if isinstance(found, DataError):
@@ -186,7 +188,9 @@ def import_recordings(
                     if waiting:
                         flush()
                     raise
-                failed[number] = f"{error.code}: {error.what} [{error.where}]"
+                why = f"{error.code}: {error.what} [{error.where}]"
+                if writer.failed.get(number) != why:
+                    failed[number] = why
                 state.skipped += 1
                 state.complaints.append(f"{error.where}: {error.what}")
                 continue
@@ -211,6 +215,18 @@ def export_minari(
     from gato.episodes.exchange.minari import write_minari
 
     return write_minari(Dataset.open(dataset), Path(out), name, progress)
+
+
+@contextlib.contextmanager
+def _writing(work: Path, task: str, spec: TaskSpec, facts: Mapping[str, Any]) -> Iterator[DatasetWriter]:
+    """A writer, whose work folder is gone if no episode came into it: mended recordings may have another spec."""
+    writer = None
+    try:
+        with DatasetWriter(work, task, spec, facts) as writer:
+            yield writer
+    finally:
+        if writer is not None and not writer.numbers and TEMPORARY in work.name:
+            shutil.rmtree(work)
 
 
 def _checked(task: str) -> str:

@@ -16,7 +16,6 @@ nothing. `next.reward` and `next.success` are taken where they are; without rewa
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,6 +38,8 @@ from gato.episodes.exchange.leaves import (
 from gato.episodes.spec import Spec, Specs, TaskSpec
 from gato.errors import DataError, UsageError
 
+NUMBERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+FLOATS = {"float16", "float32", "float64"}
 TOLERANCE_SECONDS = 1e-3  # between a timestamp and the frame that is shown then (LeRobot's default is a tenth of it)
 
 
@@ -68,6 +69,8 @@ class LeRobotRecordings:
         self._tasks = self._read_tasks()
         self.task = f"lerobot/{path.resolve().name}"
         self._columns = self._choose()
+        for name in self._columns:
+            _check_feature(name, self._features[name], path / "meta" / "info.json")
         self._tables: dict[Path, pa.Table] = {}  # the file last read
         self.spec = self._make_spec(size, action_bounds)
         sizes = {f"{s.shape[0]} × {s.shape[1]} pixels" for s in self.spec.observation.values() if s.kind == "image"}
@@ -87,7 +90,10 @@ class LeRobotRecordings:
         rows: list[dict[str, Any]] = []
         for file in files:
             names = [n for n in open_parquet(file).schema_arrow.names if not n.startswith("stats/")]
-            rows += _read(file, names).to_pylist()
+            table = _read(file, names)
+            for name in ("episode_index", "length", "data/chunk_index", "data/file_index"):
+                _column(table, name, file)
+            rows += table.to_pylist()
         rows.sort(key=lambda r: r["episode_index"])
         if [r["episode_index"] for r in rows] != list(range(len(rows))):
             raise DataError(
@@ -127,7 +133,7 @@ class LeRobotRecordings:
         return chosen
 
     def _make_spec(self, size: tuple[int, int] | None, action_bounds: tuple[float, float] | None) -> TaskSpec:
-        cameras = sum(f["dtype"] in ("video", "image") for f in self._features.values())
+        cameras = sum(self._features[name]["dtype"] in ("video", "image") for name in self._columns)
         sides: dict[str, Specs] = {"observation": {}, "action": {}}
         for name, (side, path) in self._columns.items():
             feature, place = self._features[name], f"{self._root} {name}"
@@ -141,14 +147,14 @@ class LeRobotRecordings:
                 spec = image_spec(height, width, channels, size, cameras)
             elif dtype == "string":
                 spec = Spec("text", (), "str")
-            elif dtype.startswith("float"):
+            elif dtype in FLOATS:
                 if side == "observation":
                     spec = observation_spec(dtype, shape)
                 else:
                     spec = action_spec(*self._extremes(name, shape), dtype, shape, action_bounds)
             elif dtype == "bool":
                 spec = Spec("discrete", shape, "bool", (0.0,), (1.0,))
-            elif dtype.startswith(("int", "uint")):
+            elif dtype in NUMBERS:
                 low, high = self._extremes(name, shape)
                 spec = discrete_spec(int(low.min()), int(high.max()), dtype, shape, place)
             else:
@@ -163,14 +169,23 @@ class LeRobotRecordings:
         return TaskSpec(dict(sorted(sides["observation"].items())), dict(sorted(sides["action"].items())))
 
     def _extremes(self, name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Smallest and largest of each value in the whole dataset, flat. Files that cannot be read are found later."""
-        lows, highs = [], []
+        """Smallest and largest of each value in the whole dataset, flat. Files that cannot be read are found later, if not
+        all are like that. Raises DataError."""
+        lows, highs, failed = [], [], None
         for file in self._data_files():
-            with contextlib.suppress(DataError):
-                values = _numbers(_read(file, [name])[name], file, name).reshape(-1, int(np.prod(shape)))
+            try:
+                values = _numbers(_column(_read(file, [name]), name, file), file, name)
+                values = values.reshape(-1, int(np.prod(shape))).astype(np.float64)
+            except DataError as error:
+                failed = failed or error
+            except (ValueError, TypeError) as error:
+                failed = failed or DataError(f"no {name} of shape {shape}: {error}", where=str(file), fix=AGAIN)
+            else:
                 if len(values):
-                    lows.append(np.nanmin(values, axis=0).astype(np.float64))
-                    highs.append(np.nanmax(values, axis=0).astype(np.float64))
+                    lows.append(np.nanmin(values, axis=0))
+                    highs.append(np.nanmax(values, axis=0))
+        if failed and not lows:
+            raise failed
         if not lows or not np.isfinite([lows, highs]).all():
             raise DataError(f"no finite {name} can be read", where=str(self._root / "data"), fix="download it again")
         return np.min(lows, axis=0), np.max(highs, axis=0)
@@ -180,7 +195,16 @@ class LeRobotRecordings:
 
     def _data_file(self, row: dict[str, Any]) -> Path:
         at = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
-        return self._root / self._data_path.format(**at)
+        return self._root / self._filled(self._data_path, at)
+
+    def _filled(self, template: str, at: dict[str, Any]) -> str:
+        try:
+            return template.format(**at)
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"the path {template!r} cannot be filled in: {type(error).__name__}: {error}",
+                where=str(self._root / "meta" / "info.json"), fix="download it again",
+            ) from error  # fmt: skip
 
     def place(self, number: int) -> str:
         return f"{self._data_file(self._episodes[number])} episode {number}"
@@ -201,12 +225,16 @@ class LeRobotRecordings:
     def _episode(self, number: int, row: dict[str, Any]) -> Episode:
         file = self._data_file(row)
         frames = self._rows(file, number, int(row["length"]))
+        stored = {n for n in self._columns if self._features[n]["dtype"] != "video"}
+        for name in ("task_index", *sorted(stored)):
+            _column(frames, name, file)
         sides: dict[str, Leaves] = {"observation": {}, "action": {}}
         for name, (side, path) in self._columns.items():
             spec = getattr(self.spec, side)[path]
             place = f"{file} episode {number} {name}"
             if self._features[name]["dtype"] == "video":
-                sides[side][path] = self._film(name, row, frames["timestamp"].to_numpy(), spec, number)
+                times = _column(frames, "timestamp", file).to_numpy()
+                sides[side][path] = self._film(name, row, times, spec, number)
             elif spec.kind == "image":
                 images = [
                     _image(stored, spec, f"{place} frame {t}") for t, stored in enumerate(frames[name].to_pylist())
@@ -233,12 +261,14 @@ class LeRobotRecordings:
         return Episode(self.task, sides["observation"], sides["action"], rewards.astype(np.float32), info=info)
 
     def _rows(self, file: Path, number: int, length: int) -> pa.Table:
-        """The rows of one episode, checked to be just these."""
+        """The rows of one episode, checked to be just these. Raises DataError."""
+        if not length:
+            raise DataError("an episode of no frames", where=f"{file} episode {number}", fix=AGAIN)
         if file not in self._tables:
             self._tables = {file: _read(file, None)}
         table = self._tables[file]
-        found = np.flatnonzero(table["episode_index"].to_numpy() == number)
-        if len(found) != length or (length and found[-1] - found[0] + 1 != length):
+        found = np.flatnonzero(_column(table, "episode_index", file).to_numpy() == number)
+        if len(found) != length or found[-1] - found[0] + 1 != length:
             first = f" row {found[0]}" if len(found) else ""
             raise DataError(
                 f"{len(found)} frames, the list of episodes says {length}",
@@ -261,7 +291,7 @@ class LeRobotRecordings:
             "chunk_index": row[f"videos/{key}/chunk_index"],
             "file_index": row[f"videos/{key}/file_index"],
         }
-        file = self._root / self._video_path.format(**at)
+        file = self._root / self._filled(self._video_path, at)
         place = f"{file} episode {number}"
         if not file.is_file():
             raise DataError("the film is missing", where=place, fix=AGAIN)
@@ -310,6 +340,23 @@ def _image_shape(feature: dict[str, Any]) -> tuple[int, int, int]:
     shape, names = tuple(feature["shape"]), [str(n) for n in feature.get("names") or ()]
     first = names[0].startswith("channel") if names else shape[0] in (1, 3, 4) and shape[-1] not in (1, 3, 4)
     return (shape[1], shape[2], shape[0]) if first else shape  # type: ignore[return-value]
+
+
+def _check_feature(name: str, feature: Any, file: Path) -> None:
+    """Raises DataError for a feature of info.json that does not say what it is."""
+    known = feature if isinstance(feature, dict) else {}
+    dtype, shape = known.get("dtype"), known.get("shape")
+    sizes = shape if isinstance(shape, list) and all(isinstance(n, int) for n in shape) else None
+    if not isinstance(dtype, str) or sizes is None or (dtype in ("video", "image") and len(sizes) != 3):
+        what = f"feature {name} of dtype {dtype!r} and shape {shape!r}"
+        raise DataError(what, where=str(file), fix="download it again, or leave the feature out")
+
+
+def _column(table: pa.Table, name: str, file: Path) -> pa.ChunkedArray:
+    """Raises DataError for a column that is not there."""
+    if name not in table.column_names:
+        raise DataError(f"no column {name}", where=str(file), fix="download it again, or leave the feature out")
+    return table[name]
 
 
 def _numbers(column: pa.ChunkedArray, file: Path, name: str) -> np.ndarray:

@@ -32,6 +32,7 @@ from gato.episodes.spec import Spec, Specs, TaskSpec, flatten, specs_from_space
 from gato.episodes.store import Dataset
 from gato.errors import DataError, OutputExistsError, UsageError
 
+ENDS = ("terminated", "truncated")  # what Minari always says of an episode, and ours need not
 PIP_LINE = 'pip install "gato-agent[minari]" -c constraints.txt'
 
 
@@ -107,14 +108,15 @@ class MinariRecordings:
         return TaskSpec(specs_from_space(self._observation, "observation", where), acted)
 
     def _extremes(self, path: str, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
-        """Smallest and largest of each value of an action leaf, flat, over those episodes that can be read."""
-        low = high = np.zeros(spec.size)
+        """Smallest and largest finite of each value of an action leaf, flat, over those episodes that can be read; else 0."""
+        low, high = np.full(spec.size, np.inf), np.full(spec.size, -np.inf)
         for n in range(len(self)):
             with contextlib.suppress(Exception):  # met again, and named, when it is its turn
                 [raw] = self._storage.get_episodes([n])
-                values = np.asarray(flatten(raw["actions"], "action")[path], np.float64).reshape(-1, spec.size)
-                low, high = np.minimum(low, np.nanmin(values, axis=0)), np.maximum(high, np.nanmax(values, axis=0))
-        return low, high
+                values = np.array(flatten(raw["actions"], "action")[path], np.float64).reshape(-1, spec.size)
+                values[~np.isfinite(values)] = np.nan
+                low, high = np.fmin(low, np.fmin.reduce(values)), np.fmax(high, np.fmax.reduce(values))
+        return np.where(low <= high, low, 0.0), np.where(low <= high, high, 0.0)
 
     def read(self, numbers: Iterable[int]) -> Iterator[tuple[int, Episode | DataError]]:
         for number in numbers:
@@ -156,6 +158,7 @@ class MinariRecordings:
             info["success"] = bool(np.any(np.asarray(infos["success"])[-1]))
         if "gato" in facts:
             info |= json.loads(facts["gato"])
+            info = {k: v for k, v in info.items() if v is not None or k not in ENDS}
         observed = {path: values[:steps] for path, values in observed.items()}
         return Episode(self.task, observed, done, rewards, executed, info)
 
@@ -185,9 +188,11 @@ def _plain_name(dataset_id: str) -> str:
 def write_minari(dataset: Dataset, out: Path, name: str = "", progress: Callable[[int], None] | None = None) -> Path:
     """`dataset` as out/<name>/, whole or not at all. With MINARI_DATASETS_PATH=out, `minari.load_dataset(name)` finds it.
 
-    `name` is Minari's (namespace/name-v0); the task's own with -v0 if not given. Raises OutputExistsError.
+    `name` is Minari's (namespace/name-v0); the task's own with -v0 if not given. Raises OutputExistsError, and DataError
+    for a text with a null character, which HDF5 cannot hold.
     """
     minari = _library()
+    out = out.absolute()  # Minari joins a relative path onto itself when it measures what it wrote
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_dataset import DATASET_ID_RE
     from minari.dataset.minari_storage import MinariStorage
@@ -216,7 +221,7 @@ def write_minari(dataset: Dataset, out: Path, name: str = "", progress: Callable
             )  # fmt: skip
             for i, episode in enumerate(dataset):
                 storage.update_episodes([EpisodeBuffer(id=i, **_buffer(dataset.spec, episode))])
-                facts = {k: v for k, v in episode.info.items() if k not in ("seed", "terminated")}
+                facts = {**dict.fromkeys(ENDS), **{k: v for k, v in episode.info.items() if k != "seed"}}
                 storage.update_episode_metadata([{"gato": json.dumps(facts, sort_keys=True)}], [i])
                 if progress is not None:
                     progress(i + 1)
@@ -285,15 +290,22 @@ def _leaf_space(spec: Spec, text: tuple[int, str] | None) -> gymnasium.Space:
 
 
 def _texts(dataset: Dataset) -> dict[str, tuple[int, str]]:
-    """Of each text leaf: the length of the longest, and every character in them. A Text space wants to know."""
+    """Of each text leaf: the length of the longest, and every character in them. A Text space wants to know.
+
+    Raises DataError, naming the episode, for a null character."""
     found: dict[str, tuple[int, set[str]]] = {
         path: (0, set()) for path, spec in dataset.spec.observation.items() if spec.kind == "text"
     }
     if not found:
         return {}
-    for episode in dataset:
+    for entry, episode in zip(dataset.index, dataset, strict=True):
         for path, (longest, characters) in found.items():
             said = set(episode.observations[path])
+            if any("\0" in text for text in said):
+                raise DataError(
+                    f"a null character in the text {path}, which Minari's HDF5 cannot hold",
+                    where=f"{dataset.folder} episode {entry.number}", fix="write the dataset without it",
+                )  # fmt: skip
             found[path] = (max([longest, *map(len, said)]), characters.union(*said))
     return {path: (longest, "".join(sorted(characters))) for path, (longest, characters) in found.items()}
 
