@@ -7,7 +7,6 @@ tracebacks appear with `--debug` alone.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 import os
@@ -594,18 +593,25 @@ class Train:
     processes: int = 0
     """On a CPU: how many share each batch; 0 for one per core."""
     evaluate: str = ""
-    """Globs, comma-separated: tasks to be played now and then; the bundle with the best mean percent of expert is kept."""
-    evaluate_every: int = 1000
-    """Steps between two such evaluations."""
-    evaluate_episodes: int = 10
+    """Globs, comma-separated: tasks of the data to be played now and then, and at the end; the bundle with the best mean percent
+    of expert is kept. A run that goes on is evaluated as it began, if nothing else is said."""
+    evaluate_every: int | None = None
+    """Steps between two such evaluations; 1,000 if not given."""
+    evaluate_episodes: int | None = None
+    """Of each task; 10 if not given."""
     track: Literal["wandb", "trackio"] | None = None
     """A tracker to send the log to, where it is installed; log.jsonl and TensorBoard's events are always written."""
     profile: bool = False
     """Write where the time of a few steps goes: profile.json for a trace viewer, profile.txt."""
 
     def run(self) -> None:
-        for name, least in (("processes", 0), ("evaluate_every", 1), ("evaluate_episodes", 1)):
-            _within(f"--{name.replace('_', '-')}", getattr(self, name), least)
+        _within("--processes", self.processes, 0)
+        numbers = {"every": self.evaluate_every, "episodes": self.evaluate_episodes}
+        evaluate: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
+        for name, number in evaluate.items():
+            _within(f"--evaluate-{name}", number, 1)
+        if evaluate and not self.evaluate and self.resume is None:
+            raise UsageError(f"--evaluate-{next(iter(evaluate))} goes with --evaluate", fix="--evaluate GLOB")
         if self.steps is not None:
             _within("--steps", self.steps, 1)
         if self.seconds is not None and not 0 < self.seconds < math.inf:
@@ -620,15 +626,16 @@ class Train:
         elif self.bundle:
             raise UsageError("a bundle of which run?", fix="gato train --resume DIR --bundle")
         device = _device(self.device)  # before anything is written
+        from gato.evaluation.evaluate import mean_percent
         from gato.training.start import bundle_so_far, resume_run, start_run
+        from gato.worlds import select
 
-        watching: dict[str, Any] = {"track": self.track, "profile": self.profile}
         if self.evaluate:
-            from gato.evaluation.evaluate import mean_percent
-            from gato.worlds import select
-
-            score = functools.partial(mean_percent, tasks=select(self.evaluate), episodes=self.evaluate_episodes)
-            watching |= {"score": score, "score_every": self.evaluate_every}
+            select(self.evaluate)  # says so where there is no such task at all
+            evaluate["tasks"] = self.evaluate
+        watching: dict[str, Any] = {
+            "track": self.track, "profile": self.profile, "evaluate": evaluate, "scoring": mean_percent,
+        }  # fmt: skip
         if self.resume is not None and self.bundle:
             bundle = bundle_so_far(self.resume)
         elif self.resume is not None:
