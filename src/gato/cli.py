@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -702,13 +702,11 @@ class Finetune:
             made = finetune_run(bundle, self.recipe, list(self.set), folders, self.out, device, self.processes)
             print(f"bundle: {made}")
             return
-        from gato.episodes.store import Dataset
         from gato.evaluation.few_shot import draw, few_shot
         from gato.worlds import find
 
         recipe = finetune_recipe(bundle, self.recipe, list(self.set))
-        for folder in folders:
-            dataset = Dataset.open(folder)
+        for dataset in _one_of_each(folders):
             out = self.out if len(folders) == 1 else self.out / dataset.task
             starts = {"pretrained": bundle, **({"scratch": None} if self.scratch else {})}
             record = few_shot(
@@ -716,6 +714,20 @@ class Finetune:
                 episodes=self.episodes, every=self.every, workers=self.workers, device=device,
             )  # fmt: skip
             print(f"picture: {draw(record, out / 'few_shot.png')}")
+
+
+def _one_of_each(folders: Sequence[Path]) -> list[Any]:
+    """The datasets in these folders, each of a task of its own. Raises UsageError naming two of the same."""
+    from gato.episodes.store import Dataset
+
+    found: dict[str, Any] = {}
+    for dataset in map(Dataset.open, folders):
+        if (other := found.setdefault(dataset.task, dataset)) is not dataset:
+            raise UsageError(
+                f"two datasets of {dataset.task}", where=f"{other.folder}, {dataset.folder}",
+                fix="name the one to be used with --data",
+            )  # fmt: skip
+    return list(found.values())
 
 
 @dataclass
@@ -759,7 +771,6 @@ class Improve:
                 "--tasks, --data and --out are needed", fix="gato improve BUNDLE --tasks TASK --data DIR --out DIR"
             )
         device = _device(self.device)
-        from gato.episodes.store import Dataset
         from gato.evaluation.improve import draw, improve, own_recipe
         from gato.policy import load
         from gato.training.start import datasets_of
@@ -768,8 +779,7 @@ class Improve:
         bundle = load(self.bundle, device).bundle
         recipe = own_recipe(bundle, self.by).override(list(self.set))
         records = []
-        for folder in datasets_of(self.tasks, list(self.data)):
-            dataset = Dataset.open(folder)
+        for dataset in _one_of_each(datasets_of(self.tasks, list(self.data))):
             records.append(
                 improve(
                     bundle, find(dataset.task), dataset, recipe, self.out / dataset.task, rounds=self.rounds,
