@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from gato.errors import DatasetMissingError, GatoError, OutputExistsError, UsageError, nearest
+from gato.errors import DatasetMissingError, GatoError, OutputExistsError, UnknownNameError, UsageError, nearest
 
 
 @dataclass
@@ -1147,6 +1147,7 @@ class Chat:
 
         agent = load(bundle, _device(self.device))
         if self.jobs is not None:
+            _skilled(agent.talks or agent.talks_about_pictures or agent.answers_questions, "dialogues or texts", bundle)
             self._batch(agent)
             return
         talk = agent.conversation(self.system, self.image)
@@ -1235,6 +1236,7 @@ class Caption:
         from gato.policy.jobs import path_of
 
         agent = load(bundle, _device(self.device))
+        _skilled(agent.captions_pictures or agent.captions_clips, "captions", bundle)
 
         def work(part: Any) -> Any:
             return [{"caption": c} for c in agent.captions([path_of(job, beside) for job in part], self.max_tokens)]
@@ -1277,6 +1279,7 @@ class Answer:
         from gato.policy.jobs import path_of
 
         agent = load(bundle, _device(self.device))
+        _skilled(agent.answers_questions, "questions", bundle)
 
         def work(part: Any) -> Any:
             shown, asked = [path_of(job, beside) for job in part], [job["question"] for job in part]
@@ -1288,6 +1291,14 @@ class Answer:
             print(json.dumps({"question": question, **work(jobs)[0]}))
         else:
             _run_jobs(jobs, work, self.out, self.batch, line, self.json)
+
+
+def _skilled(known: bool, what: str, bundle: str | None) -> None:
+    """Raises UnknownNameError before the first of many jobs, where none could be done."""
+    if not known:
+        raise UnknownNameError(
+            f"this bundle was not trained on {what}", where=bundle or "the generalist", fix=f"a recipe with a {what} dataset"
+        )  # fmt: skip
 
 
 def _bundle_first(words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
