@@ -951,9 +951,11 @@ class Evaluate:
 
             return Retrieval.open(self.data)
         from gato.policy import load
+        from gato.policy.acting import check_rank
 
         agent = load(self.bundle, _device(self.device))
         agent.bundle.acting |= _acting(self.acting, agent.bundle.acting)
+        check_rank(agent.bundle.acting, agent.bundle, agent.tasks)
         if self.shown:
             if self.cluster:
                 raise UsageError("--shown and --cluster", fix="one of the two: what is shown does not travel")
