@@ -13,6 +13,7 @@ from gato.corpora import caption_spec, clip_spec, question_spec
 from gato.corpora.dialogues import TALK_SPEC
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
+from gato.worlds import find
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,23 @@ def test_a_bad_picture_is_told_with_exit_code_3(folder, capsys, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     code, said, err = gato(capsys, "caption", folder / "bundle", tmp_path / "jobs.jsonl", "--max-tokens", 4)
     assert code == 3 and said.count("\n") == 1 and "bad.png" in err and "gone.png" in err
+
+
+def test_a_bundle_without_the_skill_is_told_once(folder, tokenizer, capsys, tmp_path):
+    """Before the first picture is read, as one error of usage."""
+    from gato.policy import load
+
+    agent = load(folder / "bundle")
+    agent.bundle.tasks = {"dummy/count": TaskCard(find("dummy/count").spec, 1)}
+    agent.bundle.save(tmp_path / "bundle")
+    (tmp_path / "jobs.jsonl").write_text('{"text": "hello"}\n{"text": "you"}\n')
+    for words in (
+        ["caption", tmp_path / "bundle", folder / "pictures"],
+        ["answer", tmp_path / "bundle", folder / "pictures", "what is red?"],
+        ["chat", tmp_path / "bundle", "--jobs", tmp_path / "jobs.jsonl"],
+    ):
+        code, said, err = gato(capsys, *words)
+        assert code == 2 and not said and err.count("unknown-name") == 1 and "was not trained on" in err
 
 
 def test_a_folder_can_be_one_clip(folder, capsys):

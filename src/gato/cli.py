@@ -7,12 +7,11 @@ tracebacks appear with `--debug` alone.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +19,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from gato.errors import DatasetMissingError, GatoError, OutputExistsError, UsageError, nearest
+from gato.errors import DatasetMissingError, GatoError, OutputExistsError, UnknownNameError, UsageError, nearest
 
 
 @dataclass
@@ -594,18 +593,25 @@ class Train:
     processes: int = 0
     """On a CPU: how many share each batch; 0 for one per core."""
     evaluate: str = ""
-    """Globs, comma-separated: tasks to be played now and then; the bundle with the best mean percent of expert is kept."""
-    evaluate_every: int = 1000
-    """Steps between two such evaluations."""
-    evaluate_episodes: int = 10
+    """Globs, comma-separated: tasks of the data to be played now and then, and at the end; the bundle with the best mean percent
+    of expert is kept. A run that goes on is evaluated as it began, if nothing else is said."""
+    evaluate_every: int | None = None
+    """Steps between two such evaluations; 1,000 if not given."""
+    evaluate_episodes: int | None = None
+    """Of each task; 10 if not given."""
     track: Literal["wandb", "trackio"] | None = None
     """A tracker to send the log to, where it is installed; log.jsonl and TensorBoard's events are always written."""
     profile: bool = False
     """Write where the time of a few steps goes: profile.json for a trace viewer, profile.txt."""
 
     def run(self) -> None:
-        for name, least in (("processes", 0), ("evaluate_every", 1), ("evaluate_episodes", 1)):
-            _within(f"--{name.replace('_', '-')}", getattr(self, name), least)
+        _within("--processes", self.processes, 0)
+        numbers = {"every": self.evaluate_every, "episodes": self.evaluate_episodes}
+        evaluate: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
+        for name, number in evaluate.items():
+            _within(f"--evaluate-{name}", number, 1)
+        if evaluate and not self.evaluate and self.resume is None:
+            raise UsageError(f"--evaluate-{next(iter(evaluate))} goes with --evaluate", fix="--evaluate GLOB")
         if self.steps is not None:
             _within("--steps", self.steps, 1)
         if self.seconds is not None and not 0 < self.seconds < math.inf:
@@ -620,15 +626,16 @@ class Train:
         elif self.bundle:
             raise UsageError("a bundle of which run?", fix="gato train --resume DIR --bundle")
         device = _device(self.device)  # before anything is written
+        from gato.evaluation.evaluate import mean_percent
         from gato.training.start import bundle_so_far, resume_run, start_run
+        from gato.worlds import select
 
-        watching: dict[str, Any] = {"track": self.track, "profile": self.profile}
         if self.evaluate:
-            from gato.evaluation.evaluate import mean_percent
-            from gato.worlds import select
-
-            score = functools.partial(mean_percent, tasks=select(self.evaluate), episodes=self.evaluate_episodes)
-            watching |= {"score": score, "score_every": self.evaluate_every}
+            select(self.evaluate)  # says so where there is no such task at all
+            evaluate["tasks"] = self.evaluate
+        watching: dict[str, Any] = {
+            "track": self.track, "profile": self.profile, "evaluate": evaluate, "scoring": mean_percent,
+        }  # fmt: skip
         if self.resume is not None and self.bundle:
             bundle = bundle_so_far(self.resume)
         elif self.resume is not None:
@@ -695,13 +702,11 @@ class Finetune:
             made = finetune_run(bundle, self.recipe, list(self.set), folders, self.out, device, self.processes)
             print(f"bundle: {made}")
             return
-        from gato.episodes.store import Dataset
         from gato.evaluation.few_shot import draw, few_shot
         from gato.worlds import find
 
         recipe = finetune_recipe(bundle, self.recipe, list(self.set))
-        for folder in folders:
-            dataset = Dataset.open(folder)
+        for dataset in _one_of_each(folders):
             out = self.out if len(folders) == 1 else self.out / dataset.task
             starts = {"pretrained": bundle, **({"scratch": None} if self.scratch else {})}
             record = few_shot(
@@ -709,6 +714,20 @@ class Finetune:
                 episodes=self.episodes, every=self.every, workers=self.workers, device=device,
             )  # fmt: skip
             print(f"picture: {draw(record, out / 'few_shot.png')}")
+
+
+def _one_of_each(folders: Sequence[Path]) -> list[Any]:
+    """The datasets in these folders, each of a task of its own. Raises UsageError naming two of the same."""
+    from gato.episodes.store import Dataset
+
+    found: dict[str, Any] = {}
+    for dataset in map(Dataset.open, folders):
+        if (other := found.setdefault(dataset.task, dataset)) is not dataset:
+            raise UsageError(
+                f"two datasets of {dataset.task}", where=f"{other.folder}, {dataset.folder}",
+                fix="name the one to be used with --data",
+            )  # fmt: skip
+    return list(found.values())
 
 
 @dataclass
@@ -752,7 +771,6 @@ class Improve:
                 "--tasks, --data and --out are needed", fix="gato improve BUNDLE --tasks TASK --data DIR --out DIR"
             )
         device = _device(self.device)
-        from gato.episodes.store import Dataset
         from gato.evaluation.improve import draw, improve, own_recipe
         from gato.policy import load
         from gato.training.start import datasets_of
@@ -761,8 +779,7 @@ class Improve:
         bundle = load(self.bundle, device).bundle
         recipe = own_recipe(bundle, self.by).override(list(self.set))
         records = []
-        for folder in datasets_of(self.tasks, list(self.data)):
-            dataset = Dataset.open(folder)
+        for dataset in _one_of_each(datasets_of(self.tasks, list(self.data))):
             records.append(
                 improve(
                     bundle, find(dataset.task), dataset, recipe, self.out / dataset.task, rounds=self.rounds,
@@ -934,9 +951,11 @@ class Evaluate:
 
             return Retrieval.open(self.data)
         from gato.policy import load
+        from gato.policy.acting import check_rank
 
         agent = load(self.bundle, _device(self.device))
         agent.bundle.acting |= _acting(self.acting, agent.bundle.acting)
+        check_rank(agent.bundle.acting, agent.bundle, agent.tasks)
         if self.shown:
             if self.cluster:
                 raise UsageError("--shown and --cluster", fix="one of the two: what is shown does not travel")
@@ -1130,6 +1149,7 @@ class Chat:
 
         agent = load(bundle, _device(self.device))
         if self.jobs is not None:
+            _skilled(agent.talks or agent.talks_about_pictures or agent.answers_questions, "dialogues or texts", bundle)
             self._batch(agent)
             return
         talk = agent.conversation(self.system, self.image)
@@ -1218,6 +1238,7 @@ class Caption:
         from gato.policy.jobs import path_of
 
         agent = load(bundle, _device(self.device))
+        _skilled(agent.captions_pictures or agent.captions_clips, "captions", bundle)
 
         def work(part: Any) -> Any:
             return [{"caption": c} for c in agent.captions([path_of(job, beside) for job in part], self.max_tokens)]
@@ -1260,6 +1281,7 @@ class Answer:
         from gato.policy.jobs import path_of
 
         agent = load(bundle, _device(self.device))
+        _skilled(agent.answers_questions, "questions", bundle)
 
         def work(part: Any) -> Any:
             shown, asked = [path_of(job, beside) for job in part], [job["question"] for job in part]
@@ -1271,6 +1293,14 @@ class Answer:
             print(json.dumps({"question": question, **work(jobs)[0]}))
         else:
             _run_jobs(jobs, work, self.out, self.batch, line, self.json)
+
+
+def _skilled(known: bool, what: str, bundle: str | None) -> None:
+    """Raises UnknownNameError before the first of many jobs, where none could be done."""
+    if not known:
+        raise UnknownNameError(
+            f"this bundle was not trained on {what}", where=bundle or "the generalist", fix=f"a recipe with a {what} dataset"
+        )  # fmt: skip
 
 
 def _bundle_first(words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:

@@ -478,6 +478,10 @@ def test_finding_and_listing(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetMissingError, match="no dataset here"):
         find_datasets(tmp_path / "empty")
+    write(tmp_path / "made" / "prompts" / "one", [make_episode(SMALL, 5, 0)], SMALL)
+    commit_folder(tmp_path / "made", tmp_path / "lab" / "bundle", {}, kind="bundle")
+    assert len(find_datasets([tmp_path])) == 2  # a bundle's prompts are its own
+    assert find_datasets([tmp_path / "lab" / "bundle" / "prompts"]) == [tmp_path / "lab/bundle/prompts/one"]
 
 
 def test_beside_the_paper():

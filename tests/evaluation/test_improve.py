@@ -1,6 +1,7 @@
 """Rounds of acting and training on what went best: what is kept, whose seeds, and that a game is learned from random play."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from gato.cli import main
 from gato.episodes import Episode
 from gato.episodes.store import Dataset, DatasetWriter, dataset_folder
 from gato.errors import OutputExistsError, RecipeError
-from gato.evaluation.improve import _best_steps, _to_go, gain, improve, own_recipe
+from gato.evaluation.improve import _best_steps, _to_go, draw, gain, improve, own_recipe
 from gato.model.bundle import Bundle
 from gato.policy import load
 from gato.rollouts.collect import collect
@@ -127,11 +128,42 @@ def test_from_the_command_line(begun, tmp_path):
     assert (tmp_path / "out/improve.png").stat().st_size > 5000
 
 
+def test_two_datasets_of_a_task_are_refused_before_anything_is_played(begun, tmp_path, capsys):
+    _, _, folder = begun
+    shutil.copytree(folder / "data", tmp_path / "more")
+    both = ["--tasks", TASK, "--data", folder / "data", tmp_path / "more", "--out", tmp_path / "out"]
+    for verb in (["improve"], ["finetune", "--demonstrations", 1]):
+        with pytest.raises(SystemExit, match="2"):
+            main([str(w) for w in [verb[0], folder / "train", *both, *verb[1:], "--device", "cpu"]])
+        said = capsys.readouterr().err
+        assert f"two datasets of {TASK}" in said and str(folder / "data") in said and str(tmp_path / "more") in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_gain_over_an_expert_is_welchs():
     low = gain(np.array([1.0, 2.0, 3.0, 4.0]), Reference(2.0, 1.0, 9))
     # By hand: variances of the means 5/12 and 1/9, standard error 0.7265, 4.70 degrees of freedom, t = 2.619.
     assert low == pytest.approx([0.5, 0.5 - 1.903, 0.5 + 1.903], abs=0.003)
     assert gain(np.full(5, 3.0), Reference(2.0, 0.0, 20)) == [1.0, 1.0, 1.0]
+    assert gain(np.array([3.0, 4.0]), Reference(2.0, 0.0, 1)) == [1.5, None, None]  # who knows how far others are?
+    assert gain(np.array([3.0]), Reference(2.0, 1.0, 9)) == [1.0, None, None]
+
+
+def test_a_single_demonstration_gives_a_gain_without_an_interval(begun, tmp_path, match, capsys):
+    """Of somebody else's function, whose score is that of what it did."""
+    bundle, _, _ = begun
+    collect([find(TASK)], 1, tmp_path / "data", workers=0, policy=f"{__name__}:always_two", progress=False)
+    one = Dataset.open(dataset_folder(tmp_path / "data", TASK))
+    recipe = own_recipe(bundle).override(["steps=1", "slots=1"])
+    record = improve(bundle, find(TASK), one, recipe, tmp_path, rounds=1, episodes=3, judged=2, workers=0)
+    assert record["expert"]["std"] == 0.0 and record["expert"]["episodes"] == 1
+    assert [r["over_expert"][1:] for r in record["rounds"]] == [[None, None]] * 2
+    assert json.loads((tmp_path / "improve.json").read_text(), parse_constant=pytest.fail)["rounds"] == record["rounds"]
+    assert " over its expert" in capsys.readouterr().out and draw([record], tmp_path / "improve.png").exists()
+
+
+def always_two(env, seed):
+    return lambda observation, info: 2
 
 
 def test_a_task_it_does_not_know(begun, tmp_path):

@@ -195,6 +195,19 @@ def test_beside_the_scores_and_on_the_page(tokenizer, tmp_path):
     )
 
 
+def test_an_action_that_can_only_have_one_value(tokenizer):
+    """Nothing of it can be missed: half the error of the other value, and a number that JSON has."""
+    errors = []
+    for low, high in (((-1.0, 3.0), (1.0, 3.0)), ((-1.0,), (1.0,))):
+        spec = TaskSpec(SPEC.observation, {"stick": Spec("continuous", (len(low),), "float32", low, high)})
+        agent = make_agent(tokenizer, "own/task", spec, 1)
+        said = np.tile(np.array([0.5, 3.0], np.float32)[: len(low)], (4, 1))
+        episode = Episode("own/task", {"x": np.zeros((4, 2), np.float32)}, {"stick": said}, np.zeros(4, np.float32))
+        say_always(agent, {agent.bundle.config.vocabulary.continuous + 511: 50.0})
+        errors.append(action_errors(agent, "own/task", [episode])["of_half_range"])
+    assert errors[0] == pytest.approx(errors[1] / 2) and errors[1] > 0.1
+
+
 def test_a_temperature_that_is_nearly_none():
     """Divided by as it is, every log p would be -inf and the mean no number."""
     log_p = np.log(np.full((2, 1024), 1 / 2048)).astype(np.float32)

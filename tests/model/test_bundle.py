@@ -20,6 +20,7 @@ from gato.errors import (
     OutputExistsError,
     TokenizerError,
     UnknownNameError,
+    UsageError,
 )
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
@@ -189,5 +190,8 @@ def test_a_bundle_in_half_the_bytes(bundle, episode, tmp_path):
         stored = loaded.model.state_dict()[name]
         assert stored.dtype == value.dtype
         assert torch.equal(stored, value.bfloat16().to(value.dtype) if value.is_floating_point() else value), name
+    with pytest.raises(UsageError, match=r"int8.*\n.*float32, bf16"):
+        bundle.save(tmp_path / "eighth", "int8")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["half", "whole"]
     exact, rounded = logits_of(bundle, episode), logits_of(loaded, episode)
     assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()

@@ -9,6 +9,7 @@ from gato.errors import SpecError, UsageError
 from gato.evaluation.evaluate import evaluate_task
 from gato.policy import load
 from gato.policy.planning import Planning
+from gato.rollouts import LocalSlot, Unit, rollout
 from gato.rollouts.collect import collect
 from gato.rollouts.pool import WorkerPool
 from gato.training.start import start_run
@@ -93,6 +94,15 @@ def test_it_plans_what_nobody_demonstrated(agent):
     seen = [Track() for _ in range(20)]
     best = np.mean([-sum(max(0, d - k) for k in range(1, 11)) for d in _distances(seen)])
     assert imagined > plain + 0.6 * (best - plain), (plain, imagined, best)
+
+
+def test_a_plan_is_followed_without_thinking_again(agent):
+    """At the steps between two plans nothing is foretold, not even for nobody."""
+    planning = Planning(2, steps=3, follow=3, drawn=3, imagined=True)
+    policy = agent.planner(TASK, 2, planning)
+    episodes = list(rollout([Unit(TASK, seed, max_steps=6) for seed in (1, 2)], [LocalSlot(), LocalSlot()], policy))
+    assert [len(e) for e in episodes] == [6, 6]
+    assert policy.imagined_steps == 2 * 2 * (2 * 3)  # slots, plans, and the steps of two continuations
 
 
 def _distances(envs):

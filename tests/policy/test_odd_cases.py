@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from gato.cli import main
 from gato.corpora import TEXT_SPEC, caption_spec, question_spec
 from gato.episodes import Episode, Spec, TaskSpec
 from gato.errors import CheckpointMismatchError, DataError, ObservationError, UnknownNameError, UsageError
@@ -199,6 +200,25 @@ def test_jobs_that_have_a_caption_already_go_on(tmp_path):
     assert run_jobs(jobs[:1], said, tmp_path / "out.jsonl").done == 1
     assert run_jobs(jobs, said, tmp_path / "out.jsonl").done == 1
     assert [record["caption"] for record in finished(tmp_path / "out.jsonl")] == ["of a", "of b"]
+
+
+def test_a_return_rank_that_the_network_was_never_told(tokenizer, tmp_path, capsys):
+    """Refused where a session begins, changes or is evaluated; nothing is clamped or passed over."""
+    task = find("dummy/count")
+    told = make_agent(tokenizer, {task.id: TaskCard(told_spec(task.spec, 4, False))})
+    plain = make_agent(tokenizer, {task.id: TaskCard(task.spec)})
+    session = told.policy(task.id, 1, return_rank=3)
+    for begin in (lambda: told.session(task.id, return_rank=4), lambda: session.change(return_rank=9)):
+        with pytest.raises(UsageError, match="told of 4 ranks"):
+            begin()
+    assert session.acting["return_rank"] == 3
+    with pytest.raises(UsageError, match="told of no ranks"):
+        plain.session(task.id, return_rank=0)
+    plain.bundle.save(tmp_path / "bundle")
+    words = ["evaluate", tmp_path / "bundle", "--acting", "return_rank=1", "--out", tmp_path / "out", "--device", "cpu"]
+    with pytest.raises(SystemExit, match="2"):
+        main([str(w) for w in words])
+    assert "told of no ranks" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_ways_of_acting_in_numpys_numbers():

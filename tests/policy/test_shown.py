@@ -1,6 +1,7 @@
 """Demonstrations in sight: what is most alike, the same tokens in training and acting, and a task never trained on."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gato.episodes.likeness import Memory
 from gato.episodes.store import dataset_folder
 from gato.errors import RecipeError
 from gato.evaluation.evaluate import evaluate_task
+from gato.evaluation.open_loop import action_errors
 from gato.model.bundle import make_codec
 from gato.model.config import GatoConfig
 from gato.policy import load
@@ -129,6 +131,26 @@ def test_a_task_never_trained_on(learned):
         scores, _ = evaluate_task(seeing, task, 10, pool)
     assert np.mean(scores.episodes) > 18  # of 20; chance has five
     assert task.id not in agent.tasks  # the agent itself is what it was
+
+
+def test_single_actions_are_scored_behind_what_the_network_reads(learned):
+    """Right where it sees demonstrations: those kept in its sight, or the other ones that it is scored on; never its own."""
+    bundle, task, folder = learned
+    agent, new = load(bundle), Dataset.open(dataset_folder(folder / "new", task.id))
+    seeing = agent.shown([new])
+    found = action_errors(seeing, task.id, list(new))
+    assert found["accuracy"] > 0.9 and found["timesteps"] == 60 and "behind the 3" in found["context"]
+    known = find("gym/Match-0123-v0")
+    held = list(Dataset.open(dataset_folder(folder / "data", known.id)))
+    assert action_errors(agent, known.id, held)["accuracy"] > 0.9
+    assert action_errors(agent, known.id, held[:1])["accuracy"] < 0.7  # nothing but itself to be shown
+
+    first, *rest = new
+    alone = seeing.bundle.codec(task.id)
+    others = Shown(Memory.build(new.spec, rest, "test"), TokenStore.build(task.id, alone, rest), 3)
+    seeing.bundle.tasks[task.id] = replace(seeing.bundle.tasks[task.id], shown=others)
+    apart = action_errors(seeing, task.id, [first])
+    assert apart == action_errors(agent.shown([new]), task.id, [first])
 
 
 def test_from_the_command_line(learned, tmp_path):

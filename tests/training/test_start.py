@@ -65,6 +65,58 @@ def test_a_run_stopped_before_its_first_checkpoint_goes_on_from_the_bundle(home,
     assert list(json.loads((run / "bundle" / "tasks.json").read_text())) == [*bundle.tasks, "dummy/count"]
 
 
+def scores_of(run):
+    return [json.loads(line)["step"] for line in (run / "scores.jsonl").read_text().splitlines()]
+
+
+def test_a_run_is_evaluated_on_what_it_learns_at_its_end_and_when_it_goes_on(home, tmp_path, capsys):
+    """Of the tasks that match those of the data, however few its steps are; and, resumed, as it began."""
+    run = tmp_path / "run"
+    words = ["train", home / "small.py", "--data", home / "new", "--out", run, "--tokenizer", home / "tokenizer.model",
+             "--processes", 1, "--device", "cpu", "--set", "save_every_seconds=0.0", "keep_last=9", "--steps", 3]  # fmt: skip
+    judged = ["--evaluate", "dummy/*, sokoban/7x7-1-box", "--evaluate-episodes", 1]
+    with pytest.raises(SystemExit, match="0"):
+        main([*map(str, [*words, *judged])])
+    assert scores_of(run) == [3] and [f.name for f in run.glob("best-*")] == ["best-step-00000003"]
+    assert "no data of sokoban/7x7-1-box to evaluate" in capsys.readouterr().err
+
+    for more, steps in (([], [3]), (["--evaluate-every", "1"], [3]), ([], [2, 3])):
+        shutil.rmtree(run / "bundle")
+        (run / "scores.jsonl").unlink()
+        (run / "checkpoints" / "last").write_text("step-00000002" if more else "step-00000001")
+        with pytest.raises(SystemExit, match="0"):
+            main(["train", "--resume", str(run), "--processes", "1", *more])
+        assert scores_of(run) == steps
+
+
+def test_an_evaluation_of_nothing_is_refused_before_a_run_begins(home, tmp_path, capsys):
+    words = ["train", home / "small.py", "--data", home / "old", "--out", tmp_path / "run", "--device", "cpu", "--processes", 1,
+             "--tokenizer", home / "tokenizer.model"]  # fmt: skip
+    for judged, said in (
+        (["--evaluate", "dummy/*"], "the data have no task of dummy/*"),
+        (["--evaluate-every", 5], "--evaluate-every goes with --evaluate"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main([*map(str, [*words, *judged])])
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_a_run_does_not_go_into_a_dataset_or_a_bundle(home, tmp_path):
+    shutil.copytree(home / "old" / "sokoban" / "7x7-1-box", tmp_path / "dataset")
+    shutil.copytree(home / "run" / "bundle", tmp_path / "bundle")
+    for out in (tmp_path / "dataset", tmp_path / "bundle"):
+        before = sorted(out.rglob("*"))
+        with pytest.raises(OutputExistsError, match="a dataset or a bundle"):
+            start_run(
+                str(home / "small.py"), [], [home / "old"], out, home / "tokenizer.model", "cpu", processes=1
+            )  # fmt: skip
+        with pytest.raises(OutputExistsError, match="a dataset or a bundle"):
+            bundle = Bundle.load(home / "run" / "bundle")
+            finetune_run(bundle, str(home / "small.py"), [], [home / "new"], out, "cpu", processes=1)
+        assert sorted(out.rglob("*")) == before
+
+
 class Killed(BaseException):
     pass
 

@@ -923,7 +923,8 @@ def _entries_of(folder: Path, name: str, numbers: np.ndarray | None) -> tuple[li
 
 
 def find_datasets(paths: Path | str | Iterable[Path | str]) -> list[Path]:
-    """Every dataset at or below the paths, sorted. Raises DatasetMissingError (nearest names) if there is none."""
+    """Every dataset at or below the paths, sorted; the prompts inside a bundle are none. Raises DatasetMissingError (nearest
+    names) if there is none."""
     wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: dict[Path, None] = {}
 
@@ -936,12 +937,16 @@ def find_datasets(paths: Path | str | Iterable[Path | str]) -> list[Path]:
             raise DatasetMissingError(
                 "no such folder", where=str(path), fix=near or "gato collect TASK --out DIR makes one"
             )
-        inside = sorted(
-            m.parent for m in path.rglob(MANIFEST) if is_dataset(m.parent) and TEMPORARY not in str(m.relative_to(path))
-        )
+        inside = []
+        for folder, below, files in os.walk(path):
+            if MANIFEST in files and is_dataset(Path(folder)):
+                inside.append(Path(folder))
+            elif MANIFEST in files:  # of a bundle or a checkpoint: what is in it is its own
+                below.clear()
+            below[:] = [name for name in below if TEMPORARY not in name]
         if not inside:
             raise DatasetMissingError(
                 "there is no dataset here", where=str(path), fix="gato collect TASK --out DIR makes one"
             )
-        found.update(dict.fromkeys(inside))
+        found.update(dict.fromkeys(sorted(inside)))
     return list(found)

@@ -80,7 +80,8 @@ def improve(
     `keep` is the share kept: `by="episodes"`, of all so far; `by="steps"`, of those most like each of the round's timesteps, as
     many may have won more of what follows, discounted (with it, windows of a single timestep). `explore`: the share of actions
     that are drawn at random (of continuous ones the noise, in half-ranges), none in a third of the episodes, half of it in
-    another. `over_expert` is [gain, low, high], the difference to the expert's measured score with its 95 % interval (Welch).
+    another. `over_expert` is [gain, low, high], the difference to the expert's measured score with its 95 % interval (Welch),
+    which is None where one of the two has a single score.
     The last round's bundle is in out/round-N/train/bundle. More rounds go on where fewer ended. Raises RecipeError for a bundle
     that does not know the task, what rounds do not have, or windows that do not go with `by`, OutputExistsError where `out` holds the rounds of another
     bundle, other demonstrations or other settings.
@@ -118,7 +119,7 @@ def improve(
             history.append(entry)
             print(_line(task, entry), flush=True)
             record = _record(task, demonstrations, expert, history, {**settings, "judged": judged})
-            write_whole(out / "improve.json", json.dumps(record, indent=1))
+            write_whole(out / "improve.json", json.dumps(record, indent=1, allow_nan=False))
     return record
 
 
@@ -320,18 +321,21 @@ def teacher(task: Task, demonstrations: Dataset) -> Reference | None:
     scores = demonstrations.returns
     if task.score == "success":
         scores = np.array([float(bool(entry.success)) for entry in demonstrations.index])
-    return Reference(float(scores.mean()), float(scores.std(ddof=1)), len(scores))
+    return Reference(float(scores.mean()), float(scores.std(ddof=1)) if len(scores) > 1 else 0.0, len(scores))
 
 
-def gain(scores: np.ndarray, expert: Reference) -> list[float]:
-    """[difference of means, and its 95 % interval by Welch's t], between scores (N,) and an expert's measured ones."""
+def gain(scores: np.ndarray, expert: Reference) -> list[float | None]:
+    """[difference of means, and its 95 % interval by Welch's t], between scores (N,) and an expert's measured ones. Of a single
+    score nobody knows how far others are from it: then the interval is None."""
     from scipy.stats import t
 
-    a, b = float(np.var(scores, ddof=1)) / len(scores), expert.std**2 / expert.episodes
     difference = float(np.mean(scores)) - expert.mean
+    if len(scores) < 2 or expert.episodes < 2:
+        return [difference, None, None]
+    a, b = float(np.var(scores, ddof=1)) / len(scores), expert.std**2 / expert.episodes
     if a + b == 0:
         return [difference] * 3
-    freedom = (a + b) ** 2 / (a**2 / (len(scores) - 1) + b**2 / max(1, expert.episodes - 1))
+    freedom = (a + b) ** 2 / (a**2 / (len(scores) - 1) + b**2 / (expert.episodes - 1))
     half = float(t.ppf(0.975, freedom)) * math.sqrt(a + b)
     return [difference, difference - half, difference + half]
 
@@ -353,8 +357,11 @@ def _line(task: Task, entry: Mapping[str, Any]) -> str:
     if "played_mean" in entry:
         kept = f"{entry['kept']} from {entry['bar']:.4g}" if "bar" in entry else f"{entry['kept_steps']} timesteps"
         played = f", played {entry['played_mean']:.4g}, kept {kept}"
-    over = entry["over_expert"]
-    beside = f", {over[0]:+.4g} ({over[1]:+.4g} to {over[2]:+.4g}) over its expert" if over else ""
+    beside = ""
+    if entry["over_expert"]:
+        over, low, high = entry["over_expert"]
+        interval = f" ({low:+.4g} to {high:+.4g})" if low is not None else ""
+        beside = f", {over:+.4g}{interval} over its expert"
     return f"{task.id} round {entry['round']}: {entry['score']:.4g} ± {entry['std']:.3g}{beside}{played}"
 
 

@@ -16,21 +16,28 @@ little; one with large errors here has not been learned.
 * `nll`: nats per action token, over the legal ids.
 
 Before each action the network sees what it saw in training: as many timesteps, behind its prompt if it has one; where
-that is the whole window, at least half of one, unless the episode has just begun.
+that is the whole window, at least half of one, unless the episode has just begun. A network trained with
+`similar_timesteps` sees a timestep behind those of other episodes that are most like it: of the demonstrations that are
+kept in its sight (`Agent.shown`), and without any, of those that it is scored on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 
 from gato.episodes import Episode
+from gato.episodes.likeness import Memory
+from gato.model.bundle import Bundle
 from gato.policy import Agent
 from gato.policy.batch import tempered
+from gato.policy.shown import Shown
 from gato.sequences import Segment, TokenStore, collate
+from gato.tokens import Tokens
 from gato.tokens.timestep import CONTINUOUS, DISCRETE
 from gato.tokens.values import from_bins, unscale_action
 
@@ -43,18 +50,15 @@ def action_errors(agent: Agent, task: str, episodes: Sequence[Episode]) -> dict[
     """Errors of one task's actions, as above. Raises EpisodeError where there are no episodes."""
     bundle = agent.bundle
     card, codec = bundle.tasks[task], bundle.codec(task)
-    given = [] if card.prompt is None else [card.prompt]
-    store = TokenStore.build(task, codec, [*given, *episodes])
-    steps = None if given else card.window_timesteps  # as in acting: behind a prompt, the context is the whole window
     room = bundle.config.token_sequence_length
-    prompt = (0, _prompt_end(store, room // 2)) if given else (0, 0)
-    segments, scored = [], []
-    for e in range(len(given), store.num_episodes):
-        for first, stop, score in windows(store, e, room - prompt[1], steps):
-            spans = (int(store.starts[first]), int(store.starts[stop]))
-            unscored = prompt[1] + int(store.starts[score]) - spans[0]
-            segments.append(Segment(0, (prompt, spans) if prompt[1] else (spans,), unscored))
-            scored.append(range(score, stop))
+    shown = card.shown or _each_other(bundle, task, episodes)
+    given = [] if card.prompt is None or shown else [card.prompt]
+    steps = None if given else card.window_timesteps  # as in acting: behind a prompt, the context is the whole window
+    if shown:
+        store, segments, scored = _behind_alike(shown, episodes, room)
+    else:
+        store = TokenStore.build(task, codec, [*given, *episodes])
+        segments, scored = _in_windows(store, len(given), room, steps)
     order = sorted(range(len(segments)), key=lambda i: -len(segments[i]))  # the order in which a batch lays them out
     ids, log_p = _predict(agent, store, [segments[i] for i in order])
     at = np.concatenate([np.fromiter(scored[i], np.int64) for i in order])
@@ -73,13 +77,14 @@ def action_errors(agent: Agent, task: str, episodes: Sequence[Episode]) -> dict[
         else:
             said = np.stack([_value(p, bundle.acting) for p in log_p[a : a + spec.size]], axis=1)
             errors = np.abs(np.clip(unscale_action(said, low, high), low, high) - values)
+            shares = errors / np.where(high > low, (high - low) / 2, np.inf)  # of no range nothing can be missed
             leaves[path] = {
                 "kind": "continuous", "mean_absolute_error": float(errors.mean()),
-                "of_half_range": float((errors / ((high - low) / 2)).mean()), "nll": float(nll),
+                "of_half_range": float(shares.mean()), "nll": float(nll),
             }  # fmt: skip
         a += spec.size
     return {
-        "episodes": len(episodes), "timesteps": len(at), "context": _context(steps, bool(given)), "actions": leaves,
+        "episodes": len(episodes), "timesteps": len(at), "context": _context(steps, bool(given), shown), "actions": leaves,
         "of_half_range": _over_values(card.spec.action, leaves, "of_half_range"),
         "accuracy": _over_values(card.spec.action, leaves, "accuracy"),
     }  # fmt: skip
@@ -119,6 +124,70 @@ def windows(store: TokenStore, episode: int, room: int, steps: int | None) -> It
         begin = min(max(begin, first), score)
         while begin < score and store.starts[score + 1] - store.starts[begin] > room:
             begin += 1  # one long timestep leaves room for less
+
+
+def _in_windows(store: TokenStore, first: int, room: int, steps: int | None) -> tuple[list[Segment], list[range]]:
+    """A segment for each window over the episodes from `first` on (behind those before it, a prompt), and the timesteps that
+    are scored in it."""
+    segments, scored = [], []
+    prompt = (0, _prompt_end(store, room // 2)) if first else (0, 0)
+    for e in range(first, store.num_episodes):
+        for begin, stop, score in windows(store, e, room - prompt[1], steps):
+            spans = (int(store.starts[begin]), int(store.starts[stop]))
+            unscored = prompt[1] + int(store.starts[score]) - spans[0]
+            segments.append(Segment(0, (prompt, spans) if prompt[1] else (spans,), unscored))
+            scored.append(range(score, stop))
+    return segments, scored
+
+
+def _each_other(bundle: Bundle, task: str, episodes: Sequence[Episode]) -> Shown | None:
+    """The episodes in sight of one another, where the network was so trained on this task."""
+    count = int((bundle.card.get("recipe") or {}).get("similar_timesteps", 0))
+    if not count or task not in {data["task"] for data in bundle.card.get("data", [])}:
+        return None
+    store = TokenStore.build(task, bundle.codec(task), episodes)
+    return Shown(Memory.build(bundle.tasks[task].spec, episodes, task), store, count)
+
+
+def _behind_alike(
+    shown: Shown, episodes: Sequence[Episode], room: int
+) -> tuple[TokenStore, list[Segment], list[range]]:
+    """A store of what is shown and of the episodes, and a segment for each timestep of these, behind the shown ones that are
+    most like it, as many as `room` tokens hold. None is shown its own episode, where that is among what is shown."""
+    source = shown.store
+    store = TokenStore.build(source.task, source.codec, episodes, source.tokens.table)
+    known = {_tokens_of(source, e): e for e in range(source.num_episodes)}
+    own = np.repeat([known.get(_tokens_of(store, e), -1) for e in range(len(episodes))], np.diff(store.episodes))
+    leaves = ({p: values[t] for p, values in e.observations.items()} for e in episodes for t in range(len(e)))
+    near = shown.memory.most_alike(np.stack([shown.memory.key(seen) for seen in leaves]), shown.count, own)
+    sizes, offset = np.diff(source.starts), source.num_tokens
+    segments = []
+    for t, alike in enumerate(near):
+        begin, end = int(store.starts[t]), int(store.starts[t + 1])
+        alike = alike[alike >= 0]
+        alike = alike[np.cumsum(sizes[alike]) <= room - (end - begin)][::-1]  # the likest next to it
+        spans = [(int(source.starts[n]), int(source.starts[n + 1])) for n in alike]
+        segments.append(Segment(0, (*spans, (offset + begin, offset + end)), int(sizes[alike].sum())))
+    return _joined(source, store), segments, [range(t, t + 1) for t in range(len(near))]
+
+
+def _tokens_of(store: TokenStore, episode: int) -> bytes:
+    """What tells an episode from others of stores that share their patches."""
+    first, last = (int(store.starts[t]) for t in store.episodes[episode : episode + 2])
+    return store.tokens.ids[first:last].tobytes() + store.tokens.patches[first:last].tobytes()
+
+
+def _joined(one: TokenStore, other: TokenStore) -> TokenStore:
+    """Two stores that share their patches, end to end."""
+    arrays = {
+        f.name: np.concatenate([getattr(one.tokens, f.name), getattr(other.tokens, f.name)])
+        for f in fields(Tokens) if f.name != "table"
+    }  # fmt: skip
+    return TokenStore(
+        np.concatenate([one.starts, one.num_tokens + other.starts[1:]]),
+        np.concatenate([one.episodes, one.num_timesteps + other.episodes[1:]]),
+        one.prompts, one.task, one.codec, Tokens(**arrays, table=one.tokens.table),
+    )  # fmt: skip
 
 
 def _prompt_end(store: TokenStore, room: int) -> int:
@@ -175,7 +244,9 @@ def _over_values(specs: Any, leaves: dict[str, Any], name: str) -> float | None:
     return sum(leaves[path][name] * size for path, size in sizes.items()) / total if total else None
 
 
-def _context(steps: int | None, prompted: bool) -> str:
+def _context(steps: int | None, prompted: bool, shown: Shown | None) -> str:
+    if shown:
+        return f"1 timestep, behind the {shown.count} of other episodes that are most like it"
     if steps is None:
         return "the window, behind a prompt" if prompted else "the window"
     return "1 timestep" if steps == 1 else f"{steps} timesteps"

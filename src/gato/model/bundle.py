@@ -25,7 +25,14 @@ import torch
 from gato.episodes import Episode, TaskSpec
 from gato.episodes.manifest import commit_folder, temporary_beside, verify_manifest
 from gato.episodes.store import Dataset, DatasetWriter
-from gato.errors import CheckpointCorruptError, CheckpointMismatchError, TokenizerError, UnknownNameError, nearest
+from gato.errors import (
+    CheckpointCorruptError,
+    CheckpointMismatchError,
+    TokenizerError,
+    UnknownNameError,
+    UsageError,
+    nearest,
+)
 from gato.model.config import GatoConfig
 from gato.model.decoder import Decoder
 from gato.model.transformer import Gato
@@ -89,11 +96,13 @@ class Bundle:
         return make_codec(self.config, self.tokenizer, self.tasks[task].spec, task, list(self.tasks).index(task))
 
     def save(self, folder: Path, precision: Stored = "float32") -> Path:
-        """Commit atomically; raises OutputExistsError where something else is, DiskFullError.
+        """Commit atomically; raises OutputExistsError where something else is, DiskFullError, UsageError for another precision.
 
         `precision` is that of the weights in the file: half as many bytes as "bf16", which has float32's range and three
         digits. The network acts in float32 whatever it was stored in.
         """
+        if precision not in STORED:
+            raise UsageError(f"precision={precision!r}", where=str(folder), fix=f"one of {', '.join(STORED)}")
         beside = temporary_beside(Path(folder))
         try:
             self._write(beside, STORED[precision])

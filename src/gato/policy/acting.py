@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from gato.errors import UnknownNameError, UsageError, nearest
+from gato.model.bundle import Bundle
 from gato.model.decoder import PRECISIONS
+from gato.sequences.returns import num_ranks
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "discrete": ("sample", "greedy"), "continuous": ("sample", "greedy", "mean"), "memory": ("window", "xl"),
@@ -51,6 +53,17 @@ def check_acting(options: Mapping[str, Any]) -> dict[str, Any]:
     # numpy's numbers too are taken, and said in Python's, for they are written down as JSON
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
     return {**DEFAULTS, **plain}
+
+
+def check_rank(acting: Mapping[str, Any], bundle: Bundle, tasks: Iterable[str]) -> None:
+    """Raises UsageError for a `return_rank` that none of these tasks has, or, where they were told of none, none of the bundle's."""
+    ranks = {task: num_ranks(card.spec) for task, card in bundle.tasks.items()}
+    most = max((ranks[task] for task in tasks), default=0) or max(ranks.values(), default=0)
+    if acting.get("return_rank") is not None and acting["return_rank"] >= most:
+        raise UsageError(
+            f"return_rank={acting['return_rank']}: the network was told of {most or 'no'} ranks",
+            fix=f"0, the worst, to {most - 1}" if most else "leave it out, or train with return_ranks",
+        )
 
 
 def check_seed(seed: Any) -> int:

@@ -281,6 +281,11 @@ class Agent:
         return bool(self._knows({"image", "text"}))
 
     @property
+    def captions_clips(self) -> bool:
+        """Whether it was trained on captions of clips."""
+        return bool(self._knows({"clip", "text"}))
+
+    @property
     def answers_questions(self) -> bool:
         """Whether it was trained on questions about pictures."""
         return bool(self._knows({"image", QUESTION, "reply"}))

@@ -30,7 +30,7 @@ from gato.episodes import check_values, flatten
 from gato.errors import GatoError, ObservationError, UnknownNameError, UsageError
 from gato.model.bundle import Bundle, TaskCard
 from gato.model.cache import RingCache
-from gato.policy.acting import check_acting
+from gato.policy.acting import check_acting, check_rank
 from gato.sequences.batch import Batch
 from gato.sequences.returns import LAST_REWARD, RETURN_RANK, num_ranks
 from gato.tokens import TimestepCodec, Tokens
@@ -103,7 +103,7 @@ class AgentPolicy:
         """`task`: the task of every slot, or several, of which each slot plays one at a time, the first if none is named.
 
         `watch_mass`: measure `legal_mass`, for which the whole vocabulary's logits are computed at every token.
-        Raises UnknownNameError for a task that is not the bundle's.
+        Raises UnknownNameError for a task that is not the bundle's, UsageError for a return rank that it does not have.
         """
         self._bundle = bundle
         self._acting = check_acting({**bundle.acting, **(acting or {})})
@@ -112,6 +112,7 @@ class AgentPolicy:
         self._context = _context(bundle, self._acting)
         names = [task] if isinstance(task, str) else task
         self._parts = {name: Part.of(bundle, name, self._acting) for name in names}
+        check_rank(self._acting, bundle, names)
         self._part = [next(iter(self._parts.values()))] * slots
         self._device = next(bundle.model.parameters()).device
         self._least = LEAST_ROWS if slots > 1 else 1
@@ -155,7 +156,9 @@ class AgentPolicy:
     def change(self, **acting: Any) -> None:
         """From the next decision on, act otherwise: `discrete=`, `continuous=`, `temperature=`, `top_k=`, `verify=`,
         `precision=`. The context stays, and so does its memory."""
-        self._acting = check_acting({**self._acting, **acting})
+        changed = check_acting({**self._acting, **acting})
+        check_rank(changed, self._bundle, self._parts)
+        self._acting = changed
 
     def begin(self, index: int, unit: Any, slot: Any = None) -> None:
         self.reset(index, unit.seed, unit.task if unit.task in self._parts else None)

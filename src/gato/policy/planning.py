@@ -157,6 +157,8 @@ class PlanningPolicy:
 
     def _think(self, observations: Mapping[int, Any], infos: Mapping[int, Any]) -> None:
         """Make a plan for each of these slots. Their worlds are left as they were."""
+        if not observations:  # all are on their way
+            return
         count = self.planning.continuations
         starts = {i: self._save(self._sessions[i]) for i in observations}
         tried = {

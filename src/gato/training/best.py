@@ -5,13 +5,57 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from gato.episodes.manifest import write_file_atomically
+from gato.errors import UsageError
 from gato.model import Gato
-from gato.model.bundle import Bundle
+from gato.model.bundle import Bundle, read_json
 from gato.training.checkpoint import State
+from gato.worlds import Task, select
+
+Scoring = Callable[[Bundle, Sequence[Task], int], float]  # of a bundle on these tasks, so many episodes of each
+REMEMBERED = "evaluate.json"  # in a run's folder
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What a run is judged by: those of the tasks that match and that it learns."""
+
+    tasks: str  # globs, comma-separated
+    every: int = 1000  # steps
+    episodes: int = 10
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any], out: Path | None = None) -> Judging | None:
+        """From what was said, and else from what the run in `out` began with; None for neither. Raises UsageError for
+        numbers without tasks."""
+        before = read_json(out / REMEMBERED) if out is not None and (out / REMEMBERED).exists() else {}
+        both = {**before, **said}
+        if both and "tasks" not in both:
+            raise UsageError("which tasks are to be evaluated?", where=str(out or ""), fix="--evaluate GLOB")
+        return cls(**both) if both else None
+
+    def remember(self, out: Path) -> None:
+        write_file_atomically(out / REMEMBERED, json.dumps(asdict(self)).encode())
+
+    def score(self, scoring: Scoring, tasks: Sequence[Task]) -> Callable[[Bundle], float]:
+        return lambda bundle: scoring(bundle, tasks, self.episodes)
+
+    def chosen(self, learned: Collection[str]) -> tuple[list[Task], list[str]]:
+        """The tasks to be played, and the globs that none of them answers to. Raises UsageError where there are none at all."""
+        tasks = [task for task in select(self.tasks) if task.id in learned and task.installed]
+        globs = [glob.strip() for glob in self.tasks.split(",")]
+        if not tasks:
+            raise UsageError(
+                f"there is nothing to evaluate: the data have no task of {self.tasks} that is installed",
+                where="--evaluate", fix=f"of {', '.join(sorted(learned))}",
+            )  # fmt: skip
+        return tasks, [glob for glob in globs if not any(fnmatchcase(task.id, glob) for task in tasks)]
 
 
 class Best:

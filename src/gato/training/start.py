@@ -7,14 +7,15 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from gato.episodes.manifest import lock_folder, write_file_atomically
+from gato.episodes.manifest import MANIFEST, lock_folder, write_file_atomically
 from gato.episodes.store import Dataset, find_datasets
 from gato.errors import (
     CheckpointMissingError,
@@ -30,7 +31,8 @@ from gato.model.config import WEIGHTLESS
 from gato.sequences import ShelvedStore, Store
 from gato.sequences.mixture import governing
 from gato.tokens.text import TextTokenizer
-from gato.training.checkpoint import load_checkpoint
+from gato.training.best import REMEMBERED, Best, Judging, Scoring
+from gato.training.checkpoint import State, load_checkpoint
 from gato.training.data import holds_out, shelve, tokenise
 from gato.training.loop import make_bundle, train
 from gato.training.optimizer import make_optimizers
@@ -50,7 +52,11 @@ def start_run(
     processes: int = 0,
     **watching: Any,
 ) -> Path:
-    """Train `recipe_name` with `field=value` words changed; `watching` goes to `train`. Returns the bundle's folder."""
+    """Train `recipe_name` with `field=value` words changed. Returns the bundle's folder.
+
+    `watching` goes to `train`; but `evaluate`, fields of a `Judging`, and `scoring`, how a bundle is scored on its tasks, every
+    so many steps and at the end. Raises UsageError, before the run begins, where the data have none of these tasks.
+    """
     recipe = load_recipe(recipe_name).override(list(words))
     device, team = _place(device)
 
@@ -114,6 +120,9 @@ def finetune_recipe(bundle: Bundle, name: str, words: Sequence[str]) -> Recipe:
 
 
 def _must_be_free(out: Path) -> None:
+    """Raises OutputExistsError for the folder of a run, a dataset, a bundle or a checkpoint."""
+    if (out / MANIFEST).exists():
+        raise OutputExistsError("this folder holds a dataset or a bundle", where=str(out), fix="another --out")
     if (out / "recipe.json").exists():
         raise OutputExistsError(
             "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
@@ -148,7 +157,8 @@ def datasets_of(tasks: str, data: Sequence[Path]) -> list[Path]:
 
 
 def resume_run(out: Path, device: str, processes: int = 0, **watching: Any) -> Path:
-    """Go on where the run in `out` stopped; a finished one costs nothing."""
+    """Go on where the run in `out` stopped; a finished one costs nothing. `watching` is as in `start_run`: what `evaluate` does
+    not say is as the run began, if there is a `scoring`."""
     recipe, data, text, start = _read_run(out)
     if (out / "bundle" / "MANIFEST.json").exists():
         return out / "bundle"
@@ -181,16 +191,28 @@ def _read_run(out: Path) -> tuple[Recipe, list[Path], TextTokenizer, Bundle | No
 
 def _run(
     recipe: Recipe, data: Sequence[Path], out: Path, text: TextTokenizer, device: str, processes: int, resume: bool,
-    start: Bundle | None = None, team: Team | None = None, **watching: Any,
+    start: Bundle | None = None, team: Team | None = None, evaluate: Mapping[str, Any] = MappingProxyType({}),
+    scoring: Scoring | None = None, **watching: Any,
 ) -> Path:  # fmt: skip
     processes = 1 if team or device != "cpu" else processes or sensible(recipe.slots, recipe.accumulate)
     if processes > 1:
         torch.set_num_threads(1)  # before anything uses more: they are forked
     stores = shelve(list(data), recipe.config(), text, recipe, out / "tokens", list(start.tasks) if start else ())
     _same_data(out, stores)
+    lead = team is None or team.lead
+    score, every = None, 0
+    if scoring is not None and (judging := Judging.of(evaluate, out if resume else None)):
+        tasks, unmet = judging.chosen({s.task for s in stores} | set(start.tasks if start else ()))
+        if lead and unmet:
+            print(f"no data of {', '.join(unmet)} to evaluate", file=sys.stderr)
+        if lead:
+            judging.remember(out)
+        score, every = judging.score(scoring, tasks), judging.every
+        watching |= {"score": score, "score_every": every}
+    elif lead and not resume:
+        (out / REMEMBERED).unlink(missing_ok=True)  # of an attempt that never became a run
     if not recipe.lazy:
         tokenise(stores)
-    lead = team is None or team.lead
     absent = absent_weights(recipe, stores)
     if absent and lead:
         print(f"no data for {', '.join(absent)}: the other weights share theirs", file=sys.stderr)
@@ -200,10 +222,14 @@ def _run(
     if lead:
         print(plan, file=sys.stderr)
     with TrainingBar(plan) if lead else nullcontext() as bar:
-        train(
+        bundle = train(
             recipe, stores, text, out, resume=resume, start=start, device=device, watch=bar, processes=processes,
             team=team, **watching,
         )  # fmt: skip
+    if score and lead:  # how it ended, whatever number of steps that is
+        best, state = Best(out, score, every, lambda: bundle), State(bundle.card["steps"], bundle.card["tokens"])
+        if not best.due(state):
+            best.judge(bundle.model, state)
     return out / "bundle"
 
 
