@@ -113,7 +113,15 @@ def specs_from_space(space: gymnasium.Space, root: str, where: str = "") -> Spec
 
 
 def task_spec(env: gymnasium.Env, where: str = "") -> TaskSpec:
-    """The spec of an environment. An action space without bounds is a SpecError that says what to pass."""
+    """The spec of an environment. Raises SpecError for what cannot become tokens, and what cannot be acted in: an action space
+    without bounds, or a Dict whose one key is `action`, which has the path that a space without a name would have."""
+    spaces, acts = gymnasium.spaces, env.action_space
+    alone = acts.spaces.get("action") if isinstance(acts, spaces.Dict) and len(acts.spaces) == 1 else None
+    if alone is not None and not isinstance(alone, spaces.Dict | spaces.Tuple):
+        raise SpecError(
+            "a Dict action space whose one key is 'action' cannot be told from the space inside it", where=where,
+            fix="rename the key, or let action_space be what is inside",
+        )  # fmt: skip
     spec = TaskSpec(
         specs_from_space(env.observation_space, "observation", where),
         specs_from_space(env.action_space, "action", where),
@@ -128,6 +136,28 @@ def task_spec(env: gymnasium.Env, where: str = "") -> TaskSpec:
                 fix="wrap the environment with gymnasium.wrappers.RescaleAction, or give its action_space finite bounds",
             )
     return spec
+
+
+def check_same(held: TaskSpec, world: TaskSpec, where: str) -> None:
+    """Whether what was learned from `held` can be played in `world`: the same paths, kinds and shapes, and for actions the same
+    bounds, since what is chosen is a place between them. Types of numbers do not matter.
+
+    Raises SpecError naming the first path that differs.
+    """
+    for side in ("observation", "action"):
+        mine, theirs = getattr(held, side), getattr(world, side)
+        for path in sorted({*mine, *theirs}):
+            a, b = mine.get(path), theirs.get(path)
+            same = a is not None and b is not None and (a.kind, a.shape) == (b.kind, b.shape)
+            apart = f"{a or 'nothing'}, and {b or 'nothing'} in the environment"
+            if same and side == "action" and not np.allclose(a.bounds(), b.bounds(), rtol=1e-6):
+                bounds = (f"{np.unique(x.low).tolist()} … {np.unique(x.high).tolist()}" for x in (a, b))
+                same, apart = False, "bounds {}, and {} in the environment".format(*bounds)
+            if not same:
+                raise SpecError(
+                    f"the environment is not the one that was learned from: {side} {path} was {apart}", where=where,
+                    fix="the environment as it was, or collect and train anew",
+                )  # fmt: skip
 
 
 def _walk(space: gymnasium.Space, path: str, top: bool = False):

@@ -15,11 +15,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gato.episodes import Episode
+from gato.episodes import Episode, check_same
 from gato.episodes.episode import success_of
 from gato.errors import ObservationError, SimulatorMissingError, WorldError
 from gato.policy import Agent, look
 from gato.rollouts import LocalSlot, Unit, rollout
+from gato.sequences.returns import world_spec
 from gato.tokens import Tokens
 from gato.worlds import Task
 
@@ -58,8 +59,10 @@ def watch(
 ) -> list[Episode]:
     """Play one episode per seed and show every moment. Returns the episodes that were seen to their end.
 
-    Raises ObservationError for what is no picture, and for what a world must not deliver.
+    Raises ObservationError for what is no picture, and for what a world must not deliver; SpecError for a world that is not
+    the one that was learned from.
     """
+    check_same(world_spec(agent.bundle.tasks[task.id].spec), task.spec, task.id)
     env, visible = make_visible(task)
     watched = _Watched(agent, task, policy, env, visible, show)
     seen: list[Episode] = []
