@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -110,7 +111,9 @@ def finetune_recipe(bundle: Bundle, name: str, words: Sequence[str]) -> Recipe:
 def _must_be_free(out: Path) -> None:
     if (out / "recipe.json").exists():
         raise OutputExistsError(
-            "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
+            "this folder holds a run",
+            where=str(out),
+            fix=f"gato train --resume {shlex.quote(str(out))}, or another --out",
         )
 
 
