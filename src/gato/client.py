@@ -148,6 +148,7 @@ def _pack(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
+        value = value.astype(value.dtype.newbyteorder("<"), copy=False)  # the one order that the server reads
         return {"dtype": str(value.dtype), "shape": list(value.shape), "data": np.ascontiguousarray(value).tobytes()}
     raise TypeError(f"a {type(value).__name__} cannot be sent; arrays, numbers, text and dicts of them can")
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gato.cli import main
 from gato.episodes import Episode, Spec, TaskSpec
 from gato.episodes import store as store_room
 from gato.episodes.manifest import MANIFEST, commit_folder
@@ -482,6 +483,26 @@ def test_finding_and_listing(tmp_path):
     commit_folder(tmp_path / "made", tmp_path / "lab" / "bundle", {}, kind="bundle")
     assert len(find_datasets([tmp_path])) == 2  # a bundle's prompts are its own
     assert find_datasets([tmp_path / "lab" / "bundle" / "prompts"]) == [tmp_path / "lab/bundle/prompts/one"]
+
+
+def test_what_cannot_be_counted_hides_nothing(tmp_path, capsys):
+    """A damaged dataset, and one whose grey pictures are 7,056 values each, beside a sound one."""
+    grey = TaskSpec({"screen": Spec("discrete", (84, 84), "uint8", (0.0,), (255.0,))}, SMALL.action)
+    write(tmp_path / "my lab" / "grey", [make_episode(grey, 5, 0)], grey)
+    write(tmp_path / "my lab" / "sound", [make_episode(SMALL, 5, 1)], SMALL)
+    write(tmp_path / "my lab" / "torn", [make_episode(SMALL, 5, 2)], SMALL)
+    [index] = (tmp_path / "my lab" / "torn" / "index").iterdir()
+    index.write_bytes(index.read_bytes()[:-9])
+    for more in ((), ("--paper",)):
+        with pytest.raises(SystemExit, match="0"):
+            main(["data", "ls", str(tmp_path), *more])
+        out, err = capsys.readouterr()
+        assert "an observation of 7056 tokens" in err and "(84, 84, 1)" in err and "dataset-corrupt" in err
+        assert "120" in out or more  # the sound one: 5 timesteps of 17 values, a separator and 6 values
+    rows = {r["folder"].name: r for r in table(tmp_path)}
+    assert f"gato data verify '{tmp_path}/my lab/torn'" in rows["torn"]["problem"]  # a line to be pasted into a shell
+    assert rows["sound"]["timesteps"] == rows["grey"]["timesteps"] == 5 and not rows["grey"]["problem"]
+    assert rows["torn"]["problem"] and rows["torn"]["task"] == "my lab/torn" and rows["torn"]["mean_return"] is None
 
 
 def test_beside_the_paper():

@@ -1,15 +1,70 @@
 """Evaluation: scores that no number of workers changes, and how fast they were made."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
-from gato.evaluation.evaluate import evaluate
+from gato.episodes import check_same
+from gato.errors import SpecError
+from gato.evaluation.evaluate import evaluate, evaluate_task
+from gato.evaluation.watching import watch
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent
+from gato.rollouts.collect import collect
+from gato.rollouts.pool import WorkerPool
+from gato.rollouts.retrieve import Retrieval
 from gato.worlds import find
+from gato.worlds.dummy import CountingWorld
+
+
+class Changed(CountingWorld):
+    """The counting world after somebody changed it."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.action_space = spaces.Dict(
+            {**self.action_space.spaces, **{k: v for k, v in change.items() if k != "text"}}
+        )
+        if "text" in change:
+            self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": change["text"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"stick": spaces.Box(-1, 1, (3,), np.float32)}, "action stick was continuous 2, and continuous 3"),
+        (
+            {"stick": spaces.Box(-9, 9, (2,), np.float32)},
+            r"action stick was bounds \[-1.0\] … \[1.0\], and \[-9.0\] … \[9.0\]",
+        ),
+        ({"button": spaces.Discrete(16, start=1)}, r"action button was bounds \[0.0\] … \[15.0\]"),
+        ({"lever": spaces.Discrete(2)}, "action lever was nothing, and discrete scalar of 2"),
+        ({"text": spaces.Discrete(2)}, "observation text was text, and discrete scalar of 2"),
+    ],
+    ids=["shape", "bounds", "start", "new", "kind"],
+)
+def test_a_world_that_was_changed_is_not_played(tokenizer, tmp_path, change, said):
+    count = find("dummy/count")
+    config = GatoConfig.tiny().replace(vocabulary_size=tokenizer.size)
+    ways = {"discrete": "sample", "continuous": "sample", "temperature": 1.0}
+    agent = Agent(Bundle(config, Gato(config).eval(), tokenizer, {count.id: TaskCard(count.spec, 1)}, ways, {}))
+    changed = replace(count, make_env=lambda render=False: Changed(change))
+    with pytest.raises(SpecError, match=said) as caught:
+        evaluate(agent, [changed], 1, tmp_path, workers=0, film=False, progress=False)
+    assert caught.value.where == "dummy/count"
+    with pytest.raises(SpecError, match=said):
+        watch(agent, changed, agent.policy(count.id, 1), [3], lambda moment: None, max_steps=4)
+    with WorkerPool(0) as pool:
+        [held] = collect([count], 1, tmp_path / "data", workers=0, progress=False)
+        with pytest.raises(SpecError, match=said):
+            evaluate_task(Retrieval.open([held.folder]), changed, 1, pool)
+    wider = replace(count, make_env=lambda render=False: Changed({"stick": spaces.Box(-1, 1, (2,), np.float64)}))
+    check_same(count.spec, wider.spec, "")  # the type of a number is no matter
 
 
 @pytest.mark.parametrize(

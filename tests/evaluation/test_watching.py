@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "policy"))
 from test_policy import TASK, make_bundle
 
+from gato.errors import ObservationError
 from gato.evaluation.animation import write_film
 from gato.evaluation.screen import HEIGHT, WIDTH, Screen, kind_colour
 from gato.evaluation.watching import Enough, watch
@@ -19,6 +21,7 @@ from gato.policy import Agent
 from gato.rollouts import LocalSlot, Unit, rollout
 from gato.tokens.timestep import KINDS, SEPARATOR
 from gato.worlds import find
+from gato.worlds.dummy import CountingWorld
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,30 @@ def test_the_page_shows_world_stream_and_choice(moments):
     assert np.diff(np.flatnonzero(separators)).max() < 60  # a row for each timestep, one below the other
     fresh = Screen(find(TASK)).draw(moments[5])
     assert (screen.draw(moments[5]) == fresh).all()  # a new episode begins with an empty stream
+
+
+def test_a_discrete_choice_below_zero_is_drawn(moments):
+    choice = {
+        "name": "gripper",
+        "kind": "discrete",
+        "chosen": -1,
+        "low": -1,
+        "high": 1,
+        "bars": [[-1, 0.7], [0, 0.2], [1, 0.1]],
+    }
+    assert Screen(find(TASK)).draw(replace(moments[1], choices=[choice])).shape == (HEIGHT, WIDTH, 3)
+
+
+class FloatPictures(CountingWorld):
+    def render(self):
+        return super().render() / 255.0
+
+
+def test_a_picture_of_floats_is_a_named_error(agent):
+    task = replace(find(TASK), make_env=lambda render=False: FloatPictures())
+    with pytest.raises(ObservationError, match=r"render\(\) gives float64 \(64, 64, 3\)") as caught:
+        watch(agent, task, agent.policy(TASK, 1), [3], lambda moment: None, max_steps=4)
+    assert "seed 3" in caught.value.where
 
 
 @pytest.mark.parametrize("ending", ["mp4", "webp", "gif", "png"])

@@ -14,7 +14,15 @@ import pytest
 from gato.cli import main
 from gato.episodes.manifest import MANIFEST
 from gato.episodes.store import Dataset, verify
-from gato.errors import DiskFullError, ExpertError, OutputExistsError, UnknownNameError, UsageError, WorldCrashError
+from gato.errors import (
+    DiskFullError,
+    EpisodeError,
+    ExpertError,
+    OutputExistsError,
+    UnknownNameError,
+    UsageError,
+    WorldCrashError,
+)
 from gato.rollouts import CLEAN, ExpertPolicy, LocalSlot, Noise, Unit, episode_seed, rollout
 from gato.rollouts.collect import collect, dataset_folder
 from gato.rollouts.tracing import collect_traces
@@ -171,6 +179,88 @@ def test_an_action_that_cannot_be_is_the_experts_fault(tmp_path, how):
 
     with pytest.raises(ExpertError, match="failed in 50 of 50 episodes, mostly so: expert: the expert"):
         collect([COUNT], 2, tmp_path, workers=0, policy=policy, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["nan", "nan-reward"])
+def test_an_episode_that_cannot_be_recorded_is_replaced(tmp_path, kind):
+    bad = [episode_seed(f"dummy/{kind}-now-and-then", i) for i in (0, 2)]
+    task = register(
+        Task(f"dummy/{kind}-now-and-then", make_faulty(kind, at=2, seeds=bad), counting_expert, max_steps=40)
+    )
+    [result] = collect([task], 4, tmp_path, workers=0, progress=False)
+    assert [e.number for e in Dataset.open(result.folder).index] == [1, 3, 4, 5]
+    [(why, times)] = result.reasons.items()
+    assert times == 2 and f"{task.id} seed {bad[0]}" in why
+    always = register(Task(f"dummy/{kind}-always", make_faulty(kind, at=1), counting_expert, max_steps=40))
+    with pytest.raises(EpisodeError, match=rf"50 of 50 episodes cannot be recorded[^\n]*{always.id} seed \d+"):
+        collect([always], 4, tmp_path, workers=0, progress=False)
+
+
+class Telling(CountingWorld):
+    """Says of success, and of what was drawn, whatever it is told to."""
+
+    def __init__(self, said, drawn=None):
+        super().__init__()
+        self.said, self.drawn = said, drawn
+
+    def reset(self, **options):
+        return super().reset(**options)[0], None
+
+    def _info(self):
+        return {"success": self.said, "drawn": self.drawn}
+
+
+SAID = {
+    "True": True, "1.0": 1.0, "numpy": np.bool_(False), "one value": np.array([True]), "None": None, "nan": float("nan"),
+    "numpy's nan": np.float32("nan"), "two values": np.array([True, False]), "text": "yes", "half": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_a_world_says_of_success(name):
+    said = SAID[name]
+    task = register(Task("dummy/telling", lambda render=False: Telling(said, False), counting_expert, max_steps=40))
+
+    def play():
+        [episode] = rollout([Unit(task.id, 7, max_steps=3)], [LocalSlot()], ExpertPolicy())
+        return episode
+
+    if name in ("two values", "text", "half"):
+        with pytest.raises(EpisodeError, match=r"info\['success'\] is .*dummy/telling seed 7"):
+            play()
+        return
+    episode = play()
+    expected = {"True": True, "1.0": True, "numpy": False, "one value": True}.get(name)
+    assert episode.success is expected and ("success" in episode.info) == (expected is not None)
+    assert "drawn" not in episode.info
+
+
+class Objective:
+    """An expert that is an object."""
+
+    def __call__(self, env, seed):
+        return counting_expert(env, seed)
+
+
+def counting_with(env, seed, extra):
+    return counting_expert(env, seed)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_any_callable_is_an_expert(tmp_path, workers):
+    for policy, name in ((functools.partial(counting_with, extra=1), "counting_with"), (Objective(), "Objective")):
+        [result] = collect([COUNT], 2, tmp_path / name, workers, policy, progress=False, noise=[])
+        assert Dataset.open(result.folder).meta["source"] == f"{__name__}:{name}"
+
+
+def test_arguments_that_cannot_be(tmp_path):
+    for wrong in (
+        {"max_steps": 0}, {"max_steps": -1}, {"wide_share": 2.0}, {"wide_share": float("nan")}, {"policy": 5},
+        {"policy": lambda env, seed: counting_expert(env, seed), "workers": 1},
+    ):  # fmt: skip
+        with pytest.raises(UsageError) as caught:
+            collect([COUNT], 1, tmp_path / "x", progress=False, **wrong)
+        assert caught.value.fix and not (tmp_path / "x").exists(), wrong
 
 
 def test_tasks_without_an_expert_are_named_before_anything_is_written(tmp_path, capsys):

@@ -78,6 +78,18 @@ def test_a_served_session_does_what_a_local_one_does(agent, port):
         assert ask(port, "GET", f"/v1/sessions/{facts['id']}")[0] == 404
 
 
+def test_numbers_in_the_other_byte_order_are_numbers(agent, port):
+    seen = observation()
+    other = {
+        **seen,
+        "nested": {k: np.asarray(v).astype(np.asarray(v).dtype.newbyteorder(">")) for k, v in seen["nested"].items()},
+    }
+    local = agent.session(TASK, seed=5)
+    with Client(f"http://127.0.0.1:{port}") as client, client.session(TASK, seed=5) as packed:
+        got, expected = packed.act(other), local.act(other)
+    assert got["button"] == expected["button"] and np.allclose(got["stick"], expected["stick"])
+
+
 def test_sessions_that_ask_together_act_as_if_alone(agent):
     """Twenty callers at once, in shared passes: each gets the actions of its own seed."""
     steps = [observation(s) for s in range(5)]

@@ -75,12 +75,12 @@ def same(a, b):
     [({}, 1), ({"optimizer": "muon"}, 1), ({"accumulate": 2}, 1), ({}, 2)],
     ids=["adamw", "muon", "accumulate", "processes"],
 )
-def test_stopped_by_a_signal_and_resumed_is_the_same_run(stores, tokenizer, tmp_path, changes, processes):
+def test_stopped_by_a_signal_and_resumed_is_the_same_run(stores, tokenizer, tmp_path, capsys, changes, processes):
     """SIGTERM, as a machine going away sends it, twice; weights and log are the uninterrupted run's to the bit. Dropout
     and stochastic depth are on, so that the random state must be right too."""
     recipe = RECIPE.replace(**changes)
     train(recipe, stores, tokenizer, tmp_path / "whole", processes=processes)
-    run = tmp_path / "parts"
+    run = tmp_path / "two parts"
     for resume, step in ((False, 5), (True, 9)):
         torch.manual_seed(1234 + step)  # whatever this process did before does not matter
         with pytest.raises(SystemExit) as stopped:
@@ -94,6 +94,7 @@ def test_stopped_by_a_signal_and_resumed_is_the_same_run(stores, tokenizer, tmp_
                 watch=at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM)),
             )
         assert stopped.value.code == 130
+        assert f"gato train --resume '{run}'\n" in capsys.readouterr().err  # a line to be pasted into a shell
         assert not (run / "bundle").exists()
         assert (run / "checkpoints" / "last").read_text() in (f"step-{step:08d}", f"step-{step + 1:08d}")
     train(recipe, stores, tokenizer, run, resume=True, processes=processes)

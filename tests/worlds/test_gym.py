@@ -45,12 +45,16 @@ class Everything(gymnasium.Env):
 class Unbounded(Everything):
     action_space = spaces.Box(-np.inf, np.inf, (2,))
 
+class Named(Everything):
+    action_space = spaces.Dict({"action": spaces.Discrete(2)})
+
 class Needy(Everything):
     def __init__(self):
         import a_simulator_that_nobody_has
 
 gymnasium.register("Everything-v0", entry_point=Everything)
 gymnasium.register("Unbounded-v0", entry_point=Unbounded, max_episode_steps=7)
+gymnasium.register("Named-v0", entry_point=Named)
 gymnasium.register("Needy-v0", entry_point=Needy)
 
 def lean(env, seed):
@@ -70,7 +74,7 @@ def my_package(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", [path for path in sys.path if path])
     yield "my_package"
     sys.modules.pop("my_package", None)
-    for name in ("Everything-v0", "Unbounded-v0", "Needy-v0"):
+    for name in ("Everything-v0", "Unbounded-v0", "Named-v0", "Needy-v0"):
         gymnasium.registry.pop(name, None)
 
 
@@ -123,6 +127,12 @@ def test_unknown_ids_name_the_nearest():
 def test_an_unbounded_action_space_says_what_to_pass(my_package):
     with pytest.raises(SpecError, match="RescaleAction"):
         _ = find(f"gym/{my_package}:Unbounded-v0").spec
+
+
+def test_a_dict_of_one_action_by_that_name_says_to_rename_it(my_package):
+    with pytest.raises(SpecError, match="one key is 'action'") as caught:
+        _ = find(f"gym/{my_package}:Named-v0").spec
+    assert "rename" in caught.value.fix
 
 
 def test_missing_dependencies_are_named(my_package):

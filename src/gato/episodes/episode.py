@@ -80,6 +80,20 @@ def facts_as_json(value: Any) -> str:
     return json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v), sort_keys=True)
 
 
+def success_of(info: Mapping[str, Any], where: str) -> bool | None:
+    """What a world's info says of success; None where it says nothing, or None, or NaN. An array of one value is that value.
+
+    Raises EpisodeError for what is no truth value.
+    """
+    said = info.get("success")
+    value = said.item() if isinstance(said, np.ndarray | np.generic) and said.size == 1 else said
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return None
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
+    raise EpisodeError(f"info['success'] is {said!r}", where=where, fix="True or False, or no such key")
+
+
 def check_info(info: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Facts that an index has a column for are of its type, the rest is what JSON can hold. Raises EpisodeError."""
     checked = dict(info)
@@ -142,16 +156,17 @@ def stack_episode(
     executed: Sequence[Any] | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> Episode:
-    """An Episode from per-step (nested) observations and actions."""
+    """An Episode from per-step (nested) observations and actions. Raises EpisodeError, ObservationError (task, seed, step)."""
+    where = f"{task} seed {info['seed']}" if info and info.get("seed") is not None else task
 
     def stack(specs: Specs, steps: Sequence[Any], root: str) -> Leaves:
         flat = [flatten(step, root) for step in steps]
         for t, leaves in enumerate(flat):
             if set(leaves) != set(specs):
-                raise EpisodeError(f"fields {sorted(leaves)}, expected {list(specs)}", where=f"{task} {root} step {t}")
+                raise EpisodeError(f"fields {sorted(leaves)}, expected {list(specs)}", where=f"{where} {root} step {t}")
         out: Leaves = {}
         for path, s in specs.items():
-            checked = [check_value(s, leaves[path], f"{task} {path} step {t}") for t, leaves in enumerate(flat)]
+            checked = [check_value(s, leaves[path], f"{where} {path} step {t}") for t, leaves in enumerate(flat)]
             out[path] = checked if s.kind == "text" else np.stack(checked)  # type: ignore[arg-type]
         return out
 
@@ -162,4 +177,4 @@ def stack_episode(
         np.asarray(rewards, np.float32),
         None if executed is None else stack(spec.action, executed, "action"),
         dict(info or {}),
-    ).check(spec)
+    ).check(spec, where)

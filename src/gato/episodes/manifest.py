@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -240,7 +241,8 @@ def verify_manifest(
 
 def _remedy(kind: str, folder: Path) -> str:
     if kind == "dataset":
-        return f"gato data verify {folder} shows the extent; restore the file, or gato data repair {folder} --out DIR keeps what is whole"
+        named = shlex.quote(str(folder))
+        return f"gato data verify {named} shows the extent; restore the file, or gato data repair {named} --out DIR keeps what is whole"
     if kind == "tokens":
         return f"rm -r {folder}: it is made again from the dataset"
     return "restore it from a copy, or resume from an earlier checkpoint"

@@ -120,7 +120,7 @@ def task_spec(env: gymnasium.Env, where: str = "") -> TaskSpec:
     """The spec of an environment. Raises SpecError as `specs_from_space` and `check_actions` do."""
     spec = TaskSpec(
         specs_from_space(env.observation_space, "observation", where),
-        specs_from_space(env.action_space, "action", where),
+        specs_from_space(_told_apart(env.action_space, where), "action", where),
     )
     check_actions(spec, where)
     return spec
@@ -208,6 +208,41 @@ def _discrete(shape, dtype: str, low, high, place: str) -> Spec:
             fix="declare it as a float Box, split it into digits, or narrow its bounds",
         )  # fmt: skip
     return Spec("discrete", tuple(shape), dtype, tuple(low.astype(float).tolist()), tuple(high.astype(float).tolist()))
+
+
+def _told_apart(space: gymnasium.Space, where: str) -> gymnasium.Space:
+    """An action space, itself. Raises SpecError for a Dict whose one key is `action`: its leaf has the path that a space which is
+    no Dict has, and an action for the one would be given to the other."""
+    s = gymnasium.spaces
+    inside = space.spaces if isinstance(space, s.Dict) else {}
+    if list(inside) == ["action"] and not isinstance(inside["action"], s.Dict | s.Tuple):
+        raise SpecError(
+            "a Dict action space whose one key is 'action' cannot be told from the space inside it", where=where,
+            fix="rename the key, or let action_space be what is inside",
+        )  # fmt: skip
+    return space
+
+
+def check_same(held: TaskSpec, world: TaskSpec, where: str) -> None:
+    """Whether what was learned from `held` can be played in `world`: the same paths, kinds and shapes, and for actions the same
+    bounds, since what is chosen is a place between them. Types of numbers do not matter.
+
+    Raises SpecError naming the first path that differs.
+    """
+    for side in ("observation", "action"):
+        mine, theirs = getattr(held, side), getattr(world, side)
+        for path in sorted({*mine, *theirs}):
+            a, b = mine.get(path), theirs.get(path)
+            same = a is not None and b is not None and (a.kind, a.shape) == (b.kind, b.shape)
+            apart = f"{a or 'nothing'}, and {b or 'nothing'} in the environment"
+            if same and side == "action" and not np.allclose(a.bounds(), b.bounds(), rtol=1e-6):
+                bounds = (f"{np.unique(x.low).tolist()} … {np.unique(x.high).tolist()}" for x in (a, b))
+                same, apart = False, "bounds {}, and {} in the environment".format(*bounds)
+            if not same:
+                raise SpecError(
+                    f"the environment is not the one that was learned from: {side} {path} was {apart}", where=where,
+                    fix="the environment as it was, or collect and train anew",
+                )  # fmt: skip
 
 
 # -- nested values ↔ flat dicts ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gato.episodes import Episode
+from gato.episodes import Episode, check_same
 from gato.errors import GatoError, UsageError
 from gato.evaluation.animation import animate, plot_episode
 from gato.evaluation.open_loop import action_errors
@@ -28,6 +28,7 @@ from gato.rollouts import LocalSlot, Unit, episode_seed, rollout
 from gato.rollouts.loop import BatchPolicy
 from gato.rollouts.pool import WorkerPool
 from gato.rollouts.retrieve import Retrieval
+from gato.sequences.returns import world_spec
 from gato.worlds import Task, find
 
 SLOTS = 20  # episodes of one task played side by side
@@ -208,9 +209,15 @@ def _evaluate_there(state: dict[str, Any], payload: Any) -> tuple[TaskScores, Ep
 
 
 def _policy(agent: Agent | Retrieval, task: Task, slots: int, planning: Planning | None) -> BatchPolicy:
+    """Raises SpecError for a world that is not the one that was learned from."""
+    policy: BatchPolicy
     if not isinstance(agent, Agent):
-        return agent.policy(task.id, slots)
-    return agent.planner(task.id, slots, planning) if planning else agent.policy(task.id, slots, watch_mass=True)
+        policy, held = agent.policy(task.id, slots), agent.spec(task.id)
+    else:
+        policy = agent.planner(task.id, slots, planning) if planning else agent.policy(task.id, slots, watch_mass=True)
+        held = world_spec(agent.bundle.tasks[task.id].spec)
+    check_same(held, task.spec, task.id)
+    return policy
 
 
 def mean_percent(bundle: Bundle, tasks: Sequence[Task], episodes: int, workers: int = 0) -> float:

@@ -124,7 +124,7 @@ class Screen:
         kept = {v for v, _ in sorted(bars, key=lambda bar: (bar[0] != chosen, -bar[1]))[:rows]}
         for n, (value, p) in enumerate([bar for bar in bars if bar[0] in kept]):
             own, at = value == chosen, y + 22 * n
-            name = str(self._names[value]) if value < len(self._names) else f"{choice['name']} {value}"
+            name = str(self._names[value]) if 0 <= value < len(self._names) else f"{choice['name']} {value}"
             ink = INK if own else SOFT
             pen.text((x, at + 9), fitted(name, 96, 14), fill=ink, font=font(14), anchor="lm")
             pen.rectangle(

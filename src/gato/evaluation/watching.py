@@ -15,10 +15,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gato.episodes import Episode
-from gato.errors import SimulatorMissingError, WorldError
+from gato.episodes import Episode, check_same
+from gato.episodes.episode import success_of
+from gato.errors import ObservationError, SimulatorMissingError, WorldError
 from gato.policy import Agent, look
 from gato.rollouts import LocalSlot, Unit, rollout
+from gato.sequences.returns import world_spec
 from gato.tokens import Tokens
 from gato.worlds import Task
 
@@ -55,7 +57,12 @@ def make_visible(task: Task) -> tuple[gymnasium.Env, bool]:
 def watch(
     agent: Agent, task: Task, policy: Any, seeds: Iterable[int], show: Callable[[Moment], None], max_steps: int
 ) -> list[Episode]:
-    """Play one episode per seed and show every moment. Returns the episodes that were seen to their end."""
+    """Play one episode per seed and show every moment. Returns the episodes that were seen to their end.
+
+    Raises ObservationError for what is no picture, and for what a world must not deliver; SpecError for a world that is not
+    the one that was learned from.
+    """
+    check_same(world_spec(agent.bundle.tasks[task.id].spec), task.spec, task.id)
     env, visible = make_visible(task)
     watched = _Watched(agent, task, policy, env, visible, show)
     seen: list[Episode] = []
@@ -105,7 +112,7 @@ class _Watched(LocalSlot):
         self._step += 1
         self._total += result.reward
         done = result.terminated or result.truncated or self._step >= self._max_steps
-        success = bool(result.info["success"]) if "success" in result.info else None
+        success = success_of(result.info, self._where)
         names = look.labels(self._codec, self._tokens)
         self._show(
             Moment(
@@ -115,4 +122,12 @@ class _Watched(LocalSlot):
 
     def _frame(self) -> np.ndarray | None:
         assert self.env is not None
-        return np.asarray(self.env.render()) if self._visible else None
+        if not self._visible:
+            return None
+        frame = np.asarray(self.env.render())
+        if frame.dtype != np.uint8 or not (frame.ndim == 2 or (frame.ndim == 3 and frame.shape[-1] in (3, 4))):
+            raise ObservationError(
+                f"render() gives {frame.dtype} {frame.shape}, expected uint8 (height, width, 3)", where=self._where,
+                fix="mend the environment's render()",
+            )  # fmt: skip
+        return frame

@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from gato.episodes.store import Dataset, DatasetWriter, dataset_folder, encode_c
 from gato.errors import (
     DatasetCorruptError,
     DatasetMissingError,
+    EpisodeError,
     ExpertError,
     GatoError,
     ObservationError,
@@ -82,19 +84,27 @@ class Collected:
 
     def fail(self, number: int, reason: str, may_fail: bool = False) -> None:
         """Note that episode `number` came to nothing. Raises WorldCrashError for a world that crashes again and again and,
-        unless it `may_fail`, ExpertError for an expert that nearly always does."""
+        unless it `may_fail`, ExpertError for an expert that nearly always does, EpisodeError for a world of which hardly any
+        episode can be recorded."""
         self.failed += 1
+        kind = reason.partition(" [")[0]  # of one kind, that of the first place stands for all
+        reason = next((said for said in self.reasons if said.partition(" [")[0] == kind), reason)
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
         crashes = sum(count for said, count in self.reasons.items() if said.startswith(WorldCrashError.code))
+        where = f"{self.task} seed {episode_seed(self.task, number)}"
         if crashes >= MAX_CRASHES:
-            where = f"{self.task} seed {episode_seed(self.task, number)}"
             raise WorldCrashError(f"{crashes} episodes crashed: {reason}", where=where, fix="mend the world")
         tried = self.added + self.failed
         if not may_fail and tried >= FAILED_TRIAL and self.failed > MAX_FAILED_SHARE * tried:
             often = max(self.reasons, key=lambda reason: self.reasons[reason])
+            if not often.startswith(ExpertError.code):
+                raise EpisodeError(
+                    f"{self.failed} of {tried} episodes cannot be recorded, mostly so: {often}",
+                    where=where, fix="mend the environment",
+                )  # fmt: skip
             raise ExpertError(
                 f"the expert failed in {self.failed} of {tried} episodes, mostly so: {often}",
-                where=self.task, fix="choose another task, or another expert with --policy module:function",
+                where=where, fix="choose another task, or another expert with --policy module:function",
             )  # fmt: skip
 
 
@@ -115,7 +125,7 @@ def collect(
 ) -> list[Collected]:
     """Top every task's dataset at out/<domain>/<name> up to `episodes`; a complete one costs nothing.
 
-    policy: "expert" (the task's own), "random", "module:function" or a function like `Task.make_expert`.
+    policy: "expert" (the task's own), "random", "module:function" or a function like `Task.make_expert` (or another callable).
     noise: mixed into the executed actions; of several, each episode draws one (put CLEAN among them for clean ones).
     wide_share: the share of episodes that start wide. max_steps: cut recordings here. seconds: stop after this long,
     over all tasks, keeping what is there. from_traces: replay traces instead of running the expert: those of these
@@ -123,13 +133,19 @@ def collect(
     counted and named among the reasons. cluster: play on this Ray cluster ("auto" or HOST:PORT, see `cluster.Cluster`), on
     `workers` of its CPUs (None: all). The episodes are the same.
 
-    Raises OutputExistsError (the folder holds another task, spec or policy, or somebody is writing there),
-    WorldCrashError, ExpertError (an expert that nearly always fails), DiskFullError. What was finished stays.
+    Raises UsageError (arguments that cannot be, an expert that no worker process can be told of), OutputExistsError (the
+    folder holds another task, spec or policy, or somebody is writing there), WorldCrashError, ExpertError (an expert that
+    nearly always fails), EpisodeError (a world that nearly always gives what cannot be recorded, a NaN for instance),
+    DiskFullError. What was finished stays.
     """
     if episodes < 1:
         raise UsageError(f"{episodes} episodes", fix="pass at least 1")
+    if max_steps is not None and max_steps < 1:
+        raise UsageError(f"max_steps={max_steps}", fix="at least 1, or None for whole episodes")
+    if not 0 <= wide_share <= 1:
+        raise UsageError(f"wide_share={wide_share}", fix="a share from 0 to 1")
     source, make_policy = _policy(policy)
-    levels = (CLEAN,) if noise is None else (noise,) if isinstance(noise, Noise) else tuple(noise)
+    levels = (noise,) if isinstance(noise, Noise) else tuple(noise or ()) or (CLEAN,)
     settings = functools.partial(_unit, levels=levels, wide_share=wide_share, max_steps=max_steps)
     files = _trace_files(tasks, from_traces)
     if source == "expert":
@@ -138,6 +154,8 @@ def collect(
         _Job(task, dataset_folder(out, task.id), episodes, source, settings, files.get(task.id, ())) for task in tasks
     ]
     todo = [job for job in jobs if not job.is_complete()]
+    if todo and workers != 0 and cluster is None:
+        _check_sendable(make_policy, source)
     with contextlib.ExitStack() as stack:
         pool: Any = None
         if cluster is not None and todo:  # before anything is written
@@ -312,9 +330,14 @@ def need_experts(tasks: Sequence[Task]) -> None:
 
 def _policy(policy: str | MakeExpert) -> tuple[str, Callable[[], BatchPolicy]]:
     """Its name in the dataset, and what makes it in a worker."""
-    if not isinstance(policy, str):
-        name = f"{policy.__module__}:{policy.__qualname__}"
+    if callable(policy):
+        named: Any = policy
+        while isinstance(named, functools.partial):
+            named = named.func
+        named = named if hasattr(named, "__qualname__") else type(named)
+        name = f"{named.__module__}:{named.__qualname__}"
         return name, functools.partial(ExpertPolicy, policy, name)
+    policy = str(policy)
     if policy == "expert":
         return "expert", ExpertPolicy
     if policy == "random":
@@ -324,6 +347,18 @@ def _policy(policy: str | MakeExpert) -> tuple[str, Callable[[], BatchPolicy]]:
     raise UnknownNameError(
         f"no policy {policy!r}", fix=nearest(policy, ["expert", "random"]) or "expert, random, or module:function"
     )
+
+
+def _check_sendable(make_policy: Callable[[], BatchPolicy], source: str) -> None:
+    """Raises UsageError for an expert that a worker process cannot be told of, before anything is written."""
+    try:
+        ForkingPickler.dumps(make_policy)
+    except Exception as error:  # of many kinds: a lambda, an open file, …
+        raise UsageError(
+            f"this expert cannot be sent to a worker process: {error}",
+            where=source,
+            fix="a function at the top of a module, or workers=0",
+        ) from error
 
 
 # -- inside a worker --------------------------------------------------------------------------------------------------
@@ -390,7 +425,7 @@ def play_chunk(make_policy: Callable[[], BatchPolicy], units: list[NumberedUnit]
             played.append((unit.number, episode))
         except ExpertError as error:
             failed[unit.number] = f"{error.code}: {error.what}"
-        except DatasetCorruptError as error:  # a trace that does not come true
+        except (EpisodeError, DatasetCorruptError) as error:  # a NaN from the world; a trace that does not come true
             failed[unit.number] = f"{error.code}: {error.what} [{error.where}]"
     numbers, episodes = [number for number, _ in played], [episode for _, episode in played]
     data = encode_chunk(find(units[0].task).spec, episodes, numbers, failed)

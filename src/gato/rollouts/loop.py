@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 
 from gato.episodes import Episode, TaskSpec, check_values, flatten, stack_episode, unflatten
-from gato.episodes.episode import LAST_REWARD
+from gato.episodes.episode import LAST_REWARD, success_of
 from gato.errors import GatoError, UsageError, WorldError
 from gato.worlds import Task, find
 
@@ -115,6 +115,7 @@ class LocalSlot:
         self.env = self.environment(unit.task)
         try:
             observation, info = self.env.reset(seed=unit.seed, options={"wide": True} if unit.wide else None)
+            self._result = Transition(observation, 0.0, False, False, dict(info or {}))
         except GatoError:
             raise
         except Exception as error:
@@ -122,7 +123,6 @@ class LocalSlot:
                 f"reset failed: {type(error).__name__}: {error}", where=f"{unit.task} seed {unit.seed}"
             ) from error
         self._where = f"{unit.task} seed {unit.seed}"
-        self._result = Transition(observation, 0.0, False, False, info)
 
     def _make(self, task_id: str) -> gymnasium.Env:
         if self._making is None:
@@ -137,7 +137,7 @@ class LocalSlot:
         assert self.env is not None, "reset first"
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
-            self._result = Transition(observation, float(reward), terminated, truncated, info)
+            self._result = Transition(observation, float(reward), terminated, truncated, dict(info or {}))
         except GatoError:
             raise
         except Exception as error:
@@ -274,7 +274,7 @@ def rollout(
                 known[unit.task] = _action_space(task, slots[i])
             playing[i] = _Playing(
                 unit, task.spec, known[unit.task], np.random.default_rng([unit.seed, 0x4015E]), first.observation, first.info,
-                drawn=first.info.get("drawn"),
+                drawn=_drawn(first.info),
             )  # fmt: skip
             policy.begin(i, unit, slots[i])
 
@@ -317,18 +317,22 @@ def _action_space(task: Task, slot: Any) -> gymnasium.Space:
         made.close()
 
 
+def _drawn(info: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the seed chose beyond the start: a mode, a body. A world of somebody else's may mean another thing by the word."""
+    return dict(info["drawn"]) if isinstance(info.get("drawn"), Mapping) else None
+
+
 def _finish(p: _Playing, source: str, last: Transition) -> Episode:
     info: dict[str, Any] = {"seed": p.unit.seed, "source": source, "terminated": bool(last.terminated)}
-    if "success" in last.info:
-        info["success"] = bool(last.info["success"])
-    if "drawn" in last.info:  # what the seed chose beyond the start: a mode, a body
-        info["drawn"] = dict(last.info["drawn"])
+    success = success_of(last.info, f"{p.unit.task} seed {p.unit.seed}")
+    if success is not None:
+        info["success"] = success
     if p.unit.noise:
         info["noise"] = asdict(p.unit.noise)
     if p.unit.wide:
         info["wide"] = True
-    if p.drawn is not None:
-        info["drawn"] = p.drawn
+    if (drawn := _drawn(last.info) if p.drawn is None else p.drawn) is not None:
+        info["drawn"] = drawn
     noisy = p.unit.noise and p.executed
     # Observations were checked and copied step by step; they are stacked as flat leaves.
     return stack_episode(p.unit.task, p.spec, p.observations, p.actions, p.rewards, p.executed if noisy else None, info)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gato.episodes import Dataset, check_values, find_datasets, flatten
+from gato.episodes import Dataset, TaskSpec, check_values, find_datasets, flatten
 from gato.episodes.likeness import Memory
 from gato.errors import DatasetMissingError, nearest
 
@@ -39,6 +39,10 @@ class Retrieval:
         """For the protocol of an evaluation."""
         held = {task: f"{len(d)} episodes, {d.num_timesteps} timesteps" for task, d in self._datasets.items()}
         return {"acting": "retrieve and replay: the action of the most similar demonstrated observation", "data": held}
+
+    def spec(self, task: str) -> TaskSpec:
+        """What was demonstrated of one of its tasks."""
+        return self._datasets[task].spec
 
     def policy(self, task: str, slots: int) -> RetrievePolicy:
         """A batch policy for `gato.rollouts.rollout`. Raises DatasetMissingError without demonstrations of the task."""

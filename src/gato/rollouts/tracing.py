@@ -18,7 +18,7 @@ from typing import Any
 
 from gato.episodes import Episode
 from gato.episodes.manifest import lock_file
-from gato.errors import DatasetCorruptError, ExpertError, GatoError, UsageError
+from gato.errors import DatasetCorruptError, EpisodeError, ExpertError, GatoError, UsageError
 from gato.rollouts.collect import Collected, NumberedUnit, _policy, _unit, _Watched, need_experts
 from gato.rollouts.loop import CLEAN, BatchPolicy, LocalSlot, Noise, episode_seed, rollout
 from gato.rollouts.pool import Beat, WorkerPool
@@ -122,7 +122,7 @@ def trace_chunk(make_policy: Callable[[], BatchPolicy], units: list[NumberedUnit
         try:
             [episode] = rollout([unit], [slot], policy)
             made.append((unit.number, _traced(episode, slot, time.process_time() - began)))
-        except (ExpertError, DatasetCorruptError) as error:
+        except (ExpertError, EpisodeError, DatasetCorruptError) as error:
             made.append((unit.number, f"{error.code}: {error.what}"))
     return made
 

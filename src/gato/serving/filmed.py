@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from gato.episodes import unflatten
+from gato.episodes.episode import success_of
 from gato.errors import SimulatorMissingError, WorldError
 from gato.worlds import Task, find, register, registry
 
@@ -52,7 +53,7 @@ class Filmed(gymnasium.Wrapper):
         return observation, reward, terminated, truncated, self._with_frame(info)
 
     def _with_frame(self, info: dict[str, Any]) -> dict[str, Any]:
-        kept = {"success": bool(info["success"])} if "success" in info else {}
+        kept = {"success": success_of(info or {}, "info")}
         return {**kept, "frame": as_file(np.asarray(self.env.render())) if self._pictures else b""}
 
 

@@ -108,10 +108,16 @@ class TimestepCodec:
         self._texts: dict[tuple[str, bool], np.ndarray] = {}
         fixed = self.fixed_tokens - self.acts - self.action_tokens
         if self.acts and fixed + 1 > max_positions:
+            grey = next(
+                (path for path, s in spec.observation.items() if s.dtype == "uint8" and len(s.shape) == 2), None
+            )
+            fix = "smaller images, fewer values, or a larger local_position_encoding_size"
+            if grey is not None:
+                height, width = spec.observation[grey].shape
+                fix = f"if {grey} is a picture, give it a channel axis: ({height}, {width}, 1); else {fix}"
             raise SpecError(
-                f"an observation of {fixed} tokens; local positions end at {max_positions}", where=task,
-                fix="smaller images, fewer values, or a larger local_position_encoding_size",
-            )  # fmt: skip
+                f"an observation of {fixed} tokens; local positions end at {max_positions}", where=task, fix=fix
+            )
 
     # -- sizes --------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -318,7 +319,10 @@ def _run(
         saver.wait()
     if progress < 1:
         if lead:
-            print(f"stopped at step {state.step}; go on with: gato train --resume {out}", file=sys.stderr)
+            print(
+                f"stopped at step {state.step}; go on with: gato train --resume {shlex.quote(str(out))}",
+                file=sys.stderr,
+            )
         if lead or team.sharded:
             raise SystemExit(130)
 
@@ -374,7 +378,9 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
     if path.exists():
         if not resume:
             raise OutputExistsError(
-                "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
+                "this folder holds a run",
+                where=str(out),
+                fix=f"gato train --resume {shlex.quote(str(out))}, or another --out",
             )
         before = Recipe.from_json(json.loads(path.read_text())).to_json()  # fields that came later have their defaults
         if json.loads(json.dumps(before)) != record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,7 +126,9 @@ def _must_be_free(out: Path) -> None:
         raise OutputExistsError("this folder holds a dataset or a bundle", where=str(out), fix="another --out")
     if (out / "recipe.json").exists():
         raise OutputExistsError(
-            "this folder holds a run", where=str(out), fix=f"gato train --resume {out}, or another --out"
+            "this folder holds a run",
+            where=str(out),
+            fix=f"gato train --resume {shlex.quote(str(out))}, or another --out",
         )
 
 
