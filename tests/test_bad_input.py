@@ -195,7 +195,7 @@ def test_results_are_not_replaced_by_accident(good, tmp_path):
     ],
 )
 def test_observations_that_must_not_be(kind, word, tmp_path):
-    """A world that goes wrong at its third step: task, seed, step and field are named."""
+    """A world that always goes wrong at its third step: task, seed, step and field are named."""
     assert callable(make_faulty(kind, at=3))
     (tmp_path / "faulty_world.py").write_text(
         "import sys\nfrom gato.worlds import Task, register\nfrom gato.worlds.dummy import counting_expert, make_faulty\n"
@@ -207,7 +207,7 @@ def test_observations_that_must_not_be(kind, word, tmp_path):
     done = subprocess.run(
         [sys.executable, "faulty_world.py", *words], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=120
     )
-    refused(done, 3, "observation", "dummy/faulty", "seed", "step", word)
+    refused(done, 3, "episode", "cannot be recorded", "dummy/faulty", "seed", "step", word)
 
 
 def test_an_action_space_without_bounds(tmp_path):

@@ -264,3 +264,25 @@ def test_a_longdouble_box_is_refused(tmp_path):
     env.observation_space = Box(-1, 1, (2,), np.longdouble)
     with pytest.raises(SpecError, match=r"(float128|longdouble) cannot be stored"):
         record(env, tmp_path / "d", task="lab/short")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"), [(np.nan, None), (None, None), (np.array([True]), True), (np.bool_(False), False), (1, True)]
+)
+def test_success_is_a_truth_value_or_not_said(tmp_path, said, kept):
+    class Sure(Short):
+        def step(self, action):
+            return *super().step(action)[:4], {"success": said}
+
+    with record(Sure(), tmp_path / "d", task="lab/short") as env:
+        play(env)
+    assert Dataset.open(tmp_path / "d").index[0].success is kept
+
+
+def test_success_that_says_two_things_is_refused(tmp_path):
+    class Unsure(Short):
+        def step(self, action):
+            return *super().step(action)[:4], {"success": np.array([True, False])}
+
+    with record(Unsure(), tmp_path / "d", task="lab/short") as env, pytest.raises(EpisodeError, match="success"):
+        play(env)

@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gato.episodes.episode import Episode, check_info
+from gato.episodes.episode import Episode, check_info, success_of
 from gato.episodes.manifest import MANIFEST
 from gato.episodes.spec import Specs, TaskSpec, check_values, flatten, specs_from_space, task_spec
 from gato.episodes.store import DatasetWriter, read_spec
@@ -82,8 +82,9 @@ class RecordedEnv(gymnasium.Wrapper):
         before, self._last = self._last, None  # what cannot be recorded ends the episode in the dataset
         if before is not None:
             self._steps.append((before, chosen, _reward(reward, f"{self._task} step {len(self._steps)} reward")))
-            if "success" in info:
-                self._success = bool(info["success"])
+            success = success_of(info, f"{self._task} step {len(self._steps) - 1}")
+            if success is not None:
+                self._success = success
             if terminated or truncated:
                 self._finish(terminated=bool(terminated))  # nothing follows: its last observation may be anything
             else:
