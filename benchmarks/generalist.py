@@ -291,7 +291,7 @@ def page(record: Mapping[str, Any] | None) -> str:
         parts += [f"![Share of tasks at or above each percentage of their expert]({CURVE})", curve_words(record)]
     forced = forced_table(record)
     parts += ["## Single actions", forced] if forced else []
-    parts += ["## Language and pictures", language_table(record["language"])] if "language" in record else []
+    parts += ["## Language and pictures", language_table(record["language"])] if record.get("language") else []
     parts += ["## Task by task", by_task(record), "## Protocol", protocol(record), limits(record)]
     return "\n\n".join(parts) + "\n"
 

@@ -48,7 +48,7 @@ def of_bundle(bundle: Bundle, path: Path) -> dict[str, Any]:
     """Which network the numbers are of."""
     recipe = bundle.card.get("recipe") or {}
     return {
-        "recipe": recipe.get("name", ""), "parameters": bundle.model.num_parameters, "tokens": bundle.card.get("tokens"),
+        "recipe": recipe.get("name", ""), "parameters": bundle.model.num_parameters, "tokens": bundle.trained("tokens"),
         "blocks": bundle.config.num_transformer_blocks, "task_token": bundle.config.task_token,
     }  # fmt: skip
 
@@ -150,7 +150,7 @@ def draw_attention(gazes: Sequence[Gaze], file: Path) -> None:
     for column, g in enumerate(gazes):
         maps = (None, g.weights.mean(0), g.weights[g.sharpest])
         words = (
-            g.task,
+            g.task.replace("/", "/\n"),
             f"mean of the heads\n{percent(100 * g.share)} on the picture",
             f"head {g.sharpest}, the sharpest",
         )
