@@ -46,3 +46,22 @@ def match():
     for names in itertools.permutations(range(4)):
         gymnasium.register(f"Match-{''.join(map(str, names))}-v0", entry_point=Match, kwargs={"names": names})
     return "gym/Match-v0"
+
+
+@pytest.fixture
+def ends_at(monkeypatch):
+    """ends_at(agent, 6): at its sixth pass a text ends by itself. Returns the passes so far, a list that may be cleared."""
+
+    def make(agent, number):
+        logits, passes, eos = agent.bundle.model.logits, [], agent.bundle.tokenizer.eos_id
+
+        def ending(hidden):
+            passes.append(1)
+            out = logits(hidden)
+            out[..., eos] += 1e6 * (len(passes) == number)
+            return out
+
+        monkeypatch.setattr(agent.bundle.model, "logits", ending)
+        return passes
+
+    return make

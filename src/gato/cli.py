@@ -235,7 +235,9 @@ class DataLs:
         from gato.episodes.table import beside_the_paper, table
 
         rows = table(list(self.paths), tokens=_count_tokens)
-        problems = [f"{row['task']}: {row['problem']} [{row['folder']}]" for row in rows if row["problem"]]
+        for row in rows:
+            if row["problem"]:
+                print(f"{row['task']}: {row['problem']} [{row['folder']}]", file=sys.stderr)
         total = sum(r["tokens"] or 0 for r in rows) or 1
         for row in rows:
             row["sample_weight"] = (row["tokens"] or 0) / total
@@ -257,7 +259,6 @@ class DataLs:
                 pairs = [f"{short(r[name])} / {short(r[f'paper_{name}'])}" for name in names]
                 shown.add_row(r["domain"], *pairs, f"{r['paper_weight']:.2f} %")
             _print_table(shown)
-            print(*problems, sep="\n", end="\n" * bool(problems), file=sys.stderr)
             return
         numbers = ("episodes", "timesteps", "tokens", "share", "return")
         shown = Table(
@@ -270,7 +271,6 @@ class DataLs:
                 f"{r['sample_weight']:.1%}", f"{mean:.3g}" if mean is not None else "–",
             )  # fmt: skip
         _print_table(shown)
-        print(*problems, sep="\n", end="\n" * bool(problems), file=sys.stderr)
 
 
 def _print_table(table: Any) -> None:

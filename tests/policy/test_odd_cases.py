@@ -165,20 +165,12 @@ def test_lists_of_different_lengths_are_no_observation(tokenizer):
     assert session.act({"state": [0, 0, 0, 0]}) in range(5)
 
 
-def test_it_is_known_how_a_text_came_about(tokenizer, monkeypatch):
+def test_it_is_known_how_a_text_came_about(tokenizer, ends_at):
     """Its tokens are those the network chose: decoded and encoded again there may be others, and the end mark is none."""
     agent = make_agent(tokenizer, {"text/x": TaskCard(TEXT_SPEC), "captions/x": TaskCard(caption_spec(16, 16))})
     text = agent.complete("key", 12, seed=3)
     assert agent.written == Written(12, cut=True) and len(tokenizer.encode(text)) != 12
-    logits, passes = agent.bundle.model.logits, []
-
-    def ending(hidden):
-        passes.append(1)
-        out = logits(hidden)
-        out[..., tokenizer.eos_id] += 1e6 * (len(passes) == 6)
-        return out
-
-    monkeypatch.setattr(agent.bundle.model, "logits", ending)
+    ends_at(agent, 6)
     "".join(agent.chat_pieces("key", 12, seed=3))
     assert agent.written == Written(5, cut=False)
     agent.captions([PICTURE, PICTURE], 4)

@@ -422,17 +422,9 @@ def test_the_oldest_of_a_long_chat_is_forgotten_and_the_last_message_is_not(agen
     assert (status, refused["error"]["param"]) == (413, "messages")
 
 
-def test_tokens_are_counted_as_the_network_chose_them(agent, port, monkeypatch):
+def test_tokens_are_counted_as_the_network_chose_them(agent, port, ends_at):
     """And a reply that ends by itself is no cut one, however many tokens it had."""
-    tokenizer, logits, passes = agent.bundle.tokenizer, agent.bundle.model.logits, []
-
-    def ending(hidden):
-        passes.append(1)
-        out = logits(hidden)
-        out[..., tokenizer.eos_id] += 1e6 * (len(passes) == 6)
-        return out
-
-    monkeypatch.setattr(agent.bundle.model, "logits", ending)
+    passes = ends_at(agent, 6)
     url = "data:image/png;base64," + base64.b64encode(png()).decode()
     picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
     for most, tokens, reason in ((12, 5, "stop"), (5, 5, "length"), (6, 5, "stop")):

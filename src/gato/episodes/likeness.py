@@ -55,9 +55,7 @@ class Memory:
         if not sum(lengths):
             raise DatasetMissingError("no timestep to retrieve", where=where, fix="gato collect makes demonstrations")
         specs = spec.observation
-        columns = {
-            path: np.concatenate([_plain(s, e.observations[path]) for e in episodes]) for path, s in specs.items()
-        }
+        columns = _columns(specs, episodes)
         varying = {p: c for p, c in columns.items() if specs[p].kind in ("continuous", "image")}
         centre = {p: c.mean(axis=0, dtype=np.float64) for p, c in varying.items()}
         spread = {p: c.std(axis=0, dtype=np.float64) for p, c in varying.items()}
@@ -103,6 +101,10 @@ class Memory:
             parts.append(part.astype(np.float32))
         return np.concatenate(parts, axis=1)
 
+    def keys_of(self, episodes: Sequence[Episode]) -> np.ndarray:
+        """Of every timestep of these episodes, float32 (T, D)."""
+        return self.encode(_columns(self.observation, episodes))
+
     def key(self, observation: Mapping[str, Any]) -> np.ndarray:
         """One observation (flat leaves, checked) → its key float32 (D,)."""
         return self.encode({p: _plain(s, _alone(s, observation[p])) for p, s in self.observation.items()})[0]
@@ -132,6 +134,11 @@ class Memory:
             there = np.isfinite(np.take_along_axis(distances, order, 1))
             found[part, :most] = np.where(there, order, -1)
         return found
+
+
+def _columns(specs: Specs, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
+    """All timesteps of these episodes, one after another, as `_plain` leaves."""
+    return {path: np.concatenate([_plain(s, e.observations[path]) for e in episodes]) for path, s in specs.items()}
 
 
 def _alone(spec: Spec, value: Any) -> Any:

@@ -41,7 +41,7 @@ from gato.rollouts import Noise, Unit, episode_seed, rollout
 from gato.rollouts.pool import WorkerPool
 from gato.sequences import TokenStore
 from gato.sequences.mixture import pattern_value
-from gato.sequences.returns import LAST_REWARD, RETURN_RANK
+from gato.sequences.returns import world_spec
 from gato.training import Recipe, train
 from gato.worlds import Reference, Task
 
@@ -83,15 +83,15 @@ def improve(
     another. `over_expert` is [gain, low, high], the difference to the expert's measured score with its 95 % interval (Welch),
     which is None where one of the two has a single score.
     The last round's bundle is in out/round-N/train/bundle. More rounds go on where fewer ended. Raises RecipeError for a bundle
-    that does not know the task, what rounds do not have, or windows that do not go with `by`, OutputExistsError where `out` holds the rounds of another
-    bundle, other demonstrations or other settings.
+    that does not know the task, what rounds do not have, or windows that do not go with `by`, OutputExistsError where `out`
+    holds the rounds of another bundle, other demonstrations or other settings.
     """
     if task.id not in start.tasks:
         raise RecipeError(
             f"the bundle was not trained on {task.id}",
             fix=f"gato finetune BUNDLE --tasks {task.id} --data DIR --out DIR",
         )
-    if RETURN_RANK in start.tasks[task.id].spec.observation or LAST_REWARD in start.tasks[task.id].spec.observation:
+    if world_spec(start.tasks[task.id].spec) != start.tasks[task.id].spec:
         raise RecipeError(
             "a network that is told of returns or rewards is not improved by rounds", where=task.id,
             fix="begin from a bundle trained with return_ranks=0 and reward_shown=False",
@@ -182,14 +182,8 @@ def _round(
         place = list(bundle.tasks).index(task.id)  # of its task token
         codec = make_codec(config, bundle.tokenizer, task.spec, task.id, place, text_targets=recipe.text_targets)
         store = TokenStore.build(task.id, codec, kept)
-        train(
-            recipe.replace(seed=recipe.seed + number),
-            [store],
-            bundle.tokenizer,
-            folder / "train",
-            start=bundle,
-            device=device,
-        )
+        reseeded = recipe.replace(seed=recipe.seed + number)
+        train(reseeded, [store], bundle.tokenizer, folder / "train", start=bundle, device=device)
     return Bundle.load(made, device), facts
 
 

@@ -158,8 +158,7 @@ def _behind_alike(
     store = TokenStore.build(source.task, source.codec, episodes, source.tokens.table)
     known = {_tokens_of(source, e): e for e in range(source.num_episodes)}
     own = np.repeat([known.get(_tokens_of(store, e), -1) for e in range(len(episodes))], np.diff(store.episodes))
-    leaves = ({p: values[t] for p, values in e.observations.items()} for e in episodes for t in range(len(e)))
-    near = shown.memory.most_alike(np.stack([shown.memory.key(seen) for seen in leaves]), shown.count, own)
+    near = shown.memory.most_alike(shown.memory.keys_of(episodes), shown.count, own)
     sizes, offset = np.diff(source.starts), source.num_tokens
     segments = []
     for t, alike in enumerate(near):

@@ -371,17 +371,18 @@ def _progress(recipe: Recipe, state: State) -> float:
     return state.step / recipe.steps if recipe.steps is not None else state.elapsed_seconds / recipe.seconds  # type: ignore[operator]
 
 
+def holds_a_run(out: Path) -> OutputExistsError:
+    fix = f"gato train --resume {shlex.quote(str(out))}, or another --out"
+    return OutputExistsError("this folder holds a run", where=str(out), fix=fix)
+
+
 def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
     """A run's folder belongs to one recipe; another run is refused before anything is written."""
     record = json.loads(json.dumps(recipe.to_json()))
     path = out / "recipe.json"
     if path.exists():
         if not resume:
-            raise OutputExistsError(
-                "this folder holds a run",
-                where=str(out),
-                fix=f"gato train --resume {shlex.quote(str(out))}, or another --out",
-            )
+            raise holds_a_run(out)
         before = Recipe.from_json(json.loads(path.read_text())).to_json()  # fields that came later have their defaults
         if json.loads(json.dumps(before)) != record:
             raise OutputExistsError("this folder holds a run of another recipe", where=str(out), fix="another --out")

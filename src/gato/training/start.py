@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from gato.tokens.text import TextTokenizer
 from gato.training.best import REMEMBERED, Best, Judging, Scoring
 from gato.training.checkpoint import State, load_checkpoint
 from gato.training.data import holds_out, shelve, tokenise
-from gato.training.loop import make_bundle, train
+from gato.training.loop import holds_a_run, make_bundle, train
 from gato.training.optimizer import make_optimizers
 from gato.training.plan import Plan
 from gato.training.progress import TrainingBar
@@ -125,11 +124,7 @@ def _must_be_free(out: Path) -> None:
     if (out / MANIFEST).exists():
         raise OutputExistsError("this folder holds a dataset or a bundle", where=str(out), fix="another --out")
     if (out / "recipe.json").exists():
-        raise OutputExistsError(
-            "this folder holds a run",
-            where=str(out),
-            fix=f"gato train --resume {shlex.quote(str(out))}, or another --out",
-        )
+        raise holds_a_run(out)
 
 
 def _fill(out: Path, data: Sequence[Path], text: TextTokenizer, start: Bundle | None = None) -> None:
