@@ -38,9 +38,10 @@ from gato.worlds import find
 
 ROOT = Path(__file__).parents[1]
 HELD_OUT = ("dm-control-suite/cartpole-swingup", "meta-world/door-open", "miniworld/one-room", "babyai/go-to-local")
-SIZES = {"small": (2, 128, 4), "large": (4, 256, 8)}  # blocks, width, heads
+SIZES = {"small": (2, 128, 4), "large": (3, 256, 8)}  # blocks, width, heads
 COUNTS, SERIES, EPISODES, ZERO_SHOT = (1, 10, 100), 3, 10, 20
-FINE = ["steps=300", "slots=4", "prompt_share=0", 'window_timesteps={"*": 1}', "learning_rate=0.001"]
+FINE = ["steps=240", "slots=4", "prompt_share=0", 'window_timesteps={"*": 1}', "learning_rate=0.001"]
+EVERY = 40  # steps between two evaluations of a run
 
 
 def domain_of(task: str) -> str:
@@ -127,7 +128,7 @@ def learn(args: argparse.Namespace) -> None:
                         SERIES,
                         out,
                         episodes=EPISODES,
-                        every=50,
+                        every=EVERY,
                         workers=1,
                         like=starts["all"],
                     )
@@ -139,7 +140,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
             "pretraining": {},
             "fine_tuning": FINE,
             "episodes": EPISODES,
-            "every": 50,
+            "every": EVERY,
             "zero_shot_episodes": ZERO_SHOT,
         },
         "tasks": [],

@@ -795,7 +795,7 @@ class Improve:
 
 @dataclass
 class Evaluate:
-    """Expert-normalised scores of a bundle: results.json, report.html and films in --out."""
+    """Expert-normalised scores of a bundle: results.json, report.html and films in --out. Interrupted, it goes on."""
 
     bundle: Positional[Path | None] = None
     """The generalist that comes with the package if not given."""
@@ -894,6 +894,7 @@ class Evaluate:
             demonstrations=demonstrations,
             planning=planning,
             cluster=self.cluster,
+            overwrite=self.overwrite,
         )
         report = write_report(self.out)
         if self.json:

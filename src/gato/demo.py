@@ -173,5 +173,5 @@ def evaluate_all(plans: Sequence[Plan], out: Path, episodes: int, workers: int, 
     language = tell(agent, held_out(agent), out / "media")
     evaluate(
         agent, [find(p.task) for p in plans], episodes, out, workers=workers, language=language,
-        protocol={**protocol, "bundle": bundle},
+        protocol={**protocol, "bundle": bundle}, overwrite=True,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 from gato.episodes import check_same
-from gato.errors import SpecError
+from gato.errors import OutputExistsError, ResourceError, SpecError
 from gato.evaluation.evaluate import evaluate, evaluate_task
 from gato.evaluation.watching import watch
 from gato.model import Gato, GatoConfig
@@ -18,7 +18,7 @@ from gato.policy import Agent
 from gato.rollouts.collect import collect
 from gato.rollouts.pool import WorkerPool
 from gato.rollouts.retrieve import Retrieval
-from gato.worlds import find
+from gato.worlds import find, register, registry
 from gato.worlds.dummy import CountingWorld
 
 
@@ -99,3 +99,57 @@ def test_the_same_scores_from_one_worker_and_from_eight(tokenizer, tmp_path, cap
     assert protocol["environment_steps"] == sum(t["facts"]["environment_steps"] for t in found[8]["tasks"])
     assert protocol["environment_steps_per_second"] > 0
     assert "dummy/count: " in (said := capfd.readouterr().err) and "steps/s" in said
+
+
+class Falling(CountingWorld):
+    """The counting world, which cannot be made while the file that it watches is there."""
+
+    watched = None
+
+    def __init__(self):
+        if Falling.watched.exists():
+            raise ResourceError("this world does not start", where=str(Falling.watched), fix="remove it")
+        super().__init__()
+
+
+@pytest.fixture
+def falls():
+    yield register(replace(find("dummy/count"), id="dummy/falls", make_env=lambda render=False: Falling()))
+    del registry()["dummy/falls"]
+
+
+def test_what_was_played_is_kept_when_a_world_fails(tokenizer, tmp_path, capsys, falls):
+    """The same call goes on with what is missing; another agent, or other settings, do not mix with it."""
+    torch.manual_seed(0)
+    count = find("dummy/count")
+    tasks = [count, falls]
+    cards = {task.id: TaskCard(count.spec, 1) for task in tasks}
+    ways = {"discrete": "sample", "continuous": "sample", "temperature": 1.0}
+    config = GatoConfig.tiny().replace(vocabulary_size=tokenizer.size)
+    agent = Agent(Bundle(config, Gato(config).eval(), tokenizer, cards, ways, {}))
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    Falling.watched = tmp_path / "broken"
+    evaluate(agent, tasks, 3, whole, workers=0, progress=False)
+    Falling.watched.touch()
+    with pytest.raises(ResourceError, match="does not start"):
+        evaluate(agent, tasks, 3, out, workers=0, progress=False)
+    assert not (out / "results.json").exists()
+    [piece] = (out / "played").iterdir()
+    before = piece.read_bytes()
+    for other in ({"episodes": 2}, {"seed": 1}, {"film": False}):
+        said = {"episodes": 3, **other}
+        with pytest.raises(OutputExistsError, match="began otherwise"):
+            evaluate(agent, tasks, said.pop("episodes"), out, workers=0, progress=False, **said)
+    another = Agent(Bundle(config, Gato(config).eval(), tokenizer, cards, ways, {}))
+    with pytest.raises(OutputExistsError, match="agent"):
+        evaluate(another, tasks, 3, out, workers=0, progress=False)
+    assert piece.read_bytes() == before
+    Falling.watched.unlink()
+    evaluate(agent, tasks, 3, out, workers=0)
+    assert "1 of 2 tasks were played before" in capsys.readouterr().err
+    assert sorted(f.name for f in out.iterdir()) == sorted(f.name for f in whole.iterdir()) == ["media", "results.json"]
+    one, other = (json.loads((folder / "results.json").read_text()) for folder in (out, whole))
+    for record in (one, other):
+        for task in record["tasks"]:
+            task["facts"].pop("seconds"), task["facts"].pop("steps_per_second")
+    assert one["tasks"] == other["tasks"] and one["aggregates"] == other["aggregates"]

@@ -1,5 +1,7 @@
 """Any Gymnasium id is a task; any function of the user's is an expert."""
 
+import os
+import subprocess
 import sys
 
 import gymnasium
@@ -164,3 +166,23 @@ def test_an_expert_of_the_users_own(my_package):
 def test_experts_that_are_not_there(my_package, name, error, said):
     with pytest.raises(error, match=said):
         load_expert(name)
+
+
+def test_drawing_without_a_screen_says_nothing(tmp_path):
+    """SDL, left to itself, looks for a screen and calls it an error that there is none."""
+    pytest.importorskip("pygame")
+    code = (
+        "import os\n"
+        "from gato.worlds import find\n"
+        "env = find('classic-control/cartpole-v1').make(render=True); env.reset(seed=0)\n"
+        "print(env.render().shape, os.environ.get('SDL_VIDEODRIVER'))\n"
+    )
+    bare = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=bare, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("(400, 600, 3) None\n", "")

@@ -6,8 +6,11 @@ import contextlib
 import importlib.metadata
 import json
 import platform
+import shutil
+import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +20,11 @@ import numpy as np
 import torch
 
 from gato.episodes import Episode, check_same
-from gato.errors import GatoError, UsageError
+from gato.errors import GatoError, OutputExistsError, UsageError
 from gato.evaluation.animation import animate, plot_episode
+from gato.evaluation.begun import BEGUN, claim, fingerprint
 from gato.evaluation.open_loop import action_errors
-from gato.evaluation.scores import TaskScores, expert_normalised, results, write_results
+from gato.evaluation.scores import TaskScores, expert_normalised, plain, results, write_results, write_whole
 from gato.model.bundle import Bundle
 from gato.policy import Agent
 from gato.policy.planning import Planning
@@ -33,6 +37,7 @@ from gato.worlds import Task, find
 
 SLOTS = 20  # episodes of one task played side by side
 FILM_STEPS = 400
+PLAYED = "played"  # in the results' folder, until they are whole: a file of each task that was played
 
 
 def evaluate(
@@ -50,6 +55,7 @@ def evaluate(
     protocol: Mapping[str, Any] | None = None,
     planning: Planning | None = None,
     cluster: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Play `episodes` of every task and write out/results.json and out/media/; returns the results.
 
@@ -58,50 +64,93 @@ def evaluate(
     `teacher_forced`; those of demonstrated tasks that are not among `tasks`, having no world, stand under `open_loop`. Scores do not depend on `workers`, not by a bit.
     With `cluster`, a Ray cluster's address, whole tasks are played on its members, to the same scores.
     With `planning` the agent looks ahead on saved states of the worlds, which then run in this process; so do their films.
+    A task that was played is kept in out/played until all are: interrupted, or stopped by a world that fails, the same call goes
+    on with the others. Raises OutputExistsError where those that are there follow from another agent or other settings, unless
+    `overwrite`.
     """
     out = Path(out)
-    (out / "media").mkdir(parents=True, exist_ok=True)
-    scored, films, notes = [], [], []
-    forced = {}
+    forced = {
+        f"demonstrations of {t}": [len(d), sum(e.total_return for e in d)] for t, d in (demonstrations or {}).items()
+    }
+    facts = protocol_of(agent, episodes, seed, 0.0)
+    said = {
+        "agent": agent.identity if isinstance(agent, Retrieval) else [fingerprint(agent.bundle), _seen(agent)],
+        **{k: v for k, v in facts.items() if k not in ("data", "evaluation_seconds", "processor")},
+        "film": film, "planning": planning and asdict(planning), "teacher-forced": bool(forced), **forced,
+    }  # fmt: skip
+    try:
+        claim(out, said, fix="another --out, or --overwrite")
+    except OutputExistsError:
+        if not overwrite and any((out / PLAYED).glob("*.json")):
+            raise
+        _forget(out)
+        claim(out, said)
+    (out / "media").mkdir(exist_ok=True)
+    (out / PLAYED).mkdir(exist_ok=True)
+    files = {task.id: out / PLAYED / f"{task.id.replace('/', '--')}.json" for task in tasks}
+    left = [task for task in tasks if not files[task.id].exists()]
+    if progress and len(left) < len(tasks):
+        print(f"goes on: {len(tasks) - len(left)} of {len(tasks)} tasks were played before", file=sys.stderr)
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        shown = stack.enter_context(_Progress(progress, len(tasks) * episodes))
+        shown = stack.enter_context(_Progress(progress, len(tasks) * episodes, (len(tasks) - len(left)) * episodes))
         if cluster is None:
             pool = stack.enter_context(WorkerPool(2 if workers is None else workers))
             played: Iterator[tuple[Task, TaskScores, Episode | None]] = (
-                (task, *evaluate_task(agent, task, episodes, pool, seed, shown, planning)) for task in tasks
+                (task, *evaluate_task(agent, task, episodes, pool, seed, shown, planning)) for task in left
             )
         else:
-            played = _on_cluster(agent, tasks, episodes, seed, planning, cluster, workers, shown)
+            played = _on_cluster(agent, left, episodes, seed, planning, cluster, workers, shown)
         for task, scores, best in played:
-            scored.append(scores)
+            piece: dict[str, Any] = {"scores": asdict(scores)}
             if demonstrations and task.id in demonstrations and isinstance(agent, Agent):
-                forced[task.id] = action_errors(agent, task.id, demonstrations[task.id])
+                piece["teacher_forced"] = action_errors(agent, task.id, demonstrations[task.id])
             if film:
-                entry, note = film_task(agent, task, best, scores, out / "media", planning)
-                films.append(entry)
-                notes += [note] if note and note not in notes else []
+                piece["film"], piece["note"] = film_task(agent, task, best, scores, out / "media", planning)
+            piece["seconds"] = time.perf_counter() - began
+            began = time.perf_counter()
+            write_whole(files[task.id], json.dumps(piece, default=plain))
+    pieces = {task.id: json.loads(files[task.id].read_text()) for task in tasks}
+    scored = [TaskScores(**piece["scores"]) for piece in pieces.values()]
     record = results(
         {
-            **protocol_of(agent, episodes, seed, time.perf_counter() - began),
+            **protocol_of(agent, episodes, seed, sum(piece["seconds"] for piece in pieces.values())),
             **_speed(scored),
             **({"planning": asdict(planning)} if planning else {}),
             **(protocol or {}),
-            "notes": notes,
+            "notes": list(dict.fromkeys(piece["note"] for piece in pieces.values() if piece.get("note"))),
         },
         scored,
         dict(language) if language else None,
     )
     for entry in record["tasks"]:
-        if entry["id"] in forced:
-            entry["teacher_forced"] = forced[entry["id"]]
-    if demonstrations and isinstance(agent, Agent):
-        unplayed = {task for task in demonstrations if task not in forced}
-        if unplayed:
-            record["open_loop"] = {t: action_errors(agent, t, demonstrations[t]) for t in sorted(unplayed)}
-    (out / "media" / "index.json").write_text(json.dumps(films, indent=1))
+        if "teacher_forced" in pieces[entry["id"]]:
+            entry["teacher_forced"] = pieces[entry["id"]]["teacher_forced"]
+    if demonstrations and isinstance(agent, Agent) and (unplayed := demonstrations.keys() - pieces.keys()):
+        record["open_loop"] = {t: action_errors(agent, t, demonstrations[t]) for t in sorted(unplayed)}
+    films = [piece["film"] for piece in pieces.values() if "film" in piece]
+    write_whole(out / "media" / "index.json", json.dumps(films, indent=1))
     write_results(record, out / "results.json")
+    _forget(out)
     return record
+
+
+def _seen(agent: Agent) -> str:
+    """A hash of what its tasks read beside the episode: their windows, prompts and shown demonstrations."""
+    tasks = {
+        task: [
+            card.window_timesteps, card.prompt and [len(card.prompt), card.prompt.total_return],
+            card.shown and [card.shown.count, zlib.crc32(card.shown.store.tokens.ids.tobytes())],
+        ]
+        for task, card in agent.bundle.tasks.items()
+    }  # fmt: skip
+    return f"{zlib.crc32(json.dumps(tasks, sort_keys=True).encode()):08x}"
+
+
+def _forget(out: Path) -> None:
+    """The pieces of results that are whole, or not wanted."""
+    shutil.rmtree(out / PLAYED, ignore_errors=True)
+    (out / BEGUN).unlink(missing_ok=True)
 
 
 def evaluate_task(
@@ -159,7 +208,7 @@ def _on_cluster(
     workers: int | None,
     shown: _Progress,
 ) -> Iterator[tuple[Task, TaskScores, Episode | None]]:
-    """`evaluate_task` of each task by a member of a Ray cluster, in the order of the tasks.
+    """`evaluate_task` of each task by a member of a Ray cluster, as they come.
 
     A unit of work is a task with its whole range of seeds, since how many episodes share a batch may show in the last bit
     of what they compute. The bundle travels as its files, and is loaded by a member as any bundle is.
@@ -177,14 +226,12 @@ def _on_cluster(
         files = {str(f.relative_to(saved)): f.read_bytes() for f in saved.rglob("*") if f.is_file()}
         shared = members.share((files, agent.bundle.acting, device, threads))
         payloads = [(shared, told([task.id]), task.id, episodes, seed, planning) for task in tasks]
-        done = {}
         for payload, result in members.map(_evaluate_there, payloads):
-            done[payload[2]] = result
             shown.begin(payload[2])
             for _ in range(episodes):
                 shown.advance(result[0].facts["environment_steps"] // episodes)
             shown.end(payload[2])
-    yield from ((task, *done[task.id]) for task in tasks)
+            yield (find(payload[2]), *result)
 
 
 def _evaluate_there(state: dict[str, Any], payload: Any) -> tuple[TaskScores, Episode | None]:
@@ -357,7 +404,7 @@ def _processor() -> str:
 class _Progress:
     """A bar with time left and steps per second on a terminal; elsewhere a line when a task begins, and one when it ends."""
 
-    def __init__(self, on: bool, total: int):
+    def __init__(self, on: bool, total: int, before: int = 0):
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -376,7 +423,7 @@ class _Progress:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[rate]}"), console=console, disable=not on or self._plain,
         )  # fmt: skip
-        self._id = self._bar.add_task("evaluate", total=total, rate="")
+        self._id = self._bar.add_task("evaluate", total=total, completed=before, rate="")
 
     def __enter__(self) -> _Progress:
         self._bar.__enter__()

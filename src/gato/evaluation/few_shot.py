@@ -24,7 +24,7 @@ import numpy as np
 from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import Dataset
 from gato.errors import RecipeError, UsageError
-from gato.evaluation.improve import claim, fingerprint
+from gato.evaluation.begun import claim, fingerprint
 from gato.evaluation.scores import expert_normalised, write_whole
 from gato.model.bundle import Bundle, make_codec
 from gato.policy import Agent

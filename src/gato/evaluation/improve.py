@@ -15,7 +15,6 @@ same call goes on with what is missing.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -26,13 +25,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from gato.episodes import Episode, TaskSpec
 from gato.episodes.likeness import Memory
 from gato.episodes.manifest import make_folder, write_file_atomically
 from gato.episodes.store import Dataset, DatasetWriter, dataset_folder
-from gato.errors import OutputExistsError, RecipeError, UsageError
+from gato.errors import RecipeError, UsageError
+from gato.evaluation.begun import claim, fingerprint
 from gato.evaluation.evaluate import evaluate_task
 from gato.evaluation.scores import expert_normalised, write_whole
 from gato.model.bundle import Bundle, make_codec
@@ -133,28 +132,6 @@ def own_recipe(bundle: Bundle, by: Literal["episodes", "steps"] = "episodes") ->
         name="improve", model=bundle.config.to_json(), steps=300 if by == "episodes" else 50, slots=4, slot_tokens=1024,
         accumulate=1, weights={"*": 1.0}, hold_out=(), warmup=0.0, final_ratio=1.0, observation_loss=0.0, **NOT_IN_ROUNDS,
     )  # fmt: skip
-
-
-def claim(out: Path, said: Mapping[str, Any]) -> None:
-    """Say in out/begun.json what the results there follow from, or find that nothing said before was otherwise. Raises
-    OutputExistsError."""
-    file = out / "begun.json"
-    held = json.loads(file.read_text()) if file.exists() else {}
-    said = json.loads(json.dumps(said))  # as it is read back
-    if other := [key for key in said if held.get(key, said[key]) != said[key]]:
-        raise OutputExistsError(
-            f"what is here began otherwise: {', '.join(other)}", where=str(out), fix="another --out"
-        )
-    make_folder(out)
-    write_file_atomically(file, json.dumps({**held, **said}, indent=1).encode())
-
-
-def fingerprint(bundle: Bundle) -> str:
-    """A hash of its weights."""
-    weights = hashlib.sha256()
-    for name, tensor in sorted(bundle.model.state_dict().items()):
-        weights.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return weights.hexdigest()
 
 
 def _round(

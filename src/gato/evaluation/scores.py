@@ -221,7 +221,7 @@ def _each(values: Mapping[str, Any], function: Callable[[Any], Any]) -> dict[str
 
 def write_results(record: Mapping[str, Any], file: Path) -> Path:
     """Write `results.json` whole or not at all. Infinities and NaN are a ValueError: JSON has none."""
-    return write_whole(file, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+    return write_whole(file, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False, default=plain) + "\n")
 
 
 def write_whole(file: Path, text: str) -> Path:
@@ -243,7 +243,7 @@ def write_whole(file: Path, text: str) -> Path:
     return file
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NumPy scalars and arrays, and paths, as JSON has them."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()

@@ -35,6 +35,11 @@ class Retrieval:
         return list(self._datasets)
 
     @property
+    def identity(self) -> list[str]:
+        """Of its demonstrations."""
+        return [dataset.identity for _, dataset in sorted(self._datasets.items())]
+
+    @property
     def facts(self) -> dict[str, Any]:
         """For the protocol of an evaluation."""
         held = {task: f"{len(d)} episodes, {d.num_timesteps} timesteps" for task, d in self._datasets.items()}

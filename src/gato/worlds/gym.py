@@ -109,6 +109,7 @@ def _make_inner(env_id: str, max_steps: int, settings: Mapping[str, Any], render
             # Our own checks see every value that comes out, and name the step.
             options: dict[str, Any] = {"max_episode_steps": max_steps, "disable_env_checker": True}
             if render:
+                _need_no_screen()
                 options["render_mode"] = "rgb_array"
             return gymnasium.make(spec, **options, **settings)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
@@ -116,6 +117,23 @@ def _make_inner(env_id: str, max_steps: int, settings: Mapping[str, Any], render
         raise SimulatorMissingError(str(error), where=where, fix=fix) from error
     except Exception as error:
         raise WorldError(f"gymnasium.make failed: {type(error).__name__}: {error}", where=where) from error
+
+
+def _need_no_screen() -> None:
+    """Where there is none, worlds that draw with SDL are told so: looking for one it complains of an error that is none."""
+    seen = ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY")
+    if not sys.platform.startswith("linux") or any(os.environ.get(name) for name in seen):
+        return
+    if importlib.util.find_spec("pygame") is None:
+        return
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ["SDL_VIDEODRIVER"] = "dummy"
+    try:
+        import pygame
+
+        pygame.display.init()
+    finally:
+        del os.environ["SDL_VIDEODRIVER"]  # a window asks anew whether there is a screen
 
 
 # -- the families that we know ----------------------------------------------------------------------------------------
