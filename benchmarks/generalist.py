@@ -589,6 +589,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", action="store_true", help="write the page from the results")
     parser.add_argument("--card", default="", metavar="NAME", help="write the model card of BUNDLE, under this name")
+    parser.add_argument("--address", default="", help="what gato.load takes in the card; nothing for the package's own")
     parser.add_argument("--docs", type=Path, default=PAGE, help="where that page goes")
     args = parser.parse_args(argv)
     if args.policy == "retrieve" and not args.data:
@@ -608,7 +609,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = read_results(args.results) if args.results.is_file() else None
     if args.card:
         folder = bundle_in(args.bundle) or args.bundle
-        write_whole(folder / "README.md", model_card(Bundle.load(folder), args.card, record))
+        write_whole(folder / "README.md", model_card(Bundle.load(folder), args.card, record, address=args.address))
         print(f"card: {folder / 'README.md'}")
     if args.page:
         if record and record["aggregates"]["tasks"]:

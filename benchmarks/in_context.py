@@ -159,6 +159,8 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         entry |= {"new_shapes": shapes(find(name).spec) not in seen, "scores": {}}
         for file in sorted((args.state / "scores").glob(f"{name.replace('/', '--')}-*.json")):
             kind, count = file.stem.removeprefix(name.replace("/", "--") + "-").rsplit("-", 1)
+            if "-" in kind:  # of a task whose name goes on
+                continue
             mean = float(np.mean(json.loads(file.read_text())))
             percent = expert_normalised(mean, entry.get("random"), entry.get("expert"))
             entry["scores"].setdefault(kind, {})[count] = {"mean": mean, "percent": percent}

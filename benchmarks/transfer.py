@@ -3,13 +3,13 @@
     python benchmarks/transfer.py --data DATA --tokenizer tokenizer.model --state STATE --seconds 3000   # a piece; goes on
     python benchmarks/transfer.py --state STATE --report                     # results/transfer.json, the figures
 
-Four tasks are held out: two from state, one from pictures, one grid world. Networks are pretrained on everything else (`all`), on the
-held-out task's own domain alone (`domain`), on no control data (`language`), or not at all (`scratch`), for the same number of
-steps, and fine-tuned on 1, 10 and 100 demonstrations, three series each, as `gato finetune --demonstrations` does it. `all` and
-`scratch` in two sizes. Before any fine-tuning `all` and `domain` play the task as they are: zero-shot, with no prompt and
-no name of the task.
+Four tasks are held out: two from state, one from pictures, one grid world; with each, whatever is the same skill in another form (other
+physics, sizes, senses, a sparse reward). Networks are pretrained on everything else (`all`), on the held-out task's own domain alone
+(`domain`), on no control data (`language`), or not at all (`scratch`), for the same number of steps, and fine-tuned on 1, 10 and
+100 demonstrations, three series each, as `gato finetune --demonstrations` does it. `all` and `scratch` in two sizes. Before any
+fine-tuning `all` and `domain` play the task as they are: zero-shot, with no prompt and no name of the task.
 
-About six hours of two cores. Pieces end after --seconds, between two runs.
+Pieces end after --seconds, between two runs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import io
 import json
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ from gato.worlds import find
 
 ROOT = Path(__file__).parents[1]
 HELD_OUT = ("dm-control-suite/cartpole-swingup", "meta-world/door-open", "miniworld/one-room", "babyai/go-to-local")
+FAMILIES = (
+    "*/cartpole-swingup*",
+    "meta-world/door-open",
+    "miniworld/one-room*",
+    "babyai/go-to-local*",
+)  # not learned at all
 SIZES = {"small": (2, 128, 4), "large": (3, 256, 8)}  # blocks, width, heads
 COUNTS, SERIES, EPISODES, ZERO_SHOT = (1, 10, 100), 3, 10, 20
 FINE = ["steps=240", "slots=4", "prompt_share=0", 'window_timesteps={"*": 1}', "learning_rate=0.001"]
@@ -62,7 +69,7 @@ def pretrain(kind: str, size: str, args: argparse.Namespace) -> Path:
         return resume_run(run, "cpu", args.processes)
     blocks, width, heads = SIZES[size]
     words = [
-        f"steps={args.steps}", f"hold_out={json.dumps(HELD_OUT)}", "model.task_token=false", f"model.layer_width={width}",
+        f"steps={args.steps}", f"hold_out={json.dumps(FAMILIES)}", "model.task_token=false", f"model.layer_width={width}",
         f"model.num_transformer_blocks={blocks}", f"model.num_attention_heads={heads}",
         f"model.feedforward_hidden_size={4 * width}",
     ]  # fmt: skip
@@ -91,52 +98,48 @@ def zero_shot(bundle: Bundle, task: str, spec: Any, file: Path) -> None:
 
 
 def learn(args: argparse.Namespace) -> None:
+    """What --only names of it: `pretrain/NAME-SIZE` and `tune/SIZE/TASK`. Nothing is begun after --seconds."""
     ends = time.monotonic() + args.seconds
     for kind, size in networks():
-        if time.monotonic() > ends:
-            return
-        pretrain(kind, size, args)
+        if fnmatchcase(f"pretrain/{kind}-{size}", args.only):
+            if time.monotonic() > ends:
+                return
+            pretrain(kind, size, args)
     for size in SIZES:
         for task in HELD_OUT:
-            dataset = Dataset.open(dataset_folder(args.data, task))
-            kinds = (
-                {"all": "all", "domain": f"domain-{domain_of(task)}", "language": "language"}
-                if size == "small"
-                else {"all": "all"}
-            )
-            starts = {name: load(args.state / f"{kind}-{size}").bundle for name, kind in kinds.items()}
-            for name in ("all", "domain"):
-                if name in starts:
-                    zero_shot(
-                        starts[name],
-                        task,
-                        dataset.spec,
-                        args.state / "zero" / f"{task.replace('/', '--')}-{name}-{size}.json",
-                    )
-            for count in [c for c in COUNTS if c <= len(dataset)]:
-                for name, start in {**starts, "scratch": None}.items():
-                    if time.monotonic() > ends:
-                        return
-                    recipe = finetune_recipe(starts["all"], "finetune", FINE)
-                    out = args.state / "runs" / size / task.replace("/", "--") / f"{name}-{count}"
-                    few_shot(
-                        {name: start},
-                        find(task),
-                        dataset,
-                        recipe,
-                        [count],
-                        SERIES,
-                        out,
-                        episodes=EPISODES,
-                        every=EVERY,
-                        workers=1,
-                        like=starts["all"],
-                    )
+            if fnmatchcase(f"tune/{size}/{task}", args.only):
+                tune(task, size, args, ends)
+
+
+def tune(task: str, size: str, args: argparse.Namespace, ends: float) -> None:
+    """All starts on all numbers of demonstrations of one task; before it the two that play it as they are."""
+    dataset = Dataset.open(dataset_folder(args.data, task))
+    kinds = (
+        {"all": "all", "domain": f"domain-{domain_of(task)}", "language": "language"}
+        if size == "small"
+        else {"all": "all"}
+    )
+    starts = {name: load(args.state / f"{kind}-{size}").bundle for name, kind in kinds.items()}
+    for name in ("all", "domain"):
+        if name in starts:
+            file = args.state / "zero" / f"{task.replace('/', '--')}-{name}-{size}.json"
+            zero_shot(starts[name], task, dataset.spec, file)
+    recipe = finetune_recipe(starts["all"], "finetune", FINE)
+    for count in [c for c in COUNTS if c <= len(dataset)]:
+        for name, start in {**starts, "scratch": None}.items():
+            if time.monotonic() > ends:
+                return
+            out = args.state / "runs" / size / task.replace("/", "--") / f"{name}-{count}"
+            few_shot(
+                {name: start}, find(task), dataset, recipe, [count], SERIES, out, episodes=EPISODES, every=EVERY, workers=1,
+                like=starts["all"],
+            )  # fmt: skip
 
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {
         "protocol": {
+            "held_out": FAMILIES,
             "pretraining": {},
             "fine_tuning": FINE,
             "episodes": EPISODES,
@@ -206,6 +209,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000, help="of each pretraining")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after this")
     parser.add_argument("--processes", type=int, default=0)
+    parser.add_argument(
+        "--only",
+        default="*",
+        help="a glob: pretrain/all-small, tune/small/babyai/go-to-local; so parts go side by side",
+    )
     parser.add_argument("--report", action="store_true", help="only write what is there")
     args = parser.parse_args()
     if not args.report:

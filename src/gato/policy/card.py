@@ -24,20 +24,25 @@ def model_card(
     name: str,
     results: Mapping[str, Any] | None = None,
     *,
-    address: str = "",
+    address: str | None = None,
     licence: str = LICENCE,
     limits: tuple[str, ...] = (),
 ) -> str:
-    """README.md of a bundle. `name` heads it; `address` is what `gato.load` takes (`name` if not given); `results` is a
+    """README.md of a bundle. `name` heads it; `address` is what `gato.load` takes (`name` if not given, nothing for the package's own); `results` is a
     results.json, whole or of some of the tasks; `limits` are added to those that hold for every bundle."""
     scores = _scores(results)
-    parts = [_front(bundle, name, results, licence), f"# {name}", _what(bundle), _use(bundle, address or name)]
+    parts = [
+        _front(bundle, name, results, licence),
+        f"# {name}",
+        _what(bundle),
+        _use(bundle, name if address is None else address),
+    ]
     parts += [f"## Scores\n\n{scores}"] if scores else []
     parts += [f"## Trained on\n\n{_data(bundle)}", f"## The network\n\n{_network(bundle)}"]
     parts += [f"## Tasks\n\n{_tasks(bundle)}", f"## Limits\n\n{_limits(bundle, results, limits)}"]
     parts += [
         f"## Licence\n\n{licence}, of the weights and of `gato-agent`. The simulators and corpora have licences of their own.\n\n"
-        "The weights are safetensors; `MANIFEST.json` holds the SHA-256 of every file, and loading checks it."
+        "The weights are safetensors; `MANIFEST.json` holds the SHA-256 of every file but this one, and loading checks it."
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -93,7 +98,7 @@ def _what(bundle: Bundle) -> str:
 
 def _use(bundle: Bundle, address: str) -> str:
     acts = [task for task, card in bundle.tasks.items() if card.spec.action]
-    lines = ["import gato", f"agent = gato.load({json.dumps(address)})"]
+    lines = ["import gato", f"agent = gato.load({json.dumps(address) if address else ''})"]
     lines += [f"action = agent.session({json.dumps(acts[0])}, seed=0).act(observation)"] if acts else []
     return "```python\n" + "\n".join(lines) + "\n```"
 

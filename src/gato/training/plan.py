@@ -1,6 +1,6 @@
 """What a run is about to do, said before it does it: sizes, how a step is shared out, memory, precision.
 
-    network    81,345,024 parameters, gato-79m
+    network    78,761,152 parameters, gato-79m
     step       524,288 tokens = 8 ranks × 8 parts × 8 slots × 1,024
     memory     2.3 GiB a rank: weights 39 MiB, gradients 39 MiB, optimiser 78 MiB, gathered 86 MiB, activations 2.1 GiB (estimated)
     precision  bf16, reduced in float32
