@@ -101,13 +101,18 @@ class Told(AgentPolicy):
 
 
 @pytest.mark.parametrize(
-    "window, switches", [(1, {}), (2, {}), (None, {}), (None, {"parallel_actions": True})], ids=str
-)
+    "window, switches",
+    [
+        (1, {}), (2, {}), (None, {}), (None, {"parallel_actions": True}), (3, {"parallel_actions": True}),
+        (3, {"position": "learned"}), (3, {"position": "xl"}),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_what_the_agent_itself_would_have_said(tokenizer, window, switches):
-    """The same numbers come out of the acting code, step by step from its cache, when it is told what to do. (From the
-    third step on, an agent that sees two timesteps knows a little of the first: its second layer saw the second's first.)"""
+    """The same numbers come out of the acting code, step by step, when it is told what to do: also where a window holds several
+    timesteps, of which the first must not know what was before it."""
     agent = make_agent(tokenizer, TASK, find(TASK).spec, window, token_sequence_length=1024, **switches)
-    steps = 2 if window == 2 else 8
+    steps = 8
     [episode] = rollout([Unit(TASK, 3, max_steps=steps)], [LocalSlot()], ExpertPolicy())
     told = Told(agent, episode)
     told.reset(0, 0)

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from gato.episodes import Spec, TaskSpec
+from gato.episodes import Episode, Spec, TaskSpec
 from gato.errors import UnknownNameError
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import AgentPolicy
 from gato.rollouts import LocalSlot, Unit, rollout
+from gato.sequences import Segment, TokenStore, collate
 from gato.worlds import find
 
 # Actions of 1, 3 and 4 tokens; windows of 1, 2 and all timesteps; texts, pictures, numbers.
@@ -157,3 +158,38 @@ def test_one_loop_plays_several_tasks_at_once(tokenizer):
         (alone,) = rollout([unit], [LocalSlot()], AgentPolicy(bundle, unit.task, 1))
         assert episode.task == unit.task and len(episode) == len(alone)
         assert all(np.array_equal(episode.actions[k], alone.actions[k]) for k in alone.actions)
+
+
+@pytest.mark.parametrize("beside", [0, 300], ids=["alone", "beside a task of 300 values"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_long_text_is_seen_from_its_first_word(tokenizer, steps, beside):
+    """However much longer than was estimated; what came before the window is not seen."""
+    torch.manual_seed(1)
+    config = GatoConfig.tiny().replace(
+        layer_width=64, num_attention_heads=2, feedforward_hidden_size=128, num_transformer_blocks=2,
+        vocabulary_size=tokenizer.size,
+    )  # fmt: skip
+    button = SPECS["own/talk"].action
+    cards = {"own/talk": TaskCard(SPECS["own/talk"], steps)}
+    if beside:
+        numbers = TaskSpec({"x": Spec("continuous", (beside,), "float32")}, button)
+        cards["own/numbers"] = TaskCard(numbers, 1)
+    ways = {"discrete": "greedy", "continuous": "greedy", "temperature": 1.0}
+    bundle = Bundle(config, Gato(config).eval(), tokenizer, cards, ways, {})
+    codec, words = bundle.codec("own/talk"), ["open", "the", "red", "door,", "then", "take", "a", "blue", "key"]
+    rng = np.random.default_rng(0)
+    for most in (10, 45, 60, 150):
+        texts = [" ".join(rng.choice(words, most)) for _ in range(4)]
+        policy = AgentPolicy(bundle, list(cards), 2)
+        policy.reset(0, 0, "own/talk")
+        actions = []
+        for t, text in enumerate(texts):
+            actions.append(policy.act({0: {"words": text}})[0]["button"])
+            seen = slice(max(0, t + 1 - steps), t + 1)
+            episode = Episode(
+                "own/talk", {"words": texts[seen]}, {"button": np.array(actions[seen])}, np.zeros(len(texts[seen]))
+            )
+            store = TokenStore.build("own/talk", codec, [episode])
+            with torch.no_grad():
+                logits = bundle.model(collate([Segment(0, ((0, store.num_tokens),))], [store]))[-1, :5]
+            assert policy.probabilities(0)[0] == pytest.approx(torch.softmax(logits, -1).numpy(), abs=1e-6)

@@ -146,6 +146,26 @@ def test_the_smallest_temperature_is_greedy(tokenizer, temperature):
     assert agent.complete("key", 9, temperature) == agent.complete("key", 9, 0.0)
 
 
+def test_what_is_drawn_does_not_depend_on_who_is_beside(tokenizer):
+    """A caption is the same alone and among others; of two that are asked for the same picture each is drawn anew."""
+    agent = make_agent(tokenizer, {"captions/x": TaskCard(caption_spec(16, 16))})
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(3)]
+    together = agent.captions(pictures, 8, temperature=1.5)
+    assert together == [agent.caption(picture, 8, temperature=1.5) for picture in pictures]
+    assert together[::-1] == agent.captions(pictures[::-1], 8, temperature=1.5)
+    assert len({*agent.captions(pictures[:1] * 4, 8, temperature=1.5)}) == 4
+
+
+def test_how_far_back_is_decided_when_it_begins(tokenizer):
+    task = find("classic-control/cartpole-v1")
+    policy = make_agent(tokenizer, {task.id: TaskCard(task.spec)}).policy(task.id, 1)
+    with pytest.raises(UsageError, match="memory='xl'"):
+        policy.change(memory="xl")
+    policy.change(memory="window", temperature=0.5)
+    assert policy.acting["memory"] == "window"
+
+
 def test_what_no_sampling_begins_from(tokenizer):
     agent = make_agent(tokenizer, {"lab/a": TaskCard(TaskSpec(seen(4), CHOICE)), "text/x": TaskCard(TEXT_SPEC)})
     for seed in (-1, 1.5, "x"):

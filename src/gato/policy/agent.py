@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -337,7 +338,7 @@ class Agent:
         Raises UsageError for a seed below 0 and a temperature that is no number."""
         if math.isnan(temperature):
             raise UsageError(f"temperature={temperature!r}", fix="a number; 0 for the likeliest")
-        rng = np.random.default_rng(check_seed(seed))
+        check_seed(seed)
         written = self.written = Written()
         starts = tokens.starts()
         count = len(starts) - 1
@@ -349,6 +350,7 @@ class Agent:
         longest = max(len(row["ids"]) for row in rows)
         if not longest:
             raise ObservationError("nothing to continue", fix="give at least one character")
+        rngs = _generators(rows, tokens, seed)
         cache = RingCache(
             self.bundle.config,
             count,
@@ -370,7 +372,8 @@ class Agent:
             else:
                 p = torch.softmax(tempered(logits, temperature), -1).cpu().numpy()
                 cumulative = np.cumsum(p, axis=1)
-                ids = np.minimum((cumulative <= rng.random((count, 1)) * cumulative[:, -1:]).sum(1), size - 1)
+                draws = np.array([[rng.random()] for rng in rngs])
+                ids = np.minimum((cumulative <= draws * cumulative[:, -1:]).sum(1), size - 1)
             alive &= ids != eos
             if not alive.any():
                 break
@@ -380,6 +383,19 @@ class Agent:
                 written.cut = True
                 break
             h = feed(self.bundle, cache, slots, [_text_row(int(i)) for i in ids], tokens.table)[:, 0]
+
+
+def _generators(rows: Sequence[dict[str, np.ndarray]], tokens: Tokens, seed: int) -> list[np.random.Generator]:
+    """One for each row, by what it shows: so what is drawn does not depend on the rows beside it, and of rows that are alike
+    each draws its own."""
+    count: dict[int, int] = {}
+    out = []
+    for row in rows:
+        patches = tokens.table.rows[row["patches"][row["patches"] >= 0]]
+        shown = zlib.crc32(patches.tobytes(), zlib.crc32(row["ids"].astype(np.int64).tobytes()))
+        count[shown] = count.get(shown, 0) + 1
+        out.append(np.random.default_rng((seed, shown, count[shown])))
+    return out
 
 
 def _text_row(token: int) -> dict[str, np.ndarray]:

@@ -8,7 +8,8 @@ again and guessed again, so that the actions are those of one after another, fro
 depends on its own seed and tokens, never on its neighbours.
 
 Slots may play different tasks: each sees as far as its own task's window, chooses among its own legal ids, and takes
-part in as many passes as its action has tokens.
+part in as many passes as its action has tokens. A window of several timesteps is read anew at every decision, as it was in
+training: what a cache kept of its earlier ones would know of timesteps before them.
 
 To the last bit, on a CPU and in float32: a row of a matrix product comes out the same whatever other rows there are, as
 long as there are a few (`LEAST_ROWS`); with fewer the library takes another kernel, which adds up in another order. So a batch
@@ -34,7 +35,7 @@ from gato.policy.acting import check_acting, check_rank
 from gato.sequences.batch import Batch
 from gato.sequences.returns import LAST_REWARD, RETURN_RANK, num_ranks
 from gato.tokens import TimestepCodec, Tokens
-from gato.tokens.patches import PatchTable, mean_index
+from gato.tokens.patches import PATCH, PatchTable, mean_index
 from gato.tokens.timestep import ACTION_POSITION, CONTINUOUS, DISCRETE, IMAGE, NO_POSITION, Legal
 from gato.tokens.values import from_bins, scale_action, to_bins
 
@@ -53,8 +54,8 @@ class Part:
     card: TaskCard
     legal: list[Legal]  # of each action token
     steps: int | None  # timesteps that it sees; None for as many as the context holds
-    longest: int  # tokens of a timestep, texts estimated
-    window: int  # tokens that it sees
+    longest: int  # tokens that a pass brings, texts estimated
+    window: int  # tokens that it sees, texts estimated
 
     @classmethod
     def of(cls, bundle: Bundle, task: str, acting: Mapping[str, Any]) -> Part:
@@ -66,16 +67,15 @@ class Part:
         longest = codec.fixed_tokens + (TEXT_ROOM if texts else 0)
         if card.shown is not None:
             longest = min(longest + card.shown.count * card.shown.longest, bundle.config.token_sequence_length)
-        context = _context(bundle, acting)
-        return cls(
-            task,
-            codec,
-            card,
-            codec.legal(),
-            steps,
-            longest,
-            context if steps is None else min(context, steps * longest),
-        )
+        window = context = _context(bundle, acting)
+        if steps is not None:
+            longest = window = min(context, steps * longest)
+        return cls(task, codec, card, codec.legal(), steps, longest, window)
+
+    @property
+    def again(self) -> int:
+        """How many timesteps before the present one are read again with it."""
+        return 0 if self.steps is None else self.steps - 1
 
 
 def _context(bundle: Bundle, acting: Mapping[str, Any]) -> int:
@@ -124,6 +124,7 @@ class AgentPolicy:
         self._time = np.zeros(slots, np.int64)
         self._last: list[int | None] = [None] * slots  # the last action token, not yet in the cache
         self._before = [np.zeros(0, np.int64)] * slots  # ids of each slot's last action
+        self._again: list[list[_Timestep]] = [[] for _ in range(slots)]  # what is read again
         for slot in range(slots):
             self._forget(slot)
         self._mass = [0.0, 0]
@@ -155,8 +156,12 @@ class AgentPolicy:
 
     def change(self, **acting: Any) -> None:
         """From the next decision on, act otherwise: `discrete=`, `continuous=`, `temperature=`, `top_k=`, `verify=`,
-        `precision=`. The context stays, and so does its memory."""
+        `precision=`. The context stays, and with it `memory`, which is decided when it begins. Raises UsageError."""
         changed = check_acting({**self._acting, **acting})
+        if changed["memory"] != self._acting["memory"]:
+            raise UsageError(
+                f"memory={changed['memory']!r} in the middle", fix="begin another session, or batch, with it"
+            )
         check_rank(changed, self._bundle, self._parts)
         self._acting = changed
 
@@ -178,9 +183,14 @@ class AgentPolicy:
     def _forget(self, index: int) -> None:
         part = self._part[index]
         self._cache.clear([index])
-        self._cache.see(index, part.window, part.steps)
-        self._time[index], self._last[index] = 0, None
+        self._see(index)
+        self._time[index], self._last[index], self._again[index] = 0, None, []
         self._before[index] = np.array([legal.low for legal in part.legal])
+
+    def _see(self, index: int) -> None:
+        """As far as its task's window; one of timesteps is as long as its texts are."""
+        part = self._part[index]
+        self._cache.see(index, part.window if part.steps is None else self._cache.window, part.steps)
 
     def fork(self, source: int, targets: Sequence[int], seed: Sequence[int]) -> None:
         """Give other slots the context of one, to go on from there each in its own way; `seed` begins their sampling."""
@@ -189,7 +199,7 @@ class AgentPolicy:
             self._rng[i] = np.random.default_rng((*seed, n))
             self._part[i] = self._part[source]
             self._time[i], self._last[i] = self._time[source], self._last[source]
-            self._before[i] = self._before[source]
+            self._before[i], self._again[i] = self._before[source], list(self._again[source])
 
     def _begin_with_prompt(self, index: int) -> None:
         """Read once, then shared: by the slots and by every session of this bundle that begins alike."""
@@ -236,13 +246,15 @@ class AgentPolicy:
         choice = _Choice(self, slots, {i: self._action_ids(i, leaves) for i, leaves in (given or {}).items()})
         rows = []
         for i, row in zip(slots, encoded, strict=True):
-            if self._last[i] is not None:
+            if self._part[i].again:
+                row = self._read_again(i, row, table)
+            elif self._last[i] is not None:
                 row = _join(self._action_row(self._last[i], int(self._time[i]) - 1), row)  # type: ignore[arg-type]
             if blanks or guess:
                 ahead = np.zeros_like(self._before[i][:-1]) if blanks else self._before[i][:-1]
                 row = _join(row, self._action_rows(ahead, int(self._time[i]), blank=blanks))
             rows.append(row)
-        self._make_room(max(len(row["ids"]) for row in rows))
+        self._make_room(max(len(row["ids"]) for row in rows), int(choice.num.max()))
         most = int(choice.num.max())
         hidden = self._pass(slots, rows, table, most if blanks or guess else 1)
         if self._parallel:
@@ -264,6 +276,9 @@ class AgentPolicy:
             own = given[i] if given and i in given else None
             ids, values = choice.ids[r, : choice.num[r]], choice.values[r, : choice.num[r]]
             out[i] = dict(own) if own is not None else self._part[i].codec.decode_action(ids, values)
+            if self._part[i].again:
+                done = _join(encoded[r], self._action_rows(ids, int(self._time[i]), blank=self._parallel))
+                self._again[i] = [*self._again[i], _Timestep.of(done, table)][-self._part[i].again :]
             self._time[i] += 1
             self._last[i] = None if self._part[i].steps == 1 else int(ids[-1])
             self._before[i] = ids
@@ -392,17 +407,21 @@ class AgentPolicy:
         if counts.any():
             self._cache.forget(torch.tensor(slots, device=self._device), torch.from_numpy(counts).to(self._device))
 
-    def _make_room(self, new: int) -> None:
-        """An observation with more text than any before it makes the cache longer."""
-        if new <= self._cache.most_new:
+    def _read_again(self, index: int, row: dict[str, np.ndarray], table: PatchTable) -> dict[str, np.ndarray]:
+        """The slot begins anew with its last timesteps before this one's row: as many as its window has, and fit."""
+        room, before = self._context - len(row["ids"]) - len(self._part[index].legal), self._again[index]
+        while sum(len(timestep) for timestep in before) > room:
+            before = before[1:]
+        self._cache.clear([index])
+        return _join(*(timestep.rows(table) for timestep in before), row)
+
+    def _make_room(self, new: int, num: int) -> None:
+        """Rows of `new` tokens, each with an action of up to `num`: more text than ever before makes the cache longer."""
+        if new <= self._cache.most_new and min(self._context, new + num) <= self._cache.window:
             return
-        new += TEXT_ROOM
-        for part in self._parts.values():
-            if part.steps is not None:  # it sees so many timesteps, however long they get
-                part.window = max(part.window, min(self._context, part.steps * new))
-        self._cache.grow(max(part.window for part in self._parts.values()), new)
-        for slot, part in enumerate(self._part):
-            self._cache.see(slot, part.window, part.steps)
+        self._cache.grow(min(self._context, new + num + TEXT_ROOM), new + TEXT_ROOM)
+        for slot in range(len(self._part)):
+            self._see(slot)
 
     def _start_over(self, slots: list[int], lengths: np.ndarray) -> None:
         """Learned global positions end where the context does: a slot without room for its timestep begins again at
@@ -465,6 +484,29 @@ class AgentPolicy:
         precision = self._acting["precision"]
         hidden = feed(self._bundle, self._cache, slots + idle, rows, table, seen, precision, self._least)
         return hidden[: len(slots), seen - last :]
+
+
+@dataclass(frozen=True)
+class _Timestep:
+    """Token rows of a timestep, its action included, and the patches (n, 768) that they name."""
+
+    tokens: dict[str, np.ndarray]
+    patches: np.ndarray
+
+    @classmethod
+    def of(cls, tokens: dict[str, np.ndarray], table: PatchTable) -> _Timestep:
+        named = tokens["patches"][tokens["patches"] >= 0]
+        return cls(tokens, table.rows[named] if len(named) else np.zeros((0, 768), np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.tokens["ids"])
+
+    def rows(self, table: PatchTable) -> dict[str, np.ndarray]:
+        """With the patches' numbers in this table."""
+        patches = self.tokens["patches"].copy()
+        if len(self.patches):
+            patches[patches >= 0] = table.add(self.patches.reshape(-1, PATCH, PATCH, 3))
+        return {**self.tokens, "patches": patches}
 
 
 class _Choice:
