@@ -233,10 +233,10 @@ PAGE_TOP = """
 <!-- written by benchmarks/beyond.py --page: change it there -->
 
 The paper imitates, at once and from one prompt. Its readers ask for more; here is each question with its switch and what it
-gave, on networks of the demo's size (0.8 million parameters). Scores are of evaluation seeds, intervals 95 %.
+gave, on networks of the demo's size without its larger vocabulary (0.8 million parameters). Scores are of evaluation seeds, intervals 95 %.
 
 ```bash
-python benchmarks/beyond.py --state STATE                  # the first four: about two hours of one core
+python benchmarks/beyond.py --state STATE                  # the first three, and planning: about two hours of one core
 python benchmarks/in_context.py --data DATA --state STATE  # the last: about an hour and a half of two cores
 ```
 
@@ -381,7 +381,7 @@ def _in_context(found: dict[str, Any]) -> str:
     ]  # fmt: skip
     mean = {k: f"{np.mean(v):.0f}" for k, v in means.items()}
     answer = (
-        f"With twenty demonstrations of a task that it never saw, the network that reads the likest of them plays at "
+        f"With twenty demonstrations of a task that it never saw (of `go-to-local`, other sizes were among the learned ones), the network that reads the likest of them plays at "
         f"{mean['similar', '20']} % of the expert on average, with one at {mean['similar', '1']}; begun with the paper's prompt at "
         f"{mean['prompt', '1']}, with nothing to read at {mean['blind', '1']}. Replaying the likest, which learns nothing, gives "
         f"{mean['retrieve', '20']} with twenty and {mean['retrieve', '1']} with one. What fine-tuning on the same demonstrations would "
