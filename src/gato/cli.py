@@ -277,7 +277,7 @@ def _print_table(table: Any) -> None:
     """As wide as the terminal, or, into a file or a pipe, as the table."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False)  # what stands in brackets is said, not a style: pip install "gato-agent[babyai]"
     if not console.is_terminal:
         console.width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
     console.print(table)
@@ -841,13 +841,14 @@ class Evaluate:
         _within("--episodes", self.episodes, 1)
         _workers(self.workers, self.cluster)
         _within("--seed", self.seed, 0)
+        from gato.evaluation.begun import check_free
+
         planning = _planning(self.plan, self.plan_steps, self.plan_follow, self.imagined)
         if (self.out / "MANIFEST.json").exists():
             raise OutputExistsError("this folder holds a dataset or a bundle", where=str(self.out), fix="another --out")
-        if (self.out / "results.json").exists() and not self.overwrite:
-            raise OutputExistsError(
-                "this folder holds results", where=str(self.out), fix="another --out, or --overwrite to replace them"
-            )
+        if self.out.exists() and not self.out.is_dir():
+            raise OutputExistsError("this is not a folder", where=str(self.out), fix="another --out")
+        check_free(self.out, self.overwrite)
         if self.teacher_forced and self.policy:
             raise UsageError("--teacher-forced is about a bundle", where="--policy", fix="leave one of the two out")
         _within("--scenes", self.scenes, 1)

@@ -9,7 +9,8 @@ import torch
 from gymnasium import spaces
 
 from gato.episodes import check_same
-from gato.errors import OutputExistsError, ResourceError, SpecError
+from gato.episodes.manifest import lock_file
+from gato.errors import OutputExistsError, ResourceError, SimulatorMissingError, SpecError
 from gato.evaluation.evaluate import evaluate, evaluate_task
 from gato.evaluation.watching import watch
 from gato.model import Gato, GatoConfig
@@ -112,6 +113,15 @@ class Falling(CountingWorld):
         super().__init__()
 
 
+def counting_agent(tokenizer):
+    torch.manual_seed(0)
+    config = GatoConfig.tiny().replace(vocabulary_size=tokenizer.size)
+    ways = {"discrete": "sample", "continuous": "sample", "temperature": 1.0}
+    return Agent(
+        Bundle(config, Gato(config).eval(), tokenizer, {"dummy/count": TaskCard(find("dummy/count").spec, 1)}, ways, {})
+    )
+
+
 @pytest.fixture
 def falls():
     yield register(replace(find("dummy/count"), id="dummy/falls", make_env=lambda render=False: Falling()))
@@ -153,3 +163,36 @@ def test_what_was_played_is_kept_when_a_world_fails(tokenizer, tmp_path, capsys,
         for task in record["tasks"]:
             task["facts"].pop("seconds"), task["facts"].pop("steps_per_second")
     assert one["tasks"] == other["tasks"] and one["aggregates"] == other["aggregates"]
+
+
+class Unseen(CountingWorld):
+    """The counting world, which cannot be drawn."""
+
+    def render(self):
+        raise OSError("no canvas")
+
+
+def test_a_film_that_fails_costs_no_scores(tokenizer, tmp_path):
+    agent, count = counting_agent(tokenizer), find("dummy/count")
+    unseen = replace(count, make_env=lambda render=False: Unseen() if render else CountingWorld())
+    record = evaluate(agent, [unseen], 2, tmp_path, workers=0, progress=False)
+    assert record["protocol"]["notes"] == ["dummy: state plots in place of films, OSError: no canvas"]
+    assert len(record["tasks"][0]["episode_scores"]) == 2 and (tmp_path / "media/dummy--count.png").exists()
+
+
+def test_what_is_there_is_not_replaced_unasked(tokenizer, tmp_path):
+    """Neither what another process is writing nor what one has written; nor is anything begun without a simulator."""
+    agent, count = counting_agent(tokenizer), find("dummy/count")
+    absent = replace(count, id="dummy/absent", requires=("no_such_module",))
+    with pytest.raises(SimulatorMissingError):
+        evaluate(agent, [count, absent], 1, tmp_path / "out", workers=0, film=False, progress=False)
+    assert not (tmp_path / "out").exists()
+    with lock_file(tmp_path / "out/results.json"), pytest.raises(OutputExistsError, match="is writing here"):
+        evaluate(agent, [count], 1, tmp_path / "out", workers=0, film=False, progress=False)
+    evaluate(agent, [count], 1, tmp_path / "out", workers=0, film=False, progress=False)
+    before = (tmp_path / "out/results.json").read_bytes()
+    with pytest.raises(OutputExistsError, match="holds results"):
+        evaluate(agent, [count], 2, tmp_path / "out", workers=0, film=False, progress=False)
+    assert (tmp_path / "out/results.json").read_bytes() == before
+    evaluate(agent, [count], 2, tmp_path / "out", workers=0, film=False, progress=False, overwrite=True)
+    assert len(json.loads((tmp_path / "out/results.json").read_text())["tasks"][0]["episode_scores"]) == 2

@@ -29,6 +29,14 @@ def claim(out: Path, said: Mapping[str, Any], fix: str = "another --out") -> Non
     write_file_atomically(file, json.dumps({**held, **said}, indent=1).encode())
 
 
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raises OutputExistsError where there are results that are not to be replaced."""
+    if (out / "results.json").exists() and not overwrite:
+        raise OutputExistsError(
+            "this folder holds results", where=str(out), fix="another --out, or --overwrite to replace them"
+        )
+
+
 def fingerprint(bundle: Bundle) -> str:
     """A hash of its weights."""
     weights = hashlib.sha256()

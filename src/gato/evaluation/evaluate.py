@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from gato.episodes import Episode, check_same
+from gato.episodes.manifest import lock_file
 from gato.errors import GatoError, OutputExistsError, UsageError
 from gato.evaluation.animation import animate, plot_episode
-from gato.evaluation.begun import BEGUN, claim, fingerprint
+from gato.evaluation.begun import BEGUN, check_free, claim, fingerprint
 from gato.evaluation.open_loop import action_errors
 from gato.evaluation.scores import TaskScores, expert_normalised, plain, results, write_results, write_whole
 from gato.model.bundle import Bundle
@@ -66,10 +67,25 @@ def evaluate(
     With `cluster`, a Ray cluster's address, whole tasks are played on its members, to the same scores.
     With `planning` the agent looks ahead on saved states of the worlds, which then run in this process; so do their films.
     A task that was played is kept in out/played until all are: interrupted, or stopped by a world that fails, the same call goes
-    on with the others. Raises OutputExistsError where those that are there follow from another agent or other settings, unless
-    `overwrite`.
+    on with the others. Raises OutputExistsError where there are results already, or tasks that another agent played, or that were
+    played with other settings, unless `overwrite`, and where another process is at it; SimulatorMissingError.
     """
-    out = Path(out)
+    for task in tasks:
+        task.check_installed()
+    with lock_file(Path(out) / "results.json"):
+        check_free(Path(out), overwrite)
+        return _evaluate(
+            agent, tasks, episodes, Path(out), workers, seed, film, language, demonstrations, progress, protocol, planning, cluster,
+            overwrite,
+        )  # fmt: skip
+
+
+def _evaluate(
+    agent: Agent | Retrieval, tasks: Sequence[Task], episodes: int, out: Path, workers: int | None, seed: int, film: bool,
+    language: Mapping[str, Any] | None, demonstrations: Mapping[str, Sequence[Episode]] | None, progress: bool,
+    protocol: Mapping[str, Any] | None, planning: Planning | None, cluster: str | None, overwrite: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """`evaluate`, in a folder that is nobody else's."""
     forced = {
         f"demonstrations of {t}": [len(d), sum(e.total_return for e in d)] for t, d in (demonstrations or {}).items()
     }
@@ -314,16 +330,14 @@ def film_task(
     }
     try:
         env = task.make(render=True)
-    except GatoError as error:
+        try:
+            frames = play(agent, task, env, episode.info["seed"], FILM_STEPS, planning)
+        finally:
+            env.close()
+    except Exception as error:  # whatever hinders a film, the scores are there
         (media / f"{name}.png").write_bytes(plot_episode(episode.observations, episode.rewards))
-        return {
-            **entry,
-            "file": f"{name}.png",
-        }, f"{task.domain}: state plots in place of films, {error.what} {error.fix}"
-    try:
-        frames = play(agent, task, env, episode.info["seed"], FILM_STEPS, planning)
-    finally:
-        env.close()
+        said = f"{error.what} {error.fix}" if isinstance(error, GatoError) else f"{type(error).__name__}: {error}"
+        return {**entry, "file": f"{name}.png"}, f"{task.domain}: state plots in place of films, {said}"
     (media / f"{name}.webp").write_bytes(animate(frames))
     return {**entry, "file": f"{name}.webp"}, ""
 

@@ -110,12 +110,16 @@ class Task:
 
     def make(self, *, render: bool = False) -> gymnasium.Env:
         """The environment. Raises SimulatorMissingError with the pip line."""
+        self.check_installed()
+        return self.make_env(render=render)
+
+    def check_installed(self) -> None:
+        """Raises SimulatorMissingError with the pip line."""
         if not self.installed:
             absent = [m for m in self.requires if importlib.util.find_spec(m) is None]
             raise SimulatorMissingError(
                 f"{self.id} needs {', '.join(absent)}, not installed", where=self.id, fix=self.pip_line or self.notes
             )
-        return self.make_env(render=render)
 
     def expert(self, env: Any, seed: int) -> Policy:
         if self.make_expert is None:
