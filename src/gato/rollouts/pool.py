@@ -15,6 +15,7 @@ own, processes and shared memory, goes with its worker (`remains.py`).
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import socket
 import struct
@@ -654,7 +655,7 @@ class RemoteSlot:
         self._hub.put(self.index, "reset", unit)
 
     def step(self, action: Any) -> None:
-        self._hub.put(self.index, "step", action)
+        self._hub.put(self.index, "step", copy.deepcopy(action))  # to be sent later, and perhaps played again
 
     def receive(self) -> Transition:
         for hub in self._hubs:
