@@ -155,6 +155,24 @@ def test_workers_give_what_one_process_gives(pool, expected):
         assert played(local, UNITS) == expected
 
 
+@pytest.mark.parametrize("how", [mapped, played])
+@pytest.mark.parametrize("left", ["closed", "raised"])
+def test_what_a_rollout_left_behind_is_not_taken_for_the_next_ones(pool, expected, how, left):
+    """It ends on what the first worker says, and the second was asked as well."""
+    before = pool.restarts
+    if left == "closed":
+        shortest = sorted(UNITS, key=lambda unit: len(expected[unit.seed][0]))
+        leaving = rollout(shortest, pool.slots(2), Counter(), {"dummy/count": find("dummy/count").make().action_space})
+        next(leaving)
+        leaving.close()
+    else:
+        with pytest.raises(WorldCrashError):
+            played(pool, [Unit(fault("raise-step", at=5, seeds=(0,)), seed) for seed in range(2)])
+    result = how(pool, UNITS)
+    assert (result if isinstance(result, dict) else {s: (r, t) for s, r, t in result}) == expected
+    assert pool.restarts == before
+
+
 @pytest.mark.parametrize("kind", ["exit", "hang", "raise-step", "raise-reset"])
 @pytest.mark.parametrize("how", [mapped, played])
 def test_a_world_that_fails_once_is_redone(pool, expected, tmp_path, kind, how):
