@@ -1,6 +1,7 @@
 """Benchmarks whose results stay: intervals are of what they say, and a record holds what was measured alike."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,3 +26,14 @@ def test_a_gain_over_all_tasks_draws_within_each():
     whole = gain(tasks, tasks + seeds, np.random.default_rng(0))
     alone = gain(tasks[:1], (tasks + seeds)[:1], np.random.default_rng(0))
     assert whole["low"] == alone["low"] < -5 and whole["high"] == alone["high"] > 5
+
+
+def test_rows_of_planning_are_kept_where_they_were_measured_alike(tmp_path, capsys):
+    planning, file = load("planning"), tmp_path / "planning.json"
+    facts = {"command": "… --episodes 20", "agent": "Agent(a)", "acting": {"discrete": "sample"}, "torch": "2.11"}
+    rows = [{"task": "sokoban/7x7-1-box"}, {"task": "babyai/go-to-local"}]
+    assert planning.kept(file, facts) == {} and not capsys.readouterr().err
+    file.write_text(json.dumps({**facts, "tasks": rows}))
+    assert list(planning.kept(file, facts)) == [row["task"] for row in rows] and not capsys.readouterr().err
+    for name in facts:
+        assert planning.kept(file, {**facts, name: "another"}) == {} and f"({name})" in capsys.readouterr().err
