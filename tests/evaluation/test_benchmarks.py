@@ -2,9 +2,15 @@
 
 import importlib.util
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from gato.errors import UsageError
+from gato.rollouts.collect import collect
+from gato.worlds import find
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,3 +43,45 @@ def test_rows_of_planning_are_kept_where_they_were_measured_alike(tmp_path, caps
     assert list(planning.kept(file, facts)) == [row["task"] for row in rows] and not capsys.readouterr().err
     for name in facts:
         assert planning.kept(file, {**facts, name: "another"}) == {} and f"({name})" in capsys.readouterr().err
+
+
+def test_a_point_of_the_demos_curve_is_of_the_demos_recipe(tmp_path):
+    curve = load("demo_curve")
+    file = tmp_path / "1M" / "train" / "recipe.json"
+    file.parent.mkdir(parents=True)
+    with pytest.raises(UsageError, match="another recipe"):  # what it is of nobody knows
+        curve.point(tmp_path, 1, tmp_path, 1)
+    words = ["steps=7", "seconds=null", "model.vocabulary_size=1024"]
+    file.write_text(json.dumps(curve.demo.override(words).to_json()))
+    curve.check(file)
+    file.write_text(json.dumps(curve.demo.override([*words, "slots=3"]).to_json()))
+    (tmp_path / "1M" / "results.json").write_text("{}")
+    with pytest.raises(UsageError, match="another recipe"):
+        curve.point(tmp_path, 1, tmp_path, 1)
+
+
+def test_what_a_killed_training_cost_is_counted(tokenizer, tmp_path, monkeypatch):
+    scaling = load("scaling")
+    collect([find("dummy/count")], 30, tmp_path / "data", workers=0, progress=False)
+    tokenizer.save(tmp_path / "tokenizer.model")
+    recipe = scaling.recipe_of("small", 10**6).replace(steps=4, slots=1, slot_tokens=256, weights={"dummy": 1.0})
+    recipe = recipe.override([f"model.vocabulary_size={tokenizer.size}"])
+    monkeypatch.setattr(scaling, "recipe_of", lambda name, tokens: recipe)
+    monkeypatch.setattr(scaling, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(scaling, "play", lambda bundle, episodes: {})
+    measure = scaling.held_out_loss
+    args = Namespace(tokens=0, data=[tmp_path / "data"], tokenizer=tmp_path / "tokenizer.model", state=tmp_path, batches=1, episodes=1)  # fmt: skip
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    spent = [0.0]
+    for points, how in (((0.75,), killed), ((0.5, 1.0), measure)):
+        monkeypatch.setattr(scaling, "POINTS", points)
+        monkeypatch.setattr(scaling, "held_out_loss", how)
+        try:
+            scaling.learn("small", args)
+        except KeyboardInterrupt:
+            assert how is killed
+        spent.append(json.loads((tmp_path / "small.json").read_text())["seconds"])
+    assert 0 < spent[1] < spent[2]
