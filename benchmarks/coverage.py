@@ -5,8 +5,8 @@
 Six tasks of three domains. `clean` is what `gato collect` records: the expert from the task's own starts. `covering` is what
 `gato collect --coverage` records: noise and bursts of random actions on what is executed, the expert's own choice as the target,
 half of the starts wide. The number of timesteps is equal (the longer recordings give fewer episodes), as are recipe, tokens
-and evaluation; per seed one network learns all six tasks. The gain is in percent of expert, its interval from resampling the
-episodes of every seed, and the seeds.
+and evaluation; per seed one network learns all six tasks. The gain is in percent of expert, its interval from resampling the seeds,
+and the episodes of every seed within each task.
 """
 
 from __future__ import annotations
@@ -87,11 +87,12 @@ def play(bundle: Path, episodes: int, file: Path) -> dict[str, list[float]]:
 
 
 def gain(clean: np.ndarray, covering: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
-    """Two (seeds, episodes) → means, difference and its 95 % interval."""
+    """Two (tasks, seeds, episodes) → means, difference and its 95 % interval."""
 
     def again(scores: np.ndarray) -> float:
-        seeds = scores[rng.integers(len(scores), size=len(scores))]
-        return float(np.mean([s[rng.integers(len(s), size=len(s))].mean() for s in seeds]))
+        _, seeds, episodes = scores.shape
+        drawn = scores[:, rng.integers(seeds, size=seeds)]  # a seed is one network, for all tasks
+        return float(np.take_along_axis(drawn, rng.integers(episodes, size=drawn.shape), axis=2).mean())
 
     differences = [again(covering) - again(clean) for _ in range(4000)]
     low, high = np.percentile(differences, [2.5, 97.5])
@@ -143,16 +144,14 @@ def main() -> None:
         for kind in KINDS:
             scores[kind].append(play(learn(kind, seed, args), args.episodes, args.state / f"{kind}-{seed}.json"))
     rng = np.random.default_rng(0)
-    table = {name: gain(*(np.array([run[name] for run in scores[kind]]) for kind in KINDS), rng) for name in TIMESTEPS}
-    whole = gain(
-        *(np.array([np.concatenate([run[n] for n in TIMESTEPS]) for run in scores[k]]) for k in KINDS),
-        rng,
-    )
+    clean, covering = (np.array([[run[name] for run in scores[kind]] for name in TIMESTEPS]) for kind in KINDS)
+    table = {name: gain(clean[[k]], covering[[k]], rng) for k, name in enumerate(TIMESTEPS)}
+    whole = gain(clean, covering, rng)
     record = {
         "protocol": {
             "what": __doc__.split("\n", 1)[0], "recipe": "demo, windows of one timestep, all actions sampled",
             "tokens": args.tokens, "seeds": args.seeds, "episodes": args.episodes, "unit": "percent of expert",
-            "interval": "95 %, bootstrap over seeds and episodes", "processor": platform.processor() or platform.machine(),
+            "interval": "95 %, bootstrap over seeds, and over episodes within each task", "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
         },
         "demonstrations": demonstrations, "tasks": table, "all": whole,

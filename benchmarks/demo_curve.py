@@ -19,7 +19,9 @@ import torch
 
 from gato.demo import PLANS, evaluate_all
 from gato.episodes.manifest import write_file_atomically
+from gato.errors import UsageError
 from gato.recipes.demo import recipe as demo
+from gato.training.recipe import Recipe
 from gato.training.start import resume_run, start_run
 
 RECORD, FIGURE = Path("results/demo_curve.json"), Path("docs/images/demo-curve.png")
@@ -29,9 +31,11 @@ NAMES = {
 
 
 def point(source: Path, millions: float, state: Path, processes: int) -> dict[str, Any]:
-    """One training, played: what the report needs of its results.json."""
+    """One training, played: what the report needs of its results.json. Raises UsageError where it was of another recipe."""
     out = state / f"{millions:g}M"
     train = out / "train"
+    if out.exists():
+        check(train / "recipe.json")
     if not (out / "results.json").exists():
         if (train / "recipe.json").exists():
             resume_run(train, "cpu", processes)
@@ -51,6 +55,18 @@ def point(source: Path, millions: float, state: Path, processes: int) -> dict[st
         "captions_exact": found["language"]["caption_exact"], "bits_per_byte": found["language"]["bits_per_byte"],
         "trigram_bits_per_byte": found["language"]["trigram_bits_per_byte"], "protocol": found["protocol"],
     }  # fmt: skip
+
+
+def check(file: Path) -> None:
+    """Whether a point that was begun is of the demo's recipe as it is now; its length and its tokenizer's size are its own."""
+    begun = Recipe.from_json(json.loads(file.read_text())) if file.exists() else None
+    if begun is not None:
+        size = {"vocabulary_size": demo.model["vocabulary_size"]}
+        begun = begun.replace(steps=demo.steps, seconds=demo.seconds, model={**begun.model, **size})
+    if begun != demo:
+        raise UsageError(
+            "this point is of another recipe", where=str(file), fix="another --state, or remove this point"
+        )
 
 
 def draw(record: dict[str, Any], file: Path) -> None:

@@ -5,6 +5,8 @@
 Both play the first episodes of the evaluation's seeds, side by side in one process, with the bundle's own way of acting.
 The mean has a 95 % interval by bootstrap over episodes, and so has the difference, episode by episode. Beside the scores
 stand the steps that were imagined for each step that was taken, and the seconds, which are of this machine as it was.
+
+What --out holds of other tasks than --tasks stays, if it was measured like this: same agent, episodes and versions.
 """
 
 from __future__ import annotations
@@ -45,20 +47,28 @@ def main() -> None:
     said = words.parse_args()
     torch.set_num_threads(1)
     agent = gato.load(said.bundle)
-    before = json.loads(said.out.read_text())["tasks"] if said.out.exists() else []
-    rows = {row["task"]: row for row in before if row["task"] not in said.tasks}
+    facts = {
+        "command": f"python benchmarks/planning.py BUNDLE --episodes {said.episodes}",
+        "agent": str(agent), "acting": agent.bundle.acting, "torch_threads": 1,
+        "machine": platform.machine(), "python": sys.version.split()[0], "torch": torch.__version__,
+        "interval": f"95 %, bootstrap over episodes, {RESAMPLES:,} resamples, seed 0",
+    }  # fmt: skip
+    rows = {name: row for name, row in kept(said.out, facts).items() if name not in said.tasks}
     for task in said.tasks:
         rows[task] = compare(agent, task, TASKS[task], said.episodes)
         print(json.dumps({k: v for k, v in rows[task].items() if k != "scores"}), flush=True)
-        record = {
-            "command": f"python benchmarks/planning.py BUNDLE --episodes {said.episodes}",
-            "agent": str(agent), "acting": agent.bundle.acting, "torch_threads": 1,
-            "machine": platform.machine(), "python": sys.version.split()[0], "torch": torch.__version__,
-            "interval": f"95 %, bootstrap over episodes, {RESAMPLES:,} resamples, seed 0",
-            "tasks": [rows[name] for name in TASKS if name in rows],
-        }  # fmt: skip
+        record = {**facts, "tasks": [rows[name] for name in TASKS if name in rows]}
         said.out.parent.mkdir(parents=True, exist_ok=True)
         said.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def kept(file: Path, facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows of a record, if these facts are its own; else none, and a word to stderr on what differs."""
+    held = json.loads(file.read_text()) if file.exists() else {"tasks": []}
+    other = [name for name, value in facts.items() if held.get(name) != json.loads(json.dumps(value))]
+    if held["tasks"] and other:
+        print(f"{file} was measured otherwise ({', '.join(other)}): none of its rows is kept", file=sys.stderr)
+    return {} if other else {row["task"]: row for row in held["tasks"]}
 
 
 def compare(agent: gato.Agent, task_id: str, planning: Planning, episodes: int) -> dict[str, Any]:

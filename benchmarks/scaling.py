@@ -33,6 +33,7 @@ TASKS = (
     "babyai/go-to-local", "babyai/pickup-loc", "meta-world/reach", "meta-world/button-press", "meta-world/door-open",
     "sokoban/7x7-1-box", "classic-control/cartpole-v1", "miniworld/hallway",
 )  # fmt: skip
+KEEP_SECONDS = 10.0  # of the processor: how often what a training has cost is written down
 PAPER = {"79M": 79e6, "364M": 364e6, "1.18B": 1.18e9}
 
 
@@ -69,7 +70,7 @@ def held_out_loss(model: Any, mixture: Any, batches: int) -> dict[str, float]:
 
 
 def learn(name: str, args: argparse.Namespace) -> None:
-    """Train one size, measuring on the way; what is measured already is kept."""
+    """Train one size, measuring on the way; what is measured already is kept, and so is what a killed training cost."""
     from gato.tokens.text import TextTokenizer
     from gato.training.data import make_mixture, shelve, tokenise
     from gato.training.loop import train
@@ -85,7 +86,13 @@ def learn(name: str, args: argparse.Namespace) -> None:
     steps = {max(1, round(recipe.steps * p)) for p in POINTS}
     file = args.state / f"{name}.json"
     record = json.loads(file.read_text()) if file.exists() else {"points": {}, "seconds": 0.0}
-    began = time.process_time()
+    since = time.process_time()
+
+    def keep() -> None:
+        nonlocal since
+        now = time.process_time()
+        record["seconds"], since = record["seconds"] + now - since, now
+        write_file_atomically(file, json.dumps(record, indent=1).encode())
 
     def visit(model: Any, state: Any) -> None:
         if state.step in steps and str(state.step) not in record["points"]:
@@ -97,13 +104,14 @@ def learn(name: str, args: argparse.Namespace) -> None:
             model.train()
             body = sum(p.numel() for n, p in model.named_parameters() if not n.startswith("embed."))
             record.update(parameters=body, all_parameters=model.num_parameters)
-            write_file_atomically(file, json.dumps(record, indent=1).encode())
+            keep()
+        elif time.process_time() - since > KEEP_SECONDS:
+            keep()
 
     out = args.state / name
     if not (out / "bundle" / "MANIFEST.json").exists():
         train(recipe, train_on, tokenizer, out, resume=(out / "recipe.json").exists(), visit=visit)
-        record["seconds"] += time.process_time() - began
-        write_file_atomically(file, json.dumps(record, indent=1).encode())
+        keep()
     if "score" not in record:
         record["score"] = play(out / "bundle", args.episodes)
         write_file_atomically(file, json.dumps(record, indent=1).encode())

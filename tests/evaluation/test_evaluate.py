@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gato.episodes import check_same
 from gato.episodes.manifest import lock_file
 from gato.errors import OutputExistsError, ResourceError, SimulatorMissingError, SpecError
-from gato.evaluation.evaluate import evaluate, evaluate_task
+from gato.evaluation.evaluate import evaluate, evaluate_task, play
 from gato.evaluation.watching import watch
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
@@ -33,6 +33,23 @@ class Changed(CountingWorld):
         )
         if "text" in change:
             self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": change["text"]})
+
+
+class Painted(CountingWorld):
+    """The counting world, drawn on one canvas."""
+
+    canvas = np.zeros((64, 64, 3), np.uint8)
+
+    def render(self):
+        self.canvas[:] = self.count
+        return self.canvas
+
+
+def test_a_film_shows_every_step(tmp_path):
+    count = find("dummy/count")
+    collect([count], 1, tmp_path, workers=0, progress=False)
+    film = play(Retrieval.open([tmp_path]), count, Painted(), 0, 5)
+    assert np.diff(film[:, 0, 0, 0].astype(int)).tolist() == [1] * 5
 
 
 @pytest.mark.parametrize(

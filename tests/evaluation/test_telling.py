@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from gato.corpora import asked, caption_spec, captioned, clip_spec, joined, question_spec
+from gato.corpora import TEXT_SPEC, asked, caption_spec, captioned, clip_spec, joined, question_spec
 from gato.corpora.dialogues import TALK_SPEC
+from gato.episodes import Episode
 from gato.errors import DataError, UsageError
 from gato.evaluation import telling
 from gato.evaluation.language import consensus_scores, normal_answer, prior, prior_of_others, vqa_accuracy, vqa_scores
@@ -149,6 +150,17 @@ def test_data_of_ones_own(agent, tmp_path):
     assert scores["questions/own"]["by_type"] == {"what": scores["questions/own"]["accuracy"]}
     with pytest.raises(UsageError, match="no captions"):
         of_data(generate(tmp_path / "pages", ["pages/walkthroughs"], scenes=1))
+
+
+def test_several_datasets_of_one_corpus(tmp_path):
+    from gato.episodes.store import DatasetWriter
+
+    for part in "ab":
+        with DatasetWriter(tmp_path / part, "text/own", TEXT_SPEC, {"source": "test"}) as writer:
+            for i in range(3):
+                writer.add(Episode("text/own", {"text": [f"{part}{i}"]}, {}, np.zeros(1, np.float32)))
+    for most, held in ((10, ["a0", "a1", "a2", "b0", "b1", "b2"]), (4, ["a0", "a1", "a2", "b0"]), (2, ["a0", "a1"])):
+        assert [e.observations["text"][0] for e in of_data([tmp_path], most)["text/own"]] == held
 
 
 def test_things_in_canonical_captions():

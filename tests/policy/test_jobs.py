@@ -38,6 +38,16 @@ def test_what_is_there_is_not_done_again(tmp_path):
     assert run_jobs(JOBS, work, out).done == 0
 
 
+def test_jobs_that_are_alike_are_each_done(tmp_path):
+    out, jobs = tmp_path / "out.jsonl", [JOBS[0], JOBS[1], JOBS[0], JOBS[0]]
+    for held in range(5):
+        out.write_text("".join(json.dumps({**job, "caption": "x"}) + "\n" for job in jobs[:held]))
+        outcome = run_jobs(jobs, work, out, size=2)
+        assert (outcome.done, outcome.before) == (4 - held, held) and [r["image"] for r in lines(out)] == [
+            job["image"] for job in jobs
+        ]
+
+
 def test_a_bad_one_is_left_out_told_and_tried_again(tmp_path):
     out = tmp_path / "out.jsonl"
 

@@ -10,7 +10,7 @@ from gato.policy import Agent
 from gato.policy.planning import Planning
 from gato.rollouts import LocalSlot, Unit, rollout
 from gato.worlds import Task, register, registry
-from gato.worlds.dummy import CountingWorld, observe, right_action
+from gato.worlds.dummy import CountingWorld, make_faulty, observe, right_action
 from gato.worlds.saving import StateError
 
 
@@ -103,6 +103,21 @@ def test_without_a_better_way_its_own_is_kept(tokenizer):
     assert plain.total_return == planned.total_return == 0 and policy.imagined_steps == 4 * 4 * 3
     assert all(np.allclose(plain.actions[k], planned.actions[k], atol=1e-6) for k in plain.actions)
     assert all(np.array_equal(plain.observations[k], planned.observations[k]) for k in ("digits", "image"))
+
+
+def test_a_world_may_reuse_its_arrays(tokenizer):
+    """And change the actions that it is given: the plans are those of the same world with arrays of their own."""
+    bundle, found = make_bundle(tokenizer, None, ("sample", "sample")), {}
+    for kind in (None, "shared", "changes-action"):
+        world = CountingWorld if kind is None else make_faulty(kind)
+        task = register(Task(f"dummy/plain-{kind}", lambda *, render=False, make=world: make(), max_steps=40))
+        bundle.tasks[task.id] = bundle.tasks[TASK]
+        policy = Agent(bundle).planner(task.id, 1, Planning(4, steps=3, follow=3, drawn=3))
+        found[kind] = next(rollout([Unit(task.id, 3, max_steps=8)], [LocalSlot()], policy))
+        del registry()[task.id]
+    for kind in ("shared", "changes-action"):
+        assert np.array_equal(found[kind].observations["image"], found[None].observations["image"])
+        assert all(np.array_equal(found[kind].actions[k], found[None].actions[k]) for k in found[None].actions)
 
 
 def test_a_world_that_is_not_where_the_plan_said_is_planned_anew(tokenizer):

@@ -60,6 +60,27 @@ def test_the_most_alike_are_those_of_a_slow_search(values, count, data):
     assert np.allclose([abs(flat[i] - flat[t]) for i in there], best, atol=0.02)
 
 
+@pytest.mark.parametrize("kinds", [1, 4, 300])
+def test_of_equals_the_earliest_is_the_likest(kinds):
+    """However many keys are asked for at once; some of them are equal, and some as far on another side."""
+    rng = np.random.default_rng(kinds)
+    half = rng.normal(size=(kinds, 7))
+    seen = np.concatenate([half, -half])[rng.integers(2 * kinds, size=4000)].astype(np.float32)
+    spec = TaskSpec(
+        {"x": Spec("continuous", (7,), "float32", (-9.0,), (9.0,))},
+        {"a": Spec("discrete", (), "int64", (0.0,), (1.0,))},
+    )
+    none = np.zeros(4000, np.int64)
+    memory = Memory.build(spec, [Episode("gym/x", {"x": seen}, {"a": none}, none.astype(np.float32))], "test")
+    asked = np.concatenate([np.arange(0, 4000, 100), [1, 3999]])
+    away = np.square(memory.keys[asked, None] - memory.keys).sum(axis=2).astype(np.float32)
+    right = np.argsort(away, axis=1, kind="stable")[:, :5]
+    assert (memory.most_alike(memory.keys[asked], 5) == right).all()
+    for t, row in zip(asked, right, strict=True):
+        assert (memory.most_alike(memory.keys[t : t + 1], 5) == row).all()
+        assert memory.nearest({"x": seen[t]}) == row[0]
+
+
 @pytest.mark.parametrize("task", ["babyai/go-to-red-ball-grey", "sokoban/7x7-1-box"])
 def test_training_and_acting_read_the_same(task, tokenizer, tmp_path):
     pytest.importorskip("minigrid")

@@ -16,6 +16,7 @@ from gato.rollouts import CLEAN, ExpertPolicy, LocalSlot, Noise, Unit, WorkerPoo
 from gato.rollouts.pool import IN_WORKER
 from gato.worlds import Task, find, register
 from gato.worlds.dummy import counting_expert, make_faulty
+from gato.worlds.traces import record, replay
 
 UNITS = [Unit("dummy/count", seed) for seed in range(12)]
 
@@ -99,7 +100,51 @@ def test_a_unit_does_not_depend_on_its_neighbours(expected):
     assert len(together) == len(noisy)
 
 
+def reusing_expert(env, seed):
+    """The counting expert, with one array for all that it ever says."""
+    count, stick = counting_expert(env, seed), np.zeros(2, np.float32)
+
+    def act(observation, info):
+        action = count(observation, info)
+        stick[:] = action["stick"]
+        return action | {"stick": stick}
+
+    return act
+
+
+@pytest.mark.parametrize("noise", [CLEAN, Noise(0.1)], ids=["clean", "noisy"])
+@pytest.mark.parametrize("world", ["dummy/count", "changes-action"])
+def test_what_was_chosen_is_recorded_whoever_writes_on_it_later(world, noise):
+    unit = Unit(world if world == "dummy/count" else fault(world), 5, noise)
+    [episode] = rollout([unit], [LocalSlot()], ExpertPolicy(reusing_expert))
+    ramp = episode.observations["image"][:, 0, 0, 0] / 64.0 - 1
+    np.testing.assert_array_equal(episode.actions["stick"], np.stack([ramp, -ramp], 1).astype(np.float32))
+    if noise:
+        assert len(np.unique(episode.executed["stick"], axis=0)) == len(episode)
+    else:
+        assert episode.info["success"]
+
+
+def test_a_replay_shows_every_step():
+    """Of a world that reuses its arrays, and changes the actions that it is given."""
+    [episode] = rollout([Unit("dummy/count", 5)], [LocalSlot()], ExpertPolicy())
+    for kind in ("shared", "changes-action"):
+        env = make_faulty(kind)()
+        again = replay("dummy/count", record(episode, env), env)
+        np.testing.assert_array_equal(again.observations["image"], episode.observations["image"])
+        np.testing.assert_array_equal(again.actions["stick"], episode.actions["stick"])
+
+
 # -- the pool ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_is_sent_the_action_as_it_was_given(pool):
+    [slot] = pool.slots(1)
+    slot.reset(Unit("dummy/count", 5))
+    seen = slot.receive().observation
+    slot.step(action := counting_expert(None, 5)(seen, {}))
+    action["stick"][:] = 0
+    assert slot.receive().reward == 1.0
 
 
 def test_workers_give_what_one_process_gives(pool, expected):
@@ -108,6 +153,24 @@ def test_workers_give_what_one_process_gives(pool, expected):
     with WorkerPool(0) as local:
         assert {s: (r, t) for s, r, t in mapped(local, UNITS)} == expected
         assert played(local, UNITS) == expected
+
+
+@pytest.mark.parametrize("how", [mapped, played])
+@pytest.mark.parametrize("left", ["closed", "raised"])
+def test_what_a_rollout_left_behind_is_not_taken_for_the_next_ones(pool, expected, how, left):
+    """It ends on what the first worker says, and the second was asked as well."""
+    before = pool.restarts
+    if left == "closed":
+        shortest = sorted(UNITS, key=lambda unit: len(expected[unit.seed][0]))
+        leaving = rollout(shortest, pool.slots(2), Counter(), {"dummy/count": find("dummy/count").make().action_space})
+        next(leaving)
+        leaving.close()
+    else:
+        with pytest.raises(WorldCrashError):
+            played(pool, [Unit(fault("raise-step", at=5, seeds=(0,)), seed) for seed in range(2)])
+    result = how(pool, UNITS)
+    assert (result if isinstance(result, dict) else {s: (r, t) for s, r, t in result}) == expected
+    assert pool.restarts == before
 
 
 @pytest.mark.parametrize("kind", ["exit", "hang", "raise-step", "raise-reset"])

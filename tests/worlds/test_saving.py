@@ -96,6 +96,26 @@ def test_the_limit_of_an_episode_is_part_of_the_state():
     assert lengths == [200, 200]
 
 
+class Halving(gymnasium.Env):
+    """Works on the action that it is given."""
+
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        action *= 0.5
+        return action.copy(), 0.0, False, False, {}
+
+
+def test_a_world_that_changes_its_actions_can_be_saved():
+    env = Halving()
+    env.reset(seed=0)
+    saver_of(env)
+
+
 class Forgetful(gymnasium.Env):
     """Has something that is in none of its attributes."""
 

@@ -25,17 +25,17 @@ from gato.episodes.store import Dataset
 from gato.errors import DatasetMissingError
 
 PIXELS = 16  # a side, of a picture as it is compared
-MAX_VALUES = 2**28  # float32 values of all keys of a task: 1 GiB
+MAX_VALUES = 2**28  # of all keys of a task: 2 GiB
 AT_ONCE = 2**24  # distances that are held in memory
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a task's demonstrations hold: keys float32 (N, D), whose dot products tell distances, and N actions."""
+    """What a task's demonstrations hold: keys (N, D), whose dot products tell distances, and N actions."""
 
     observation: Specs
-    keys: np.ndarray
-    norms: np.ndarray  # (N,) squared
+    keys: np.ndarray  # float32 in value, kept as float64 for the products
+    norms: np.ndarray  # float64 (N,) squared
     episodes: np.ndarray  # int64 (N,) which episode each timestep is of, counted from 0
     centre: Mapping[str, np.ndarray]  # per leaf, of the continuous ones and the images
     scale: Mapping[str, np.ndarray]
@@ -78,9 +78,9 @@ class Memory:
             for p, s in spec.action.items()
         }  # fmt: skip
         numbers = np.repeat(np.arange(len(lengths)), lengths)
-        empty = np.zeros((0, width), np.float32)
-        memory = cls(specs, empty, np.zeros(0, np.float32), numbers, centre, scale, texts, values, actions)
-        keys = memory.encode(columns)
+        empty = np.zeros((0, width))
+        memory = cls(specs, empty, np.zeros(0), numbers, centre, scale, texts, values, actions)
+        keys = memory.encode(columns).astype(np.float64)
         return replace(memory, keys=keys, norms=np.square(keys).sum(axis=1))
 
     def encode(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -111,7 +111,7 @@ class Memory:
 
     def nearest(self, observation: Mapping[str, Any]) -> int:
         """The timestep whose observation is most like this one (flat leaves, checked)."""
-        return int(np.argmin(self.norms - 2 * (self.keys @ self.key(observation))))
+        return int(np.argmin(self._distances(self.key(observation)[None])))
 
     def most_alike(self, keys: np.ndarray, count: int, not_of: np.ndarray | None = None) -> np.ndarray:
         """The `count` timesteps most like each key (n, D), the likest first: int64 (n, count), -1 where there are no more.
@@ -122,18 +122,21 @@ class Memory:
         some = max(1, AT_ONCE // len(self.keys))
         for at in range(0, len(keys), some):
             part = slice(at, at + some)
-            distances = self.norms - 2 * (keys[part] @ self.keys.T)
+            distances = self._distances(keys[part])
             if not_of is not None:
                 distances[not_of[part, None] == self.episodes] = np.inf
             most = min(count, distances.shape[1])
-            near = np.argpartition(distances, most - 1, axis=1)[:, :most]
-            near.sort(axis=1)  # so that of equals the earliest comes first
-            order = np.take_along_axis(
-                near, np.argsort(np.take_along_axis(distances, near, 1), axis=1, kind="stable"), 1
-            )
-            there = np.isfinite(np.take_along_axis(distances, order, 1))
-            found[part, :most] = np.where(there, order, -1)
+            for row, own in zip(found[part], distances, strict=True):
+                near = np.flatnonzero(own <= np.partition(own, most - 1)[most - 1])
+                near = near[np.isfinite(own[near])]
+                near = near[np.argsort(own[near], kind="stable")[:most]]  # of equals the earliest comes first
+                row[: len(near)] = near
         return found
+
+    def _distances(self, keys: np.ndarray) -> np.ndarray:
+        """Of each key from every timestep, float32 (n, N), but for the key's own norm. A product rounds by the place in it: only one
+        of more digits than are compared lets equals come out equal."""
+        return (self.norms - 2 * (keys.astype(np.float64) @ self.keys.T)).astype(np.float32)
 
 
 def _columns(specs: Specs, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:

@@ -266,7 +266,7 @@ def flatten(value: Any, root: str) -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any], space: gymnasium.Space, root: str) -> Any:
-    """The nested value that a Gymnasium space expects, from {path: leaf}."""
+    """The nested value that a Gymnasium space expects, from {path: leaf}, in memory of its own."""
 
     def build(space, path, top=False):
         def child(key):
@@ -279,7 +279,7 @@ def unflatten(flat: Mapping[str, Any], space: gymnasium.Space, root: str) -> Any
         value = flat[path]
         if isinstance(space, gymnasium.spaces.Discrete):
             return int(value)
-        return np.asarray(value, space.dtype).reshape(space.shape)
+        return np.array(value, space.dtype).reshape(space.shape)
 
     return build(space, root, top=True)
 

@@ -355,7 +355,7 @@ def play(
 
 
 class _FilmedSlot(LocalSlot):
-    """A local slot that keeps a frame of every step."""
+    """A local slot that keeps a copy of the frame of every step."""
 
     def __init__(self, env: Any, frames: list[np.ndarray]):
         super().__init__()
@@ -364,11 +364,11 @@ class _FilmedSlot(LocalSlot):
     def reset(self, unit: Unit) -> None:
         self._envs[unit.task] = self.env  # type: ignore[assignment]
         super().reset(unit)
-        self._frames.append(np.asarray(self.env.render()))  # type: ignore[union-attr]
+        self._frames.append(np.array(self.env.render()))  # type: ignore[union-attr]
 
     def step(self, action: Any) -> None:
         super().step(action)
-        self._frames.append(np.asarray(self.env.render()))  # type: ignore[union-attr]
+        self._frames.append(np.array(self.env.render()))  # type: ignore[union-attr]
 
 
 # -- protocol and progress --------------------------------------------------------------------------------------------

@@ -68,12 +68,14 @@ def held_out(agent: Agent, count: int = 300) -> dict[str, list[Episode]]:
 
 
 def of_data(paths: Sequence[Path], most: int = 1_000) -> dict[str, list[Episode]]:
-    """At most `most` episodes of each corpus below the folders. Raises UsageError where there is none."""
-    found = {}
+    """At most `most` episodes of each corpus below the folders, which may hold several datasets of it. Raises UsageError where
+    there is none."""
+    found: dict[str, list[Episode]] = {}
     for folder in find_datasets(list(paths)):
         dataset = Dataset.open(folder)
         if not dataset.spec.action and _kind(set(dataset.spec.observation)) and len(dataset):
-            found[dataset.task] = dataset.episodes(range(min(len(dataset), most)))
+            mine = found.setdefault(dataset.task, [])
+            mine += dataset.episodes(range(min(len(dataset), most - len(mine))))
     if not found:
         where = ", ".join(map(str, paths))
         raise UsageError(

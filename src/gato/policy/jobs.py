@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,13 +95,18 @@ def run_jobs(
     name held; `tell` hears how many jobs are behind us, `say` each finished record. Where a batch cannot be read its records are
     tried one by one. Raises UsageError where `out` cannot be written."""
     good = [job for job in jobs if not isinstance(job, DataError)]
-    done: set[str] = set()
+    done: Counter[str] = Counter()
     if out is not None:
         kept = list(finished(make_place(out)))
         done = _done(good, kept)
         if kept and not done:
             raise OutputExistsError("this file holds other results", where=str(out), fix="another --out")
-    waiting = [job for job in good if _key(job) not in done]
+    waiting = []
+    for job in good:
+        if done[_key(job)]:
+            done[_key(job)] -= 1  # jobs may be alike: each line of the output is one of them
+        else:
+            waiting.append(job)
     outcome = Outcome(
         before=len(good) - len(waiting), problems=[str(job) for job in jobs if isinstance(job, DataError)]
     )
@@ -146,11 +152,11 @@ def finished(out: Path) -> Iterator[Record]:
         yield record
 
 
-def _done(jobs: Sequence[Record], kept: Sequence[Record]) -> set[str]:
-    """Keys of the jobs that the output holds."""
+def _done(jobs: Sequence[Record], kept: Sequence[Record]) -> Counter[str]:
+    """Keys of the jobs that the output holds, and how often."""
     names = {name for job in jobs for name in job}
-    held = {_key({name: record[name] for name in names & record.keys()}) for record in kept}
-    return held & {_key(job) for job in jobs}
+    held = Counter(_key({name: record[name] for name in names & record.keys()}) for record in kept)
+    return held & Counter(map(_key, jobs))
 
 
 def _key(job: Record) -> str:

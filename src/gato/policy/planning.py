@@ -21,6 +21,7 @@ remembers is forked with it: a continuation starts as a copy of the session's sl
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,6 +134,9 @@ class PlanningPolicy:
         self, observations: Mapping[int, Any], infos: Mapping[int, Any] | None = None
     ) -> dict[int, dict[str, np.ndarray]]:
         """{slot: observation} → {slot: action leaves}."""
+        observations = copy.deepcopy(
+            dict(observations)
+        )  # a world may reuse its arrays, and is stepped before these are read
         flat = {i: flatten(observation, "observation") for i, observation in observations.items()}
         infos = infos or {}
         self._think(
@@ -228,9 +232,9 @@ class PlanningPolicy:
         session.saver.restore(tried.state)
         env = session.env
         seen, reward, terminated, truncated, info = env.step(unflatten(action, env.action_space, "action"))
-        tried.observation, tried.info = seen, {**info, LAST_REWARD: float(reward)}
+        tried.observation, tried.info = copy.deepcopy(seen), {**info, LAST_REWARD: float(reward)}
         tried.actions.append(action)
-        tried.seen.append(flatten(seen, "observation"))
+        tried.seen.append(flatten(tried.observation, "observation"))
         tried.value += weight * float(reward)
         if self._by_success and info.get("success"):
             tried.success = max(tried.success, weight)

@@ -272,8 +272,9 @@ def rollout(
             task = find(unit.task)
             if unit.task not in known:
                 known[unit.task] = _action_space(task, slots[i])
+            seen = copy.deepcopy(first.observation)  # a policy may try out the world as it begins
             playing[i] = _Playing(
-                unit, task.spec, known[unit.task], np.random.default_rng([unit.seed, 0x4015E]), first.observation, first.info,
+                unit, task.spec, known[unit.task], np.random.default_rng([unit.seed, 0x4015E]), seen, first.info,
                 drawn=_drawn(first.info),
             )  # fmt: skip
             policy.begin(i, unit, slots[i])
@@ -289,11 +290,13 @@ def rollout(
         observations = {i: p.observation for i, p in playing.items()}
         actions = policy.act(observations, {i: p.told for i, p in playing.items()})
         for i, p in playing.items():
-            action = unflatten(flatten(actions[i], "action"), p.space, "action")
+            action = unflatten(
+                flatten(actions[i], "action"), p.space, "action"
+            )  # a copy: policies may reuse their arrays
             executed = p.disturb(action)
             p.actions.append(action)
             p.executed.append(executed)
-            slots[i].step(executed)
+            slots[i].step(copy.deepcopy(executed))  # worlds may change what they are given
         finished = []
         for i, p in playing.items():
             result = slots[i].receive()

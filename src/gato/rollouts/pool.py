@@ -15,6 +15,7 @@ own, processes and shared memory, goes with its worker (`remains.py`).
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import socket
 import struct
@@ -156,6 +157,7 @@ class _Worker:
         self.ready = False
         self.making = False  # an environment, which may take longer than any step
         self.heard = 0.0
+        self._owed = 0  # answers that are still to come: only the last is to who asks now
         self._known: set[str] = set()
         self._has_main = False
 
@@ -196,6 +198,7 @@ class _Worker:
             data = spawn.get_preparation_data("worker")
             kept = ("sys_path", "sys_argv", "orig_dir", "dir", "init_main_from_name", "init_main_from_path")
             self._put(ForkingPickler.dumps(("main", {name: data[name] for name in kept if name in data})))
+        self._owed += verb in ("play", "slots")
         self._put(message)
         self.heard = time.monotonic()
 
@@ -242,6 +245,10 @@ class _Worker:
             raise _Died(self.last_words()) from error
         self.heard, self.ready = time.monotonic(), True
         self.making = verb == "making" and payload
+        if verb == "done":
+            self._owed -= 1
+            if self._owed:  # what a rollout that was left early had asked: it only shows that the worker lives
+                return "beat", None
         return verb, payload
 
     def result(self, deadline: float) -> Any:
@@ -654,7 +661,7 @@ class RemoteSlot:
         self._hub.put(self.index, "reset", unit)
 
     def step(self, action: Any) -> None:
-        self._hub.put(self.index, "step", action)
+        self._hub.put(self.index, "step", copy.deepcopy(action))  # to be sent later, and perhaps played again
 
     def receive(self) -> Transition:
         for hub in self._hubs:

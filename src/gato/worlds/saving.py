@@ -94,7 +94,7 @@ def _unsavable(what: str, where: str) -> StateError:
 def _played(env: gymnasium.Env, actions: list[Any]) -> Iterator[tuple[Any, ...]]:
     """What each step showed, in a form that can be compared to the last bit."""
     for action in actions:
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, _ = env.step(copy.deepcopy(action))  # it is played twice
         leaves = flatten(observation, "observation")
         shown = {
             k: v if isinstance(v, str) else (np.asarray(v).shape, np.asarray(v).tobytes()) for k, v in leaves.items()

@@ -23,6 +23,7 @@ A trace that does not come true is a TraceError, whose `kind` is "corrupt" or "d
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import importlib.metadata
@@ -186,7 +187,7 @@ def _play(task: Task, trace: Trace, env: gymnasium.Env) -> _Played:
     observation, _ = env.reset(seed=trace.seed, options={"wide": True} if trace.facts.get("wide") else None)
     played = _Played([], np.zeros(len(trace), np.float32), [], "")
     for t in range(len(trace)):
-        played.observations.append(observation)
+        played.observations.append(copy.deepcopy(observation))  # worlds may reuse their buffers
         action = unflatten({path: values[t] for path, values in actions.items()}, env.action_space, "action")
         observation, played.rewards[t], terminated, truncated, _ = env.step(action)
         if (terminated or truncated) and t + 1 < len(trace):
