@@ -396,9 +396,17 @@ def _tsne_words(found: Mapping[str, Any] | None) -> str:
         f"network before training stands beside it.{named} In the space itself, before t-SNE:\n\n"
         "| network | the nearest point is of the same task | the nearest of another task, of the same domain "
         f"| the nearest of another domain predicts the same kind |\n| --- | --- | --- | --- |\n{rows}\n\n"
-        "In brackets, what chance would give. A kind is discrete actions, continuous ones, both, or text.\n\n"
+        "In brackets, what chance would give. A kind is discrete actions, continuous ones, both, or text." f"{_gathered(found['neighbours'])}\n\n"
         f"{_network(found['bundle'])}"
     )
+
+
+def _gathered(neighbours: Mapping[str, Mapping[str, Sequence[float] | None]]) -> str:
+    """What training did, where it is to be seen."""
+    (task, kind), (task_before, kind_before) = ((n["task"], n["kind"]) for n in neighbours.values())
+    if not (task and kind and task_before and kind_before and kind[0] > kind_before[0] and task[0] < task_before[0]):
+        return ""
+    return " Training gathers what is to be done alike, whatever it looks like, and lets go of which task it is."
 
 
 def _and_chance(shares: Sequence[float] | None) -> str:
