@@ -51,7 +51,7 @@ def both_ways(name: str, path: Path, said: str, skipped: int, kept: list[str] | 
     """Read with an error (which matches `said`), and leaving out (which counts `skipped` and keeps the names `kept`)."""
     with pytest.raises(DataError, match=said) as error:
         list(make_reader(name, path, Preparation(**HOW, **how)))
-    assert error.value.where and error.value.fix
+    assert error.value.where and "--on-bad skip" in error.value.fix
     reader = make_reader(name, path, Preparation(**HOW, on_bad="skip", **how))
     found = [(place, e) for place, e in reader.read()]
     for _, episode in found:

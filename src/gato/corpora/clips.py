@@ -97,7 +97,7 @@ def _pictures(file: Path, size: tuple[int, int], stride: int) -> Iterator[np.nda
         import av
     except ImportError as error:
         raise UsageError("films are read with PyAV, not installed", fix=pip_line("video")) from error
-    fix = f"copy the film again; {SKIP_FIX}"
+    fix = "copy the film again"
     found = False
     try:
         with av.open(str(file)) as container:
