@@ -396,7 +396,8 @@ def _tsne_words(found: Mapping[str, Any] | None) -> str:
         f"network before training stands beside it.{named} In the space itself, before t-SNE:\n\n"
         "| network | the nearest point is of the same task | the nearest of another task, of the same domain "
         f"| the nearest of another domain predicts the same kind |\n| --- | --- | --- | --- |\n{rows}\n\n"
-        "In brackets, what chance would give. A kind is discrete actions, continuous ones, both, or text." f"{_gathered(found['neighbours'])}\n\n"
+        "In brackets, what chance would give. A kind is discrete actions, continuous ones, both, or text."
+        f"{_gathered(found['neighbours'])}\n\n"
         f"{_network(found['bundle'])}"
     )
 

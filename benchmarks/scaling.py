@@ -1,6 +1,6 @@
 """Figure 8: does a larger network learn more from the same data? Three sizes × tokens, on held-out loss and on score.
 
-    python benchmarks/scaling.py --data DATA --tokenizer tokenizer.model --state STATE       # about 2 hours of a core; resumes
+    python benchmarks/scaling.py --data DATA --tokenizer tokenizer.model --state STATE       # under an hour of a core; resumes
     python benchmarks/scaling.py --state STATE --report                                      # results/scaling.json, the figure
 
 Every size trains on the same batches (recipe `generalist`, same seed, one window after another), at a constant learning

@@ -6,9 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from gato.cli import Evaluate
+from gato.errors import UnknownNameError
+from gato.model.bundle import Bundle
+from gato.worlds import registry
 
 VERBS = ["demo", "doctor", "tasks", "collect", "train", "finetune", "evaluate", "play", "chat", "caption", "report"]
 
@@ -329,3 +335,23 @@ def test_brackets_in_a_table_are_said(capsys):
     table.add_row('pip install "gato-agent[babyai]"')
     _print_table(table)
     assert 'pip install "gato-agent[babyai]"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "way", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_a_terminal_without_our_letters_is_no_error(way):
+    done = subprocess.run([sys.executable, "-m", "gato", "--help"], capture_output=True, env={**os.environ, **way})
+    assert done.returncode == 0 and b"?" in done.stdout and b"Error" not in done.stderr
+
+
+def test_a_task_that_the_agent_does_not_know_is_told_alike_everywhere():
+    """Of hundreds of tasks the nearest are said."""
+    agent = SimpleNamespace(tasks=[*registry()])
+    for ask in (
+        lambda: Evaluate(tasks="gym/CartPole-v1")._chosen(agent),
+        lambda: Bundle.codec(SimpleNamespace(tasks=dict.fromkeys(agent.tasks)), "gym/CartPole-v1"),
+    ):
+        with pytest.raises(UnknownNameError, match="not trained on") as error:
+            ask()
+        assert error.value.fix.endswith(f"it knows {len(agent.tasks):,}") and len(error.value.fix) < 200

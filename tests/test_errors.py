@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gato.errors import GatoError, nearest
+from gato.errors import GatoError, known_instead, nearest
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = {"usage": 2, "data": 3, "checkpoint": 4, "world": 5, "resources": 6}
@@ -79,3 +79,9 @@ def test_an_error_says_what_where_and_what_next_also_after_a_copy(cls):
 def test_nearest():
     assert nearest("babyai/goto-local", ["babyai/go-to-local", "sokoban/tiny"]) == "did you mean babyai/go-to-local?"
     assert nearest("xyz", ["babyai/go-to-local"]) == ""
+
+
+def test_of_hundreds_of_names_a_few_are_said_and_how_many_there_are():
+    known = [f"sokoban/{i}" for i in range(1200)]
+    assert known_instead("sokoban/77x", known).startswith("did you mean sokoban/77")
+    assert known_instead("xyz", known) == "say sokoban/0, sokoban/1, sokoban/2; it knows 1,200"

@@ -7,6 +7,7 @@ tracebacks appear with `--debug` alone.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -923,6 +924,7 @@ class Evaluate:
         """The tasks to be played, and the ids of those that have no world to be played in."""
         from fnmatch import fnmatchcase
 
+        from gato.errors import known_instead
         from gato.policy.agent import installed, without_world
         from gato.worlds import find, select
 
@@ -936,10 +938,10 @@ class Evaluate:
                 select(pattern)  # says so where there is no such task at all
         asked = [t for t in agent.tasks if any(fnmatchcase(t, pattern) for pattern in patterns)]
         if not asked:
-            raise UsageError(
+            raise UnknownNameError(
                 f"no demonstrations of {self.tasks}" if self.policy else f"this bundle was not trained on {self.tasks}",
                 where=self._whose,
-                fix=f"it knows {', '.join(agent.tasks)}",
+                fix=known_instead(self.tasks, agent.tasks),
             )
         return [find(t) for t in asked if t not in nowhere], [t for t in asked if t in nowhere]
 
@@ -1486,6 +1488,9 @@ def _suffix(flag: str, path: Path, *known: str) -> None:
 
 def main(words: list[str] | None = None) -> None:
     """Entry point of `gato`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and "utf" not in stream.encoding.lower():
+            stream.reconfigure(errors="replace")  # what an ASCII terminal cannot show is a ? there, and no error
     words = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]

@@ -7,7 +7,7 @@ line follows from the class: 2 usage, 3 data, 4 checkpoint, 5 environment, 6 res
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import ClassVar
 
 
@@ -166,3 +166,9 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
     """`did you mean …` with the closest known names, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def known_instead(name: str, known: Collection[str], limit: int = 3) -> str:
+    """Where the known names may be hundreds: the closest, or else a few of them, and how many there are."""
+    some = ", ".join(list(known)[:limit])
+    return f"{nearest(name, known, limit) or f'say {some};'} it knows {len(known):,}"

@@ -10,6 +10,7 @@ import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def both_ways(name: str, path: Path, said: str, skipped: int, kept: list[str] | 
     """Read with an error (which matches `said`), and leaving out (which counts `skipped` and keeps the names `kept`)."""
     with pytest.raises(DataError, match=said) as error:
         list(make_reader(name, path, Preparation(**HOW, **how)))
-    assert error.value.where and error.value.fix
+    assert error.value.where and "--on-bad skip" in error.value.fix
     reader = make_reader(name, path, Preparation(**HOW, on_bad="skip", **how))
     found = [(place, e) for place, e in reader.read()]
     for _, episode in found:
@@ -561,12 +562,25 @@ def test_an_import_that_meets_an_error_goes_on_with_skip(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="not a readable image"):
         list(import_corpus("laion", tmp_path, tmp_path / "out", Preparation(**HOW)))
     folder = tmp_path / "out" / "captions" / "laion"
-    assert len(Dataset.open(folder)) == 4
+    assert len(Dataset.open(folder)) == 5
     *_, done = import_corpus("laion", tmp_path, tmp_path / "out", Preparation(**HOW, on_bad="skip"))
-    assert (done.episodes, done.added, done.skipped) == (10, 6, 2)
+    assert (done.episodes, done.added, done.skipped) == (10, 5, 2)
     assert [e.info["document"] for e in Dataset.open(folder)] == [
         f"0.tar/{i:02d}" for i in range(12) if i not in (5, 8)
     ]
+
+
+def test_an_import_that_gives_nothing_leaves_nothing(tmp_path):
+    """Neither where the first record is an error nor where all are left out; the one before a bad one is kept."""
+    (tmp_path / "a.jsonl").write_text('{"words": "one"}\n{"words": 2}\n')
+    out, how = tmp_path / "out", Preparation(split="all")
+    for bad, why in ((how, "text"), (replace(how, on_bad="skip"), "not one episode")):
+        with pytest.raises(DataError, match=why):
+            list(import_corpus("text", tmp_path / "a.jsonl", out, bad))
+        assert not out.exists()
+    with pytest.raises(DataError, match="line 2"):
+        list(import_corpus("text", tmp_path / "a.jsonl", out, replace(how, column="words")))
+    assert len(Dataset.open(out / "text" / "files")) == 1
 
 
 def test_a_skipped_record_moves_no_other(tmp_path):

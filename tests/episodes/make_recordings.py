@@ -210,5 +210,5 @@ def _png(array: np.ndarray) -> bytes:
 
 
 if __name__ == "__main__":
-    root = Path(sys.argv[1])
+    root = Path(sys.argv[1]).resolve()  # Minari's writer takes no other
     print(make_minari(root / "minari"), make_lerobot(root / "lerobot"), *make_jat(root / "jat").values(), sep="\n")

@@ -563,3 +563,9 @@ def test_what_is_in_no_layout(tmp_path):
         open_recordings("rlds", tmp_path)
     with pytest.raises(UsageError, match="no task id"):
         imported("minari", make_minari(tmp_path), tmp_path / "data", task="nonsense")
+
+
+def test_samples_are_made_in_a_folder_beside_one(tmp_path):
+    maker = Path(__file__).with_name("make_recordings.py")
+    subprocess.run([sys.executable, maker, "here"], cwd=tmp_path, check=True, capture_output=True)
+    assert {p.name for p in (tmp_path / "here").iterdir()} >= {"minari", "lerobot", "jat"}

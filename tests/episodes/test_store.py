@@ -476,6 +476,10 @@ def test_finding_and_listing(tmp_path):
     assert [r["timesteps"] for r in rows] == [10, 7] and rows[0]["tokens"] == 240 and rows[0]["success"] == 0.5
     with pytest.raises(DatasetMissingError, match="lab"):
         find_datasets(tmp_path / "lap")
+    (tmp_path / "experts.py").write_text("")
+    with pytest.raises(DatasetMissingError, match="not a folder") as error:
+        find_datasets(tmp_path / "experts.py")
+    assert "experts" not in error.value.fix
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetMissingError, match="no dataset here"):
         find_datasets(tmp_path / "empty")

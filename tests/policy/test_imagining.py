@@ -126,5 +126,5 @@ def test_what_cannot_be_imagined_is_named(agent, tmp_path, tokenizer):
             "tiny", words, [tmp_path / "data"], tmp_path / "run", tmp_path / "tokenizer.model", "cpu", processes=1
         )
     )
-    with pytest.raises(SpecError, match="only numbers"):
+    with pytest.raises(SpecError, match=r"only numbers.*\n  next: .*without --imagined"):
         pictures.planner("sokoban/7x7-1-box", 1, PLANNING)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from gato.errors import DataError, OutputExistsError, UsageError
+from gato.errors import DataError, OutputExistsError, UnknownNameError, UsageError
 from gato.policy.jobs import read_jobs, run_jobs
+from gato.policy.sight import picture
 
 JOBS = [{"image": f"{i}.png"} for i in range(7)]
 
@@ -79,6 +80,22 @@ def test_jobs_are_read_and_checked(tmp_path):
     assert good["question"] == "what?" and "line 3" in str(bad) and "'question'" in str(bad)
     with pytest.raises(DataError, match="line 1"):  # not one of them can be done
         read_jobs(file, ["text"])
+
+
+def test_what_is_advised_of_a_file_can_be_done(tmp_path):
+    """No records are left out of jobs, and a picture that somebody shows is in no line."""
+    with pytest.raises(UnknownNameError, match="no such file") as error:
+        read_jobs(tmp_path / "none.jsonl", ["text"])
+    assert error.value.fix == "check the path"
+    (tmp_path / "code.py").write_text("import this")
+    (tmp_path / "cut.gz").write_bytes(b"\x1f\x8b\x08")
+    for read in (
+        lambda: picture(tmp_path / "none.png", 16, 16), lambda: picture(tmp_path / "code.py", 16, 16),
+        lambda: read_jobs(tmp_path / "cut.gz", ["text"]),
+    ):  # fmt: skip
+        with pytest.raises(DataError) as error:
+            read()
+        assert error.value.fix and not any(word in error.value.fix for word in ("line", "on_bad"))
 
 
 def test_a_line_of_another_type_is_told_and_the_others_go_on(tmp_path):

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ from PIL import Image
 import gato
 from gato.cli import _bundle_first
 from gato.errors import CheckpointMissingError, UnknownNameError
+from gato.installed import pip_line
 from gato.policy import shipped
 from gato.policy.jobs import path_of
 from gato.policy.sight import is_clip, shown_in
+from gato.worlds import find
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,26 +68,54 @@ def test_a_text_is_longer_than_any_name_of_a_file():
             list(shown_in([Path(text)]))
 
 
-def test_a_wheel_carries_it(tmp_path):
+def test_a_wheel_made_of_the_sources_carries_it_and_the_pinned_versions(tmp_path):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    source = tmp_path / "source"
-    tracked = subprocess.run(["git", "ls-files", "src", "bundles", "pyproject.toml", "README.md", "LICENSE"], cwd=ROOT,
-                             capture_output=True, text=True, check=True).stdout.split("\n")  # fmt: skip
-    for name in filter(None, tracked):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    source, made = tmp_path / "source", tmp_path / "made"
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in tracked:
+        if not name.startswith("traces/"):  # left out here for their size
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", made, source]  # the wheel from the sdist
+    subprocess.run(build, check=True, capture_output=True)
+    with tarfile.open(next(made.glob("*.tar.gz"))) as sources:
+        packed = {name.partition("/")[2] for name in sources.getnames()}
+    assert {
+        "Makefile",
+        "constraints.txt",
+        "docs/errors.md",
+        "tests/conftest.py",
+        "tests/worlds/test_pages.py",
+    } <= packed
+    assert set(tracked) - packed <= {n for n in tracked if n.startswith((".", "traces/", "docs/images/"))}
+
+    (wheel,) = made.glob("*.whl")
     subprocess.run(
         [*pip, "install", "--no-deps", "--ignore-installed", "--prefix", tmp_path / "there", wheel], check=True
     )
     (packages,) = (tmp_path / "there").glob("lib/python*/site-packages")
     say = (
-        "import gato, json; from gato.policy.shipped import shipped; print(json.dumps([gato.__file__, str(shipped())]))"
+        "import gato, json; from gato.policy.shipped import shipped; from gato.installed import pip_line; "
+        "print(json.dumps([gato.__file__, str(shipped()), pip_line('viz').split(' -c ')[1]]))"
     )
     done = subprocess.run([sys.executable, "-c", say], env={**os.environ, "PYTHONPATH": str(packages)}, cwd=tmp_path,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    module, folder = json.loads(done.stdout)
-    assert Path(module).is_relative_to(tmp_path / "there") and Path(folder).is_relative_to(tmp_path / "there")
-    assert (Path(folder) / "model.safetensors").stat().st_size > 1e6
+    module, folder, constraints = map(Path, json.loads(done.stdout))
+    assert all(path.is_relative_to(tmp_path / "there") for path in (module, folder, constraints))
+    assert (folder / "model.safetensors").stat().st_size > 1e6
+    assert constraints.read_bytes() == (ROOT / "constraints.txt").read_bytes()
+
+
+def test_the_pip_line_works_where_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert pip_line("viz") == 'pip install "gato-agent[viz]" -c constraints.txt'
+    (tmp_path / "constraints.txt").write_text("of something else\n")
+    monkeypatch.chdir(tmp_path)
+    assert pip_line("viz") == f'pip install "gato-agent[viz]" -c {shlex.quote(str(ROOT / "constraints.txt"))}'
+    line = find("procgen/maze").pip_line
+    assert (
+        line.startswith(f"{pip_line('procgen')} && pip install --no-deps") and find("sokoban/7x7-1-box").pip_line == ""
+    )

@@ -71,6 +71,17 @@ def test_streamed_is_what_is_said(agent):
     assert len(pieces) > 1 and "".join(pieces).strip() == agent.chat("hello", 20, seed=1)
 
 
+def test_what_is_said_holds_no_control_characters(agent, monkeypatch):
+    """Every byte by itself, as of a network that takes the text for a world, and one character that two of them make."""
+    raw = [*range(128), 0xC2, 0x85, *"é".encode()]
+    ids = [agent.bundle.tokenizer._processor.piece_to_id(f"<0x{byte:02X}>") for byte in raw]
+    monkeypatch.setattr(Agent, "_continue", lambda *_: iter([{0: each} for each in ids]))
+    image = np.zeros((32, 32, 3), np.uint8)
+    whole = "\t\n" + "".join(map(chr, range(32, 127))) + "é"
+    assert agent.caption(image) == whole and agent.answer(image, "what?") == whole.strip()
+    assert whole.strip() == agent.chat("hello") == "".join(agent.chat_pieces("hello")).strip()
+
+
 def test_the_oldest_turns_are_forgotten_and_the_system_prompt_is_not(tokenizer):
     agent = make(tokenizer, TALKS, window=96)
     turns = [Turn("system", "Be brief.")]

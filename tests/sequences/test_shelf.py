@@ -241,11 +241,18 @@ def test_two_processes_make_a_table_once(data, tokenizer, tmp_path):
 
 
 def test_an_empty_dataset_says_so(tokenizer, tmp_path):
-    with DatasetWriter(tmp_path / "d", "text/none", TEXT_SPEC):
-        pass
-    dataset = Dataset.open(tmp_path / "d")
-    with pytest.raises(EpisodeError, match="--episodes 10"):
-        ShelvedStore(dataset, TimestepCodec(dataset.spec, V, tokenizer), tmp_path)
+    count = find("dummy/count")
+    for task, spec, again in (
+        ("text/none", TEXT_SPEC, "gato data import"),
+        (count.id, count.spec, "gato collect dummy"),
+    ):
+        with DatasetWriter(tmp_path / task, task, spec):
+            pass
+        dataset, codec = Dataset.open(tmp_path / task), TimestepCodec(spec, V, tokenizer)
+        for store in (lambda: ShelvedStore(dataset, codec, tmp_path), lambda: TokenStore.build(task, codec, dataset)):  # noqa: B023
+            with pytest.raises(EpisodeError) as error:
+                store()
+            assert error.value.fix.startswith(again)
 
 
 def test_what_took_the_last_episode_is_said(data, tokenizer, tmp_path):

@@ -21,6 +21,7 @@ from gato.corpora.images import MAX_PIXELS, check_size
 from gato.corpora.reading import SKIP_FIX, Place, Reader, check_unicode, find_files, naming_read_errors
 from gato.episodes import Episode
 from gato.errors import DataError, UsageError
+from gato.installed import pip_line
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 MOST_FRAMES = 4096
@@ -95,10 +96,8 @@ def _pictures(file: Path, size: tuple[int, int], stride: int) -> Iterator[np.nda
     try:
         import av
     except ImportError as error:
-        raise UsageError(
-            "films are read with PyAV, not installed", fix='pip install "gato-agent[video]" -c constraints.txt'
-        ) from error
-    fix = f"copy the film again; {SKIP_FIX}"
+        raise UsageError("films are read with PyAV, not installed", fix=pip_line("video")) from error
+    fix = "copy the film again"
     found = False
     try:
         with av.open(str(file)) as container:

@@ -110,13 +110,15 @@ def read_image(file: Path | bytes, size: tuple[int, int], where: str = "") -> np
                 ImageOps.exif_transpose(picture, in_place=True)  # in place, since most are upright and need no copy
                 return np.asarray(_rgb(picture).resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0))
     except FileNotFoundError as error:
-        raise DataError("no such image", where=place, fix="mend or drop this line") from error
+        raise DataError("no such image", where=place, fix="check the path") from error
     except Image.DecompressionBombError as error:
         raise _too_large("more pixels than any picture", place) from error
     except DataError:
         raise
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        raise DataError(f"not a readable image: {error}", where=place, fix="mend or drop this line") from error
+        raise DataError(
+            f"not a readable image: {error}", where=place, fix="a PNG or JPEG that other programs show"
+        ) from error
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from gato.corpora.reading import MAX_RECORD_BYTES, OnBad, Place, Reader
 from gato.episodes import Episode
 from gato.episodes.exchange import LAYOUTS as RECORDINGS
 from gato.episodes.exchange import Imported
+from gato.episodes.manifest import MANIFEST
 from gato.episodes.store import Dataset, DatasetWriter, encode_chunk
-from gato.errors import UnknownNameError, UsageError, nearest
+from gato.errors import DataError, UnknownNameError, UsageError, nearest
 
 CHUNK_EPISODES, CHUNK_BYTES = 256, 1 << 24  # made durable together
 SHARD_CHUNKS = 32  # compacted together
@@ -184,7 +186,7 @@ def import_corpus(
     """Write a corpus as the dataset `out`/<task>, reporting after every chunk and at the end; at most `limit` episodes.
 
     The same call again goes on where the last one stopped. Raises OutputExistsError where the folder holds another
-    corpus or another preparation, DataError as the reader does.
+    corpus or another preparation, DataError as the reader does, and where there is not one episode: then nothing is written.
     """
     layout = find_layout(name)
     how = how.sized(layout)
@@ -195,6 +197,14 @@ def import_corpus(
         "layout": layout.name,
         "preparation": asdict(how),
     }
+    begun = None
+    if not (folder / MANIFEST).exists():  # no folder is made before there is something to write
+        begun = episodes(name, reader, how)
+        first = next(begun, None)
+        if first is None:
+            fix = "; ".join(reader.complaints[:3]) or f"{'--split all, or ' * (how.split != 'all')}more files"
+            raise DataError("not one episode could be read", where=str(path), fix=fix)
+        begun = chain([first], begun)
     with DatasetWriter(folder, reader.task, reader.spec, facts) as writer:
         held = Dataset(folder).index
         start = Place(*held[-1].info["place"]) if held else Place()
@@ -214,18 +224,23 @@ def import_corpus(
                 writer.compact()
 
         room = None if limit is None else max(0, limit - len(held))
-        found = episodes(name, reader, how, start) if room != 0 else iter(())
-        for place, episode in found:
-            state.skipped = before + reader.skipped
-            episode.info |= {"place": list(place), "skipped": state.skipped}
-            waiting.append(episode.check(reader.spec, f"{reader.task} episode {state.episodes + len(waiting)}"))
-            size += sum(_bytes(leaf) for leaf in episode.observations.values())
-            if len(waiting) == room or len(waiting) >= CHUNK_EPISODES or size >= CHUNK_BYTES:
-                room = None if room is None else room - len(waiting)
+        found = begun if begun and not held else episodes(name, reader, how, start)
+        try:
+            for place, episode in found if room != 0 else ():
+                state.skipped = before + reader.skipped
+                episode.info |= {"place": list(place), "skipped": state.skipped}
+                waiting.append(episode.check(reader.spec, f"{reader.task} episode {state.episodes + len(waiting)}"))
+                size += sum(_bytes(leaf) for leaf in episode.observations.values())
+                if len(waiting) == room or len(waiting) >= CHUNK_EPISODES or size >= CHUNK_BYTES:
+                    room = None if room is None else room - len(waiting)
+                    flush()
+                    yield state
+                if room == 0:
+                    break
+        except DataError:  # what came before the bad record is kept
+            if waiting:
                 flush()
-                yield state
-            if room == 0:
-                break
+            raise
         if waiting:
             flush()
         state.skipped, state.complaints = before + reader.skipped, list(reader.complaints)

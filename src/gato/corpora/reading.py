@@ -94,6 +94,8 @@ class Reader(abc.ABC):
 
     def _bad(self, error: DataError) -> None:
         if self.on_bad == "error":
+            if SKIP_FIX not in error.fix:  # only a reader can leave out what others also stumble over
+                error.fix = f"{error.fix}; {SKIP_FIX}"
             raise error
         self.skipped += 1
         if len(self.complaints) < COMPLAINTS:
@@ -209,10 +211,10 @@ class naming_read_errors:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         known = (OSError, EOFError, pa.ArrowException, zipfile.BadZipFile, lzma.LZMAError, gzip.zlib.error)  # type: ignore[attr-defined]
         if isinstance(error, FileNotFoundError):
-            raise DataError("no such file", where=str(self._file), fix=SKIP_FIX) from error
+            raise DataError("no such file", where=str(self._file), fix="check the path") from error
         if isinstance(error, known):
             raise DataError(
-                f"damaged or cut short: {error}", where=str(self._file), fix=f"copy the file again; {SKIP_FIX}"
+                f"damaged or cut short: {error}", where=str(self._file), fix="copy the file again"
             ) from error
 
 
@@ -352,7 +354,7 @@ def safe_name(name: str, where: str) -> str:
     """A name inside an archive or a folder, unchanged. Raises DataError for one that leads out of it."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
-        raise DataError(f"{name!r} lies outside the folder", where=where, fix=SKIP_FIX)
+        raise DataError(f"{name!r} lies outside the folder", where=where, fix="keep the files below the folder")
     return name
 
 

@@ -933,10 +933,11 @@ def find_datasets(paths: Path | str | Iterable[Path | str]) -> list[Path]:
 
     for path in map(Path, wanted):
         if not path.is_dir():
-            near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+            beside = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
             raise DatasetMissingError(
-                "no such folder", where=str(path), fix=near or "gato collect TASK --out DIR makes one"
-            )
+                "not a folder" if path.exists() else "no such folder", where=str(path),
+                fix=nearest(path.name, beside) or "gato collect TASK --out DIR makes one",
+            )  # fmt: skip
         inside = []
         for folder, below, files in os.walk(path):
             if MANIFEST in files and is_dataset(Path(folder)):

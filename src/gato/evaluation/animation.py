@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from gato.errors import ObservationError, UsageError
+from gato.installed import pip_line
 from gato.policy.jobs import make_place
 
 MAX_BYTES = 300_000
@@ -89,7 +90,7 @@ def plot_episode(
     where matplotlib is missing.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("plots need matplotlib, not installed", fix='pip install "gato-agent[viz]" -c constraints.txt')
+        raise UsageError("plots need matplotlib, not installed", fix=pip_line("viz"))
     from matplotlib.figure import Figure
 
     lines = {path: _lines(values, max_lines) for path, values in observations.items() if _is_plottable(values)}
@@ -131,7 +132,7 @@ class Film:
         if self._kind == "mp4" and importlib.util.find_spec("av") is None:
             raise UsageError(
                 "an MP4 needs PyAV, not installed", where=str(file),
-                fix='pip install "gato-agent[video]", or name it .webp',
+                fix=f"{pip_line('video')}, or name it .webp",
             )  # fmt: skip
         self.file, self._fps, self.frames = make_place(file), fps, 0
         self._packed: list[bytes] = []

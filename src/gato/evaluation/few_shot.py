@@ -26,6 +26,7 @@ from gato.episodes.store import Dataset
 from gato.errors import RecipeError, UsageError
 from gato.evaluation.begun import claim, fingerprint
 from gato.evaluation.scores import expert_normalised, write_whole
+from gato.installed import pip_line
 from gato.model.bundle import Bundle, make_codec
 from gato.policy import Agent
 from gato.rollouts.pool import WorkerPool
@@ -180,7 +181,7 @@ def _one(
 def draw(record: Mapping[str, Any], file: Path) -> Path:
     """Figure 9 for one task: score over demonstrations, a line per start (mean of the series), a dot per run. PNG."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("plots need matplotlib, not installed", fix='pip install "gato-agent[viz]" -c constraints.txt')
+        raise UsageError("plots need matplotlib, not installed", fix=pip_line("viz"))
     from matplotlib.figure import Figure
 
     known = record["expert"] is not None

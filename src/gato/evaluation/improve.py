@@ -34,6 +34,7 @@ from gato.errors import RecipeError, UsageError
 from gato.evaluation.begun import claim, fingerprint
 from gato.evaluation.evaluate import evaluate_task
 from gato.evaluation.scores import expert_normalised, write_whole
+from gato.installed import pip_line
 from gato.model.bundle import Bundle, make_codec
 from gato.policy import Agent
 from gato.rollouts import Noise, Unit, episode_seed, rollout
@@ -342,9 +343,7 @@ def draw(records: Sequence[Mapping[str, Any]], file: Path) -> Path:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UsageError(
-            "plots need matplotlib, not installed", fix='pip install "gato-agent[viz]" -c constraints.txt'
-        ) from None
+        raise UsageError("plots need matplotlib, not installed", fix=pip_line("viz")) from None
     tasks: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         tasks.setdefault(record["task"], []).append(record)

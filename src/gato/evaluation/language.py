@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gato.errors import DataError, UsageError
+from gato.installed import pip_line
 
 UNKNOWN_DISCOUNTS = (0.5, 1.0, 1.5)  # for counts of 1, 2, 3 and more, where a corpus is too small to estimate them
 
@@ -152,9 +153,6 @@ def caption_scores(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     return {"exact_match": sum(hits) / len(hits), "captions": len(hits)}
 
 
-LANGUAGE_LINE = 'pip install "gato-agent[language]" -c constraints.txt'
-
-
 def consensus_scores(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """{"bleu": …, "cider": …} of captions against one or more human ones each.
 
@@ -166,7 +164,9 @@ def consensus_scores(predicted: Sequence[str], references: Sequence[Sequence[str
         import sacrebleu
         from pycocoevalcap.cider.cider import Cider
     except ImportError as error:
-        raise UsageError("BLEU and CIDEr need sacrebleu and pycocoevalcap, not installed", fix=LANGUAGE_LINE) from error
+        raise UsageError(
+            "BLEU and CIDEr need sacrebleu and pycocoevalcap, not installed", fix=pip_line("language")
+        ) from error
     if not predicted or any(not found for found in references):
         raise DataError("no captions to score", fix="name captioned images")
     most = max(map(len, references))

@@ -14,6 +14,7 @@ import numpy as np
 
 from gato.errors import UsageError
 from gato.evaluation.watching import Enough
+from gato.installed import pip_line
 
 HELD_SECONDS = 1.0  # the end of an episode is held
 
@@ -38,7 +39,7 @@ class Window:
         if importlib.util.find_spec("pygame") is None:
             raise WindowError(
                 "a window needs pygame-ce, not installed",
-                fix='pip install "gato-agent[window]" -c constraints.txt, or --video FILE',
+                fix=f"{pip_line('window')}, or --video FILE",
             )
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         import pygame

@@ -31,7 +31,7 @@ from gato.errors import (
     TokenizerError,
     UnknownNameError,
     UsageError,
-    nearest,
+    known_instead,
 )
 from gato.model.config import GatoConfig
 from gato.model.decoder import Decoder
@@ -89,10 +89,7 @@ class Bundle:
     def codec(self, task: str) -> TimestepCodec:
         """The tokens of one of its tasks. Raises UnknownNameError."""
         if task not in self.tasks:
-            raise UnknownNameError(
-                f"this bundle was not trained on {task!r}",
-                fix=nearest(task, self.tasks) or f"it knows {', '.join(self.tasks)}",
-            )
+            raise UnknownNameError(f"this bundle was not trained on {task!r}", fix=known_instead(task, self.tasks))
         return make_codec(self.config, self.tokenizer, self.tasks[task].spec, task, list(self.tasks).index(task))
 
     def save(self, folder: Path, precision: Stored = "float32") -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,11 @@ from gato.worlds import find
 
 if TYPE_CHECKING:
     from gato.policy.conversation import Conversation
+
+
+# The ids of single bytes are also those of discrete values, so a network that takes a text for a world says bytes such as
+# NUL. They are left out of what is read rather than never chosen: some come of two bytes, and what is chosen stays as likely.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def load(path: Path | str | None = None, device: str = "cpu") -> Agent:
@@ -312,11 +318,11 @@ class Agent:
         said, ids = "", list[int]()
         for new in self._continue(codec, tokens, max_tokens, temperature, seed):
             ids.append(new[0])
-            whole = self.bundle.tokenizer.decode(np.asarray(ids, np.int32)).rstrip("\ufffd")  # half a character is one
+            whole = self._text(ids).rstrip("\ufffd")  # half a character is one
             if len(whole) > len(said):
                 yield whole[len(said) :]
                 said = whole
-        if len(rest := self.bundle.tokenizer.decode(np.asarray(ids, np.int32))) > len(said):
+        if len(rest := self._text(ids)) > len(said):
             yield rest[len(said) :]
 
     def _generate(
@@ -327,7 +333,10 @@ class Agent:
         for new in self._continue(codec, tokens, max_tokens, temperature, seed):
             for r, token in new.items():
                 out[r].append(token)
-        return [self.bundle.tokenizer.decode(np.asarray(ids, np.int32)) for ids in out]
+        return [self._text(ids) for ids in out]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return CONTROLS.sub("", self.bundle.tokenizer.decode(np.asarray(ids, np.int32)))
 
     @torch.inference_mode()
     def _continue(

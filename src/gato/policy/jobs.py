@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gato.corpora.reading import json_lines
-from gato.errors import DataError, GatoError, OutputExistsError, UsageError
+from gato.errors import DataError, GatoError, OutputExistsError, UnknownNameError, UsageError
 
 Record = dict[str, Any]
 SAID = ("caption", "reply")  # fields that are added
@@ -42,6 +42,8 @@ def read_jobs(file: Path, needed: Sequence[str]) -> list[Any]:
 
     Raises that DataError where it is so with all of them, and UnknownNameError for no such file.
     """
+    if not file.exists():
+        raise UnknownNameError("no such file", where=str(file), fix="check the path")
     out: list[Any] = [_job(record, needed, f"{file} line {place.row}") for place, record in json_lines(file)]
     if out and all(isinstance(job, DataError) for job in out):
         raise out[0]

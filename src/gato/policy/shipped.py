@@ -5,12 +5,12 @@ In a checkout it is `bundles/generalist`; a wheel carries it as data, installed 
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from gato.errors import CheckpointMissingError
+from gato.installed import places
 
 NAME = "generalist"
 INSIDE = ("", "bundle", "train/bundle")  # of a run of `gato train`, and of `gato demo`
@@ -45,11 +45,4 @@ def on_hub(path: Path | str) -> bool:
 
 
 def _places() -> Iterator[Path]:
-    yield Path(__file__).resolve().parents[3] / "bundles" / NAME
-    try:
-        files = importlib.metadata.files("gato-agent") or []
-    except importlib.metadata.PackageNotFoundError:
-        return
-    for file in files:
-        if file.parts[-4:] == ("gato", "bundles", NAME, "config.json"):
-            yield Path(str(file.locate())).resolve().parent
+    return (file.parent for file in places(f"bundles/{NAME}/config.json"))

@@ -23,6 +23,7 @@ import numpy as np
 from gato.corpora import SPLITS, Split, asked, caption_spec, captioned, check_split, question_spec, split_of
 from gato.episodes import Episode
 from gato.errors import SimulatorMissingError
+from gato.installed import pip_line
 
 SCENES, QUESTIONS = "captions/scenes", "questions/scenes"
 CELLS, TILE = 5, 16  # cells a side, walls included; pixels a cell
@@ -168,7 +169,7 @@ def _tile(kind: str, colour: str = "grey", direction: int | None = None) -> np.n
     except ImportError as error:
         raise SimulatorMissingError(
             "captioned scenes need minigrid, not installed", where=SCENES,
-            fix='pip install "gato-agent[babyai]" -c constraints.txt',
+            fix=pip_line("babyai"),
         ) from error  # fmt: skip
     empty = kind in ("floor", "agent")
     thing = None if empty else getattr(world_object, kind.capitalize())(colour)

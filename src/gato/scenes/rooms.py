@@ -20,6 +20,7 @@ from PIL import Image
 
 from gato.corpora import SPLITS, Split, check_split, split_of
 from gato.errors import SimulatorMissingError
+from gato.installed import pip_line
 from gato.scenes.grid import COLOURS, KINDS, Thing
 from gato.worlds import sokoban
 
@@ -216,9 +217,7 @@ def _tile(pixels: int, kind: str, colour: str = "grey", direction: int | None = 
         from minigrid.core import world_object
         from minigrid.core.grid import Grid
     except ImportError as error:
-        raise SimulatorMissingError(
-            "pictures of rooms need minigrid, not installed", fix='pip install "gato-agent[babyai]" -c constraints.txt'
-        ) from error
+        raise SimulatorMissingError("pictures of rooms need minigrid, not installed", fix=pip_line("babyai")) from error
     empty = kind in ("floor", "agent")
     thing = None if empty else getattr(world_object, kind.capitalize())(colour)
     return Grid.render_tile(thing, agent_dir=direction, tile_size=pixels).astype(np.uint8)

@@ -49,6 +49,7 @@ from gato.sequences.store import (
     boundaries,
     encode,
     most_alike,
+    no_episodes,
     share_of_targets,
     shares_pictures,
     showing,
@@ -219,9 +220,7 @@ def choose(
     """Indices of a dataset's episodes that pass the filter (of a control task) and are on this side, int64 (E,). Raises
     EpisodeError where there are none, saying how many there were and which field of a recipe took them."""
     if not len(dataset):
-        raise EpisodeError(
-            "no episodes", where=dataset.task, fix=f"gato collect {dataset.task} --episodes 10 --out DIR"
-        )
+        raise no_episodes(dataset.task, acts)
     chosen, took = np.arange(len(dataset)), {}
     if keep is not None and acts:
         chosen = good_episodes(dataset.returns, keep)

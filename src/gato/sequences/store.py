@@ -223,7 +223,7 @@ class TokenStore(Layout):
 
         pieces = list(encode(codec, noting(episodes), table))
         if not pieces:
-            raise EpisodeError("no episodes", where=task, fix=f"gato collect {task} --episodes 10 --out DIR")
+            raise no_episodes(task, codec.acts)
 
         def join(name: str) -> np.ndarray:
             return np.concatenate([getattr(piece.tokens, name) for piece in pieces])
@@ -275,6 +275,12 @@ def showing(kinds: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """The timesteps that show a picture, int64 (P,)."""
     held = np.flatnonzero(np.diff(starts))  # those that have tokens
     return held[np.logical_or.reduceat(kinds == IMAGE, starts[held])]
+
+
+def no_episodes(task: str, acts: bool) -> EpisodeError:
+    """What is said of a dataset that holds nothing: nobody collects a corpus."""
+    again = f"gato collect {task} --episodes 10 --out DIR" if acts else "gato data import (or generate) makes it anew"
+    return EpisodeError("no episodes", where=task, fix=f"{again}; or remove its folder")
 
 
 def share_of_targets(pieces: Sequence[Tokens]) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gato.episodes.episode import LAST_REWARD
+from gato.errors import known_instead
 from gato.policy import look
 from gato.rollouts import Unit, episode_seed
 from gato.rollouts.loop import Transition
@@ -36,7 +37,11 @@ class Live:
         agent = sessions.agent
         if task not in agent.tasks:
             raise Refused(
-                404, "unknown-task", f"this agent does not know {task[:100]!r}", "task", ", ".join(agent.tasks)
+                404,
+                "unknown-task",
+                f"this agent does not know {task[:100]!r}",
+                "task",
+                known_instead(task[:100], agent.tasks),
             )
         self.task = find(task)
         if not self.task.installed:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 
 from gato.errors import UsageError
+from gato.installed import pip_line
 from gato.policy import Agent
 from gato.serving.limits import Limits, is_loopback
 
@@ -21,7 +22,7 @@ def check_address(host: str, token: str | None) -> None:
     if absent:
         raise UsageError(
             f"serving needs {', '.join(absent)}, not installed",
-            fix='pip install "gato-agent[serve]" -c constraints.txt',
+            fix=pip_line("serve"),
         )
     if token is not None and not TOKEN.fullmatch(token):
         raise UsageError(

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from gato.errors import GatoError
+from gato.errors import GatoError, known_instead
 from gato.policy import Agent, AgentPolicy
 from gato.policy.batch import Part
 from gato.serving.limits import Limits, Refused
@@ -71,7 +71,7 @@ class Sessions:
         """Raises Refused: 404 for an unknown task, 503 when all places are taken."""
         acting = acting or {}
         if task not in self.agent.tasks:
-            known = ", ".join(self.agent.tasks)
+            known = known_instead(task[:100], self.agent.tasks)
             raise Refused(404, "unknown-task", f"this agent does not know {task[:100]!r}", "task", known)
         self.expire()
         if len(self._table) + self._opening >= self._limits.sessions:

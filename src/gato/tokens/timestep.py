@@ -164,7 +164,10 @@ class TimestepCodec:
         out: list[Legal] = []
         for path, spec in self.spec.observation.items():
             if spec.kind not in ("discrete", "continuous"):
-                raise SpecError(f"{path} is {spec.kind}: only numbers are foretold", where=self.task)
+                raise SpecError(
+                    f"{path} is {spec.kind}: only numbers are foretold", where=self.task,
+                    fix="plan on the world itself: without --imagined",
+                )  # fmt: skip
             if spec.kind == "discrete":
                 out += [Legal(v.discrete, v.discrete + int(n)) for n in spec.num_values()]
             else:

@@ -34,6 +34,7 @@ import gymnasium
 
 from gato.episodes.spec import TaskSpec, task_spec
 from gato.errors import SimulatorMissingError, UnknownNameError, nearest
+from gato.installed import pip_line
 
 DOMAINS = (  # files in this folder
     "babyai",
@@ -88,7 +89,7 @@ class Task:
     score: Literal["return", "success"] = "return"
     requires: tuple[str, ...] = ()
     extra: str = ""
-    install: str = ""  # the pip line, where the extra alone is not enough
+    install: str = ""  # what else it takes, where the extra alone is not enough
     max_steps: int = 1000
     expert_name: str = ""
     notes: str = ""  # what differs from the paper
@@ -106,7 +107,7 @@ class Task:
 
     @property
     def pip_line(self) -> str:
-        return self.install or (f'pip install "gato-agent[{self.extra}]" -c constraints.txt' if self.extra else "")
+        return " && ".join(filter(None, [pip_line(self.extra) if self.extra else "", self.install]))
 
     def make(self, *, render: bool = False) -> gymnasium.Env:
         """The environment. Raises SimulatorMissingError with the pip line."""

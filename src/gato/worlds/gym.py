@@ -24,22 +24,23 @@ import gymnasium
 import numpy as np
 
 from gato.errors import ExpertError, SimulatorMissingError, UnknownNameError, WorldError, nearest
+from gato.installed import pip_line
 from gato.worlds import MakeExpert, Task
 from gato.worlds.camera import Camera
 
 FRAME_SIZE = (120, 160)  # height, width of our own camera's frames
 DEFAULT_MAX_STEPS = 1000  # where an environment sets itself no limit
 
-# Families that Gymnasium knows only after an import: prefix of the id → module, pip requirement.
+# Families that Gymnasium knows only after an import: prefix of the id → module, the extra it comes with.
 FAMILIES = {
-    "ALE/": ("ale_py", "gato-agent[atari]"),
-    "BabyAI-": ("minigrid", "gato-agent[babyai]"),
-    "MiniGrid-": ("minigrid", "gato-agent[babyai]"),
-    "Meta-World/": ("metaworld", "gato-agent[mujoco]"),
-    "MiniWorld-": ("miniworld", "gato-agent[first-person]"),
-    "Vizdoom": ("vizdoom.gymnasium_wrapper", "gato-agent[first-person]"),
+    "ALE/": ("ale_py", "atari"),
+    "BabyAI-": ("minigrid", "babyai"),
+    "MiniGrid-": ("minigrid", "babyai"),
+    "Meta-World/": ("metaworld", "mujoco"),
+    "MiniWorld-": ("miniworld", "first-person"),
+    "Vizdoom": ("vizdoom.gymnasium_wrapper", "first-person"),
     **{
-        prefix: ("gymnasium_robotics", "gato-agent[mujoco]")
+        prefix: ("gymnasium_robotics", "mujoco")
         for prefix in ("Adroit", "AntMaze", "Fetch", "FrankaKitchen", "Hand", "PointMaze")
     },
 }
@@ -55,12 +56,12 @@ def gym_task(env_id: str) -> Task:
 
 def _find_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
     module, _, name = env_id.rpartition(":")
-    requirement = ""
+    extra = ""
     if not module:
         family = next((prefix for prefix in FAMILIES if name.startswith(prefix)), None)
-        module, requirement = FAMILIES[family] if family else ("", "")
+        module, extra = FAMILIES[family] if family else ("", "")
     if module:
-        _import_environments(module, requirement, env_id)
+        _import_environments(module, extra, env_id)
     try:
         with warnings.catch_warnings():  # that a newer version exists is the user's choice to make
             warnings.simplefilter("ignore")
@@ -72,7 +73,7 @@ def _find_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
         raise UnknownNameError(f"no task gym/{env_id}: {reason}", fix=fix) from error
 
 
-def _import_environments(module: str, requirement: str, env_id: str) -> None:
+def _import_environments(module: str, extra: str, env_id: str) -> None:
     """Import what registers the ids."""
     _see_current_directory()
     try:
@@ -82,7 +83,7 @@ def _import_environments(module: str, requirement: str, env_id: str) -> None:
             import_miniworld()  # without a screen
         imported = importlib.import_module(module)
     except ImportError as error:
-        fix = f'pip install "{requirement}" -c constraints.txt' if requirement else f"install the package of {module}"
+        fix = pip_line(extra) if extra else f"install the package of {module}"
         raise SimulatorMissingError(f"importing {module} failed: {error}", where=f"gym/{env_id}", fix=fix) from error
     if hasattr(imported, "register_envs"):
         imported.register_envs()

@@ -21,6 +21,7 @@ import gymnasium
 import numpy as np
 
 from gato.errors import WorldError
+from gato.installed import pip_line
 from gato.worlds import Policy, Task
 
 IMAGE_SIZE = (64, 80)  # height, width
@@ -128,7 +129,7 @@ class VizdoomEnv(gymnasium.Env):
             raise WorldError(
                 f"the engine did not start: {type(error).__name__}: {error}",
                 where=f"vizdoom/{name}",
-                fix='pip install "gato-agent[first-person]" -c constraints.txt',
+                fix=pip_line("first-person"),
             ) from error
         self.state: Any = None
         self._rehearsal: VizdoomEnv | None = None

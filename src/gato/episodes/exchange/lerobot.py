@@ -37,6 +37,7 @@ from gato.episodes.exchange.leaves import (
 )
 from gato.episodes.spec import Spec, Specs, TaskSpec
 from gato.errors import DataError, UsageError
+from gato.installed import pip_line
 
 NUMBERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 FLOATS = {"float16", "float32", "float64"}
@@ -314,9 +315,7 @@ def _frames(file: Path, begin: float, place: str) -> Iterator[tuple[float, Any]]
     try:
         import av
     except ImportError:
-        raise UsageError(
-            "films are read with PyAV", where=place, fix='pip install "gato-agent[video]" -c constraints.txt'
-        ) from None
+        raise UsageError("films are read with PyAV", where=place, fix=pip_line("video")) from None
     try:
         with av.open(str(file)) as film:
             stream = film.streams.video[0]

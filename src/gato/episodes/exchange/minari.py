@@ -31,9 +31,9 @@ from gato.episodes.manifest import fsync_folder, make_folder, naming_disk_errors
 from gato.episodes.spec import Spec, Specs, TaskSpec, flatten, specs_from_space
 from gato.episodes.store import Dataset
 from gato.errors import DataError, OutputExistsError, UsageError
+from gato.installed import pip_line
 
 ENDS = ("terminated", "truncated")  # what Minari always says of an episode, and ours need not
-PIP_LINE = 'pip install "gato-agent[minari]" -c constraints.txt'
 
 
 def _library() -> Any:
@@ -41,7 +41,7 @@ def _library() -> Any:
         import h5py  # noqa: F401
         import minari
     except ImportError as error:
-        raise UsageError(f"Minari is not installed: {error}", fix=PIP_LINE) from None
+        raise UsageError(f"Minari is not installed: {error}", fix=pip_line("minari")) from None
     return minari
 
 
