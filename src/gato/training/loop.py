@@ -220,7 +220,6 @@ def _run(
     stop = StopSignals()
     saver = Saver(out, recipe, team)
     saver.start(state)
-    began = time.perf_counter() - state.elapsed_seconds
     in_bf16 = _in_bf16(recipe, device) and not team.sharded  # where it is sharded, its weights come in bf16
     autocast = torch.autocast(device.split(":")[0], torch.bfloat16) if in_bf16 else nullcontext()
     patient = recipe.compile
@@ -232,6 +231,7 @@ def _run(
         stream(mixture, mine, parts, state.step, recipe.data_workers) as data,
     ):
         progress = _progress(recipe, state)
+        began = time.perf_counter() - state.elapsed_seconds  # the lead's counts, for all ranks
         while progress < 1:
             for optimizer in optimizers.values():
                 for group in optimizer.param_groups:
@@ -297,12 +297,14 @@ def _run(
             log.waited += waited
             if profiler is not None:
                 profiler.step()
+            paused = time.perf_counter()
             if visit and lead:
                 team.at(state.step, "being looked at", patient=True)
                 visit(model, state)
             if judge and judge.due(state) and (lead or team.sharded):
                 team.at(state.step, "being evaluated", patient=True)
                 judge.judge(model, state, lead)
+            began += time.perf_counter() - paused  # the clock is of training alone
             progress = _progress(recipe, state)
             if log.due(state) or progress >= 1:
                 log.gather(team, state)
