@@ -123,6 +123,37 @@ def test_a_timestep_longer_than_half_the_window_can_be_prompted(tokenizer):
         mixture.batch(step)
 
 
+@pytest.mark.parametrize("often", [1, 3, 20])
+def test_a_timestep_longer_than_a_slot_ends_at_its_action(tokenizer, often):
+    """Among timesteps like it too, be it one of twenty or every one: it fills a slot, which is never empty for that."""
+    spec = TaskSpec({"text": Spec("text", (), "str")}, BUTTON)
+    codec = TimestepCodec(spec, V, tokenizer, task="a/long")
+    episodes = [
+        Episode(
+            "a/long", {"text": ["return the key " * 40 if (e + t) % often == 0 else "go" for t in range(5)]},
+            {"action": np.zeros((5, 2), np.int64)}, np.zeros(5, np.float32),
+        )
+        for e in range(8)
+    ]  # fmt: skip
+    stores = [TokenStore.build("a/long", codec, episodes, alike=2), plain("a/one", 5)]
+    stores[1].alike = np.full((stores[1].num_timesteps, 2), -1)
+    long = np.diff(stores[0].starts) > 64
+    assert long.any()
+    mixture = Mixture(stores, {"*": 1.0}, 2, 64, 64, similar_timesteps=2)
+    met = set()
+    for step in range(200):
+        segments = mixture.slot(step, 0)
+        assert segments and sum(map(len, segments)) <= 64
+        for segment in segments:
+            end = segment.spans[-1][1]
+            assert end in stores[segment.store].starts
+            if segment.store == 0 and long[np.searchsorted(stores[0].starts, end) - 1]:
+                assert segment.spans == ((end - 64, end),) and not segment.masked
+                met.add(end)
+        mixture.batch(step)
+    assert met
+
+
 def test_slots_are_full_and_batches_hardly_padded():
     """Lengths as in BabyAI, where every instruction has its own: 60 to 90 tokens a step, one to six steps."""
     stores = [plain(f"babyai/{k}", 57 + k, lengths=(3, 5, 9, 14)) for k in range(0, 30, 2)]

@@ -88,11 +88,12 @@ class Mixture:
         """A window of store k, prompted or not, within `left` tokens; None where it does not fit."""
         acts = self.stores[k].codec.acts
         if acts and self.similar_timesteps:
-            behind = layout.among_alike(rng, self.similar_timesteps, self.window_tokens)
-            *others, own = (end - begin for begin, end in behind)
-            return (
-                Segment(k, tuple(behind), sum(others), int(rng.integers(2**62))) if sum(others) + own <= left else None
-            )
+            *others, (begin, end) = layout.among_alike(rng, self.similar_timesteps, self.window_tokens)
+            begin = max(begin, end - self.slot_tokens)  # of one longer than a slot, what the action is nearest to
+            behind = sum(stop - start for start, stop in others)
+            if behind + end - begin > left:
+                return None
+            return Segment(k, (*others, (begin, end)), behind, int(rng.integers(2**62)))
         prompted = bool(self.prompt_share and acts and rng.random() < self.prompt_share)
         # A prompt may take half of the window; it is decided first, so that long episodes get theirs too.
         most = self.window_tokens // 2 if prompted else self.window_tokens
