@@ -106,6 +106,16 @@ def test_token_shares_are_the_weights(options, tokenizer):
     assert tokens / tokens.sum() == pytest.approx([0.1, 0.2, 0.2, 0.2, 0.3], rel=0.1)
 
 
+def test_a_task_counts_once_however_many_datasets_it_has():
+    """Two of one task count as one of both would. One of each: to the bit what its pattern's weight over its tasks is."""
+    few, many, both = (plain("a/one", 5, lengths=(20,) * n) for n in (2, 6, 8))
+    rest, weights = [plain("a/two", 8), plain("a/three", 4), plain("b/four", 30)], {"a": 0.7, "a/three": 0.2, "b": 1.3}
+    apart, one = (Mixture([*first, *rest], weights, 2, 256, 128) for first in ([few, many], [both]))
+    share = np.array([0.7 / 2, 0.7 / 2, 0.2, 1.3])
+    assert one.shares.tolist() == (share / share.sum()).tolist()
+    assert apart.shares == pytest.approx([one.shares[0] / 4, 3 * one.shares[0] / 4, *one.shares[1:]])
+
+
 def test_a_timestep_longer_than_half_the_window_can_be_prompted(tokenizer):
     """Ragged texts may make one timestep longer than the window itself; a slot is never empty for that."""
     spec = TaskSpec({"text": Spec("text", (), "str")}, BUTTON)

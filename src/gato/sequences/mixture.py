@@ -65,10 +65,19 @@ class Mixture:
         self._cumulative = np.cumsum(self._chances())
 
     def _share(self) -> np.ndarray:
-        """Each task's weight: its pattern's, divided among the tasks that the same pattern governs. (stores,)"""
-        patterns = [governing(self.weights, store.task) for store in self.stores]
-        count = Counter(patterns)
-        return np.array([0.0 if p is None else self.weights[p] / count[p] for p in patterns], np.float64)
+        """Each store's weight: its pattern's, divided among the tasks that the same pattern governs; a task's, among its datasets
+        by their timesteps, as if they were one. (stores,)"""
+        pattern = {store.task: governing(self.weights, store.task) for store in self.stores}
+        tasks, timesteps = Counter(pattern.values()), Counter[str]()
+        for store in self.stores:
+            timesteps[store.task] += store.num_timesteps
+
+        def weight(store: Store) -> float:
+            p = pattern[store.task]
+            of_task = 0.0 if p is None else self.weights[p] / tasks[p]
+            return of_task * (store.num_timesteps / timesteps[store.task])
+
+        return np.array([weight(store) for store in self.stores], np.float64)
 
     def slot(self, step: int, i: int) -> list[Segment]:
         """The segments of slot i at a step."""
