@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import gato
 import gato.training.log as training_log
 import gato.training.loop as loop
 from gato.errors import (
@@ -165,6 +166,39 @@ def test_the_clock_is_of_training_alone(stores, tokenizer, tmp_path, monkeypatch
     assert scored == [(n, float(n)) for n in (2, 4, 6, 8)]
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [r["elapsed_seconds"] for r in lines] == list(range(1, 9))
+
+
+def test_the_best_of_a_resumed_run_is_of_this_try(stores, tokenizer, tmp_path):
+    """Killed at step 9, the last checkpoint of step 4: what was judged since is forgotten, and what is kept has its score in the
+    record, be it less than one that went."""
+    run = tmp_path / "run"
+    best = lambda: [gato.load(f).bundle.card["steps"] for f in sorted(run.glob("best-step-*"))]  # noqa: E731
+    read = lambda: [(r["step"], r["score"]) for r in map(json.loads, (run / "scores.jsonl").read_text().splitlines())]  # noqa: E731
+
+    class Killed(Exception):
+        pass
+
+    def kill():
+        raise Killed
+
+    def go(scores, until, every, act=kill, **more):
+        scores = iter(scores)
+        with pytest.raises((Killed, SystemExit)):
+            train(
+                RECIPE, stores, tokenizer, run, watch=at_step(until, act), score=lambda bundle: next(scores),
+                score_every=every, **more,
+            )  # fmt: skip
+
+    go([0.5], 3, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert read() == [(3, 0.5)] and best() == [3]
+    go([0.9, 0.7], 9, 3, resume=True)
+    assert read() == [(3, 0.5), (6, 0.9), (9, 0.7)] and best() == [6]
+    go([0.2], 5, 5, resume=True)
+    assert read() == [(3, 0.5), (5, 0.2)] and best() == [5]
+    (other,) = run.glob("best-step-*")
+    shutil.copytree(other, run / "best-step-00000006")  # as if killed while one took the other's place
+    go([0.1, 0.0], 9, 3, resume=True)
+    assert read() == [(3, 0.5), (6, 0.1), (9, 0.0)] and best() == [6]
 
 
 def test_a_finished_run_resumed_changes_nothing(stores, tokenizer, tmp_path):

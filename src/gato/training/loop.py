@@ -120,6 +120,8 @@ def train(
                 saved = resume and (out / "checkpoints" / "last").exists()
                 state = load_checkpoint(out, model, optimizers) if saved else State()
                 judge = Best(out, score, score_every, lambda: bundle_of(model, state)) if score else None
+                if judge and resume and team.lead:
+                    judge.forget_after(state.step)
                 _run(model, recipe, mixture, optimizers, state, out, device, watch, visit, team, judge, track, profile)
                 model = _unsharded(model) if team.sharded else model
             return model, state
