@@ -34,7 +34,7 @@ from gato.training.recipe import Recipe
 from gato.training.saving import Saver
 from gato.training.sharding import clip_gradients, shard, whole
 from gato.training.signals import StopSignals
-from gato.training.team import Forked, Team, dismiss, fork, free_port
+from gato.training.team import Forked, Team, dismiss, fork, free_port, keeping_threads
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -47,6 +47,7 @@ class Report:
     progress: float  # 0 … 1
 
 
+@keeping_threads()
 def train(
     recipe: Recipe,
     stores: Sequence[Store],
