@@ -23,7 +23,7 @@ from gato.rollouts.collect import collect
 from gato.rollouts.pool import WorkerPool
 from gato.sequences import Mixture, TokenStore
 from gato.tokens.patches import PatchTable
-from gato.training import load_recipe
+from gato.training import load_recipe, load_stores
 from gato.training.start import start_run
 from gato.worlds import find
 
@@ -172,6 +172,30 @@ def test_single_actions_are_scored_behind_what_the_network_reads(learned):
     seeing.bundle.tasks[task.id] = replace(seeing.bundle.tasks[task.id], shown=others)
     apart = action_errors(seeing, task.id, [first])
     assert apart == action_errors(agent.shown([new]), task.id, [first])
+
+
+@pytest.mark.parametrize("words", [["return_ranks=3"], ["reward_shown=true"], ["return_ranks=2", "reward_shown=true"]])
+def test_a_network_told_of_returns_reads_demonstrations_that_tell_of_them(words, tokenizer, match, tmp_path):
+    """The leaves, tokens and likeness of training, of the task that it learned and of one that it did not."""
+    known, new = find("gym/Match-0123-v0"), find("gym/Match-3210-v0")
+    collect([known, new], 4, tmp_path / "all", workers=0, policy="random", progress=False)
+    tokenizer.save(tmp_path / "tokenizer.model")
+    folders = [dataset_folder(tmp_path / "all", task.id) for task in (known, new)]
+    said = [*SMALL, "steps=1", *words]
+    bundle = start_run("tiny", said, folders[:1], tmp_path / "run", tmp_path / "tokenizer.model", "cpu", processes=1)
+    agent = load(bundle)
+    recipe = load_recipe("tiny").override(["model.vocabulary_size=1024", *said])
+    trained = load_stores(folders, agent.bundle.config, tokenizer, recipe)
+    seeing = agent.shown([Dataset.open(folder) for folder in folders])
+    for task, store in zip((known, new), trained, strict=True):
+        card = seeing.bundle.tasks[task.id]
+        assert card.spec == store.codec.spec and set(card.spec.observation) > {"observation"}
+        assert card.shown.store.tokens.ids.tolist() == store.tokens.ids.tolist()
+        memory = card.shown.memory
+        assert memory.most_alike(memory.keys, 3, memory.episodes).tolist() == store.alike.tolist()
+        with WorkerPool(0) as pool:
+            scores, _ = evaluate_task(seeing, task, 2, pool)
+        assert len(scores.episodes) == 2
 
 
 def test_from_the_command_line(learned, tmp_path):

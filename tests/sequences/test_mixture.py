@@ -106,6 +106,16 @@ def test_token_shares_are_the_weights(options, tokenizer):
     assert tokens / tokens.sum() == pytest.approx([0.1, 0.2, 0.2, 0.2, 0.3], rel=0.1)
 
 
+def test_a_task_counts_once_however_many_datasets_it_has():
+    """Two of one task count as one of both would. One of each: to the bit what its pattern's weight over its tasks is."""
+    few, many, both = (plain("a/one", 5, lengths=(20,) * n) for n in (2, 6, 8))
+    rest, weights = [plain("a/two", 8), plain("a/three", 4), plain("b/four", 30)], {"a": 0.7, "a/three": 0.2, "b": 1.3}
+    apart, one = (Mixture([*first, *rest], weights, 2, 256, 128) for first in ([few, many], [both]))
+    share = np.array([0.7 / 2, 0.7 / 2, 0.2, 1.3])
+    assert one.shares.tolist() == (share / share.sum()).tolist()
+    assert apart.shares == pytest.approx([one.shares[0] / 4, 3 * one.shares[0] / 4, *one.shares[1:]])
+
+
 def test_a_timestep_longer_than_half_the_window_can_be_prompted(tokenizer):
     """Ragged texts may make one timestep longer than the window itself; a slot is never empty for that."""
     spec = TaskSpec({"text": Spec("text", (), "str")}, BUTTON)
@@ -121,6 +131,37 @@ def test_a_timestep_longer_than_half_the_window_can_be_prompted(tokenizer):
         segments = mixture.slot(step, 0)
         assert segments and all(0 < len(s) <= 64 for s in segments)
         mixture.batch(step)
+
+
+@pytest.mark.parametrize("often", [1, 3, 20])
+def test_a_timestep_longer_than_a_slot_ends_at_its_action(tokenizer, often):
+    """Among timesteps like it too, be it one of twenty or every one: it fills a slot, which is never empty for that."""
+    spec = TaskSpec({"text": Spec("text", (), "str")}, BUTTON)
+    codec = TimestepCodec(spec, V, tokenizer, task="a/long")
+    episodes = [
+        Episode(
+            "a/long", {"text": ["return the key " * 40 if (e + t) % often == 0 else "go" for t in range(5)]},
+            {"action": np.zeros((5, 2), np.int64)}, np.zeros(5, np.float32),
+        )
+        for e in range(8)
+    ]  # fmt: skip
+    stores = [TokenStore.build("a/long", codec, episodes, alike=2), plain("a/one", 5)]
+    stores[1].alike = np.full((stores[1].num_timesteps, 2), -1)
+    long = np.diff(stores[0].starts) > 64
+    assert long.any()
+    mixture = Mixture(stores, {"*": 1.0}, 2, 64, 64, similar_timesteps=2)
+    met = set()
+    for step in range(200):
+        segments = mixture.slot(step, 0)
+        assert segments and sum(map(len, segments)) <= 64
+        for segment in segments:
+            end = segment.spans[-1][1]
+            assert end in stores[segment.store].starts
+            if segment.store == 0 and long[np.searchsorted(stores[0].starts, end) - 1]:
+                assert segment.spans == ((end - 64, end),) and not segment.masked
+                met.add(end)
+        mixture.batch(step)
+    assert met
 
 
 def test_slots_are_full_and_batches_hardly_padded():

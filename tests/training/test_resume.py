@@ -4,13 +4,17 @@ import json
 import os
 import shutil
 import signal
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import gato
 import gato.training.log as training_log
+import gato.training.loop as loop
 from gato.errors import (
     CheckpointCorruptError,
     CheckpointMismatchError,
@@ -20,6 +24,7 @@ from gato.errors import (
 )
 from gato.model import Gato
 from gato.rollouts.collect import collect
+from gato.sequences import Mixture
 from gato.training import Recipe, load_stores, make_mixture, train
 from gato.training.checkpoint import State, load_checkpoint, save_checkpoint
 from gato.training.optimizer import make_optimizers
@@ -123,6 +128,77 @@ def test_killed_between_checkpoints_repeats_the_steps(stores, tokenizer, tmp_pat
     assert len(log_of(run)) == 8
     train(RECIPE, stores, tokenizer, run, resume=True)
     assert log_of(run) == log_of(tmp_path / "whole") and same(weights(run), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_clock_is_of_training_alone(stores, tokenizer, tmp_path, monkeypatch, processes):
+    """A step takes a second; opening the stream, looking at the network and judging it a hundred each. Stopped on the way, a
+    run of eight seconds still has eight steps."""
+    now, draw, opened = [0.0], Mixture.batch, loop.stream
+
+    def take(seconds):
+        now[0] += seconds
+        return 0.0
+
+    def batch(self, *numbers):
+        take(1.0)
+        return draw(self, *numbers)
+
+    @contextmanager
+    def opening(*numbers):
+        take(100.0)
+        with opened(*numbers) as data:
+            yield data
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(loop, "stream", opening)
+    monkeypatch.setattr(Mixture, "batch", batch)
+    stop = at_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    recipe, scored = RECIPE.replace(seconds=8.0), []
+    for resume in (False, True):
+        with pytest.raises(SystemExit) if not resume else nullcontext():
+            bundle = train(
+                recipe, stores, tokenizer, tmp_path / "run", resume=resume, processes=processes,
+                watch=None if resume else stop, visit=lambda *_: take(100.0), score_every=2,
+                score=lambda b: scored.append((b.card["steps"], b.card["seconds"])) or take(100.0),
+            )  # fmt: skip
+    assert (bundle.card["steps"], bundle.card["seconds"]) == (8, 8.0) and now[0] > 1200
+    assert scored == [(n, float(n)) for n in (2, 4, 6, 8)]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [r["elapsed_seconds"] for r in lines] == list(range(1, 9))
+
+
+def test_the_best_of_a_resumed_run_is_of_this_try(stores, tokenizer, tmp_path):
+    """Killed at step 9, the last checkpoint of step 4: what was judged since is forgotten, and what is kept has its score in the
+    record, be it less than one that went."""
+    run = tmp_path / "run"
+    best = lambda: [gato.load(f).bundle.card["steps"] for f in sorted(run.glob("best-step-*"))]  # noqa: E731
+    read = lambda: [(r["step"], r["score"]) for r in map(json.loads, (run / "scores.jsonl").read_text().splitlines())]  # noqa: E731
+
+    class Killed(Exception):
+        pass
+
+    def kill():
+        raise Killed
+
+    def go(scores, until, every, act=kill, **more):
+        scores = iter(scores)
+        with pytest.raises((Killed, SystemExit)):
+            train(
+                RECIPE, stores, tokenizer, run, watch=at_step(until, act), score=lambda bundle: next(scores),
+                score_every=every, **more,
+            )  # fmt: skip
+
+    go([0.5], 3, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert read() == [(3, 0.5)] and best() == [3]
+    go([0.9, 0.7], 9, 3, resume=True)
+    assert read() == [(3, 0.5), (6, 0.9), (9, 0.7)] and best() == [6]
+    go([0.2], 5, 5, resume=True)
+    assert read() == [(3, 0.5), (5, 0.2)] and best() == [5]
+    (other,) = run.glob("best-step-*")
+    shutil.copytree(other, run / "best-step-00000006")  # as if killed while one took the other's place
+    go([0.1, 0.0], 9, 3, resume=True)
+    assert read() == [(3, 0.5), (6, 0.1), (9, 0.0)] and best() == [6]
 
 
 def test_a_finished_run_resumed_changes_nothing(stores, tokenizer, tmp_path):

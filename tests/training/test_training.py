@@ -19,7 +19,7 @@ from gato.tokens.timestep import CONTINUOUS, DISCRETE
 from gato.training import Recipe, load_recipe, load_stores, train
 from gato.training.loss import target_weights, token_losses
 from gato.training.optimizer import learning_rate, make_optimizers
-from gato.training.start import absent_weights
+from gato.training.start import absent_weights, start_run
 from gato.worlds import find
 
 RECIPE = Recipe(
@@ -196,6 +196,34 @@ def test_no_process_outlives_a_run_that_breaks_off(data, tokenizer, tmp_path, mo
     with pytest.raises(error):
         train(RECIPE, stores, tokenizer, tmp_path / "run", processes=2, watch=watch)
     assert not multiprocessing.active_children()
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_who_trained_in_several_processes_has_the_threads_it_had(data, tokenizer, tmp_path, monkeypatch, two_threads):
+    """Also after an error, from a command's words, and to train once more after it used them all."""
+    monkeypatch.setenv("GATO_TIMEOUT", "5")
+
+    def broken(report):
+        raise ZeroDivisionError
+
+    recipe, many = RECIPE.replace(steps=2), torch.randn(512, 512)
+    stores = stores_of(data, recipe, tokenizer)
+    with pytest.raises(ZeroDivisionError):
+        train(recipe, stores, tokenizer, tmp_path / "broken", processes=2, watch=broken)
+    assert torch.get_num_threads() == 2 and (many @ many).exp().sum() > 0
+    train(recipe, stores, tokenizer, tmp_path / "two", processes=2)
+    assert torch.get_num_threads() == 2
+    tokenizer.save(tmp_path / "tokenizer.model")
+    words = ["steps=1", "slots=2", "slot_tokens=128", "model.layer_width=64", "model.num_attention_heads=2"]
+    start_run("tiny", words, [data], tmp_path / "run", tmp_path / "tokenizer.model", "cpu", processes=2)
+    assert torch.get_num_threads() == 2
 
 
 def test_more_processes_than_slots_are_refused_before_anything_is_written(data, tokenizer, tmp_path):

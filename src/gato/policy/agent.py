@@ -27,6 +27,7 @@ from gato.policy.planning import Planning, PlanningPolicy
 from gato.policy.shipped import bundle_in, on_hub, shipped
 from gato.policy.shown import Shown
 from gato.policy.sight import clip, is_clip, picture
+from gato.sequences.returns import told_spec
 from gato.tokens import TimestepCodec, Tokens
 from gato.tokens.timestep import MARKS, QUESTION
 from gato.worlds import find
@@ -118,7 +119,8 @@ class Agent:
 
         Raises RecipeError where the network was trained on no such sequences, or knows its tasks by tokens of their own.
         """
-        trained = int((self.bundle.card.get("recipe") or {}).get("similar_timesteps", 0))
+        recipe = self.bundle.card.get("recipe") or {}
+        trained = int(recipe.get("similar_timesteps", 0))
         if not trained:
             raise RecipeError(
                 "this network was not trained to read timesteps like the present one",
@@ -129,7 +131,8 @@ class Agent:
             if dataset.task not in tasks and self.bundle.config.task_token:
                 raise RecipeError("a network with task tokens has none for a new task", where=dataset.task,
                                   fix="train with model.task_token=false")  # fmt: skip
-            card = tasks.get(dataset.task) or TaskCard(dataset.spec, 1)
+            told = told_spec(dataset.spec, recipe.get("return_ranks", 0), recipe.get("reward_shown", False))
+            card = tasks.get(dataset.task) or TaskCard(told, 1)
             position = list(tasks).index(dataset.task) if dataset.task in tasks else len(tasks)
             codec = make_codec(self.bundle.config, self.bundle.tokenizer, card.spec, dataset.task, position)
             tasks[dataset.task] = replace(card, shown=Shown.of(dataset, codec, count or trained))

@@ -19,6 +19,7 @@ import numpy as np
 from gato.episodes import Dataset
 from gato.episodes.likeness import Memory
 from gato.sequences import TokenStore
+from gato.sequences.returns import tell
 from gato.tokens import TimestepCodec
 from gato.tokens.patches import PATCH, PatchTable
 
@@ -33,9 +34,11 @@ class Shown:
 
     @classmethod
     def of(cls, dataset: Dataset, codec: TimestepCodec, count: int) -> Shown:
-        """Raises DatasetMissingError for an empty dataset, or one too large to be searched at every step."""
-        memory = Memory.of(dataset)
-        return cls(memory, TokenStore.build(dataset.task, codec, dataset), count)
+        """What the codec reads of returns is told, and counts in likeness, as in training. Raises DatasetMissingError for an
+        empty dataset, or one too large to be searched at every step."""
+        episodes = [tell(episode, codec.spec, dataset.returns) for episode in dataset]
+        memory = Memory.build(codec.spec, episodes, str(dataset.folder))
+        return cls(memory, TokenStore.build(dataset.task, codec, episodes), count)
 
     @property
     def longest(self) -> int:

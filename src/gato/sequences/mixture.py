@@ -65,10 +65,19 @@ class Mixture:
         self._cumulative = np.cumsum(self._chances())
 
     def _share(self) -> np.ndarray:
-        """Each task's weight: its pattern's, divided among the tasks that the same pattern governs. (stores,)"""
-        patterns = [governing(self.weights, store.task) for store in self.stores]
-        count = Counter(patterns)
-        return np.array([0.0 if p is None else self.weights[p] / count[p] for p in patterns], np.float64)
+        """Each store's weight: its pattern's, divided among the tasks that the same pattern governs; a task's, among its datasets
+        by their timesteps, as if they were one. (stores,)"""
+        pattern = {store.task: governing(self.weights, store.task) for store in self.stores}
+        tasks, timesteps = Counter(pattern.values()), Counter[str]()
+        for store in self.stores:
+            timesteps[store.task] += store.num_timesteps
+
+        def weight(store: Store) -> float:
+            p = pattern[store.task]
+            of_task = 0.0 if p is None else self.weights[p] / tasks[p]
+            return of_task * (store.num_timesteps / timesteps[store.task])
+
+        return np.array([weight(store) for store in self.stores], np.float64)
 
     def slot(self, step: int, i: int) -> list[Segment]:
         """The segments of slot i at a step."""
@@ -88,11 +97,12 @@ class Mixture:
         """A window of store k, prompted or not, within `left` tokens; None where it does not fit."""
         acts = self.stores[k].codec.acts
         if acts and self.similar_timesteps:
-            behind = layout.among_alike(rng, self.similar_timesteps, self.window_tokens)
-            *others, own = (end - begin for begin, end in behind)
-            return (
-                Segment(k, tuple(behind), sum(others), int(rng.integers(2**62))) if sum(others) + own <= left else None
-            )
+            *others, (begin, end) = layout.among_alike(rng, self.similar_timesteps, self.window_tokens)
+            begin = max(begin, end - self.slot_tokens)  # of one longer than a slot, what the action is nearest to
+            behind = sum(stop - start for start, stop in others)
+            if behind + end - begin > left:
+                return None
+            return Segment(k, (*others, (begin, end)), behind, int(rng.integers(2**62)))
         prompted = bool(self.prompt_share and acts and rng.random() < self.prompt_share)
         # A prompt may take half of the window; it is decided first, so that long episodes get theirs too.
         most = self.window_tokens // 2 if prompted else self.window_tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -66,6 +66,13 @@ class Best:
     def due(self, state: State) -> bool:
         return state.step % self._every == 0
 
+    def forget_after(self, step: int) -> None:
+        """A run goes on from this step: scores and bundles of later ones are of another try."""
+        kept = [r for r in self._known() if r["step"] <= step]
+        if self._scores.exists():
+            self._write(kept)
+        self._remove_all_but(self._folder(r["step"]) for r in kept)
+
     def judge(self, model: Gato, state: State, lead: bool = True) -> None:
         """`lead`: of a team that shares its network all ranks make the bundle, one of them scores it."""
         bundle = self._bundle()
@@ -73,14 +80,24 @@ class Best:
             return
         score = float(self._score(bundle))
         model.train()
-        lines = self._scores.read_text().splitlines() if self._scores.exists() else []
-        before = [line for line in map(json.loads, lines) if line["step"] < state.step]  # of a run that was resumed
-        record = [*before, {"step": state.step, "tokens": state.tokens, "score": score}]
-        write_file_atomically(self._scores, "".join(json.dumps(r) + "\n" for r in record).encode())
-        if score > max((r["score"] for r in before), default=-math.inf):
-            folder = self._out / f"best-step-{state.step:08d}"
-            if not folder.exists():
-                bundle.save(folder)
-            for old in self._out.glob("best-step-*"):
-                if old != folder:
-                    shutil.rmtree(old)
+        before = [r for r in self._known() if r["step"] < state.step]
+        self._write([*before, {"step": state.step, "tokens": state.tokens, "score": score}])
+        # A better one may have gone with the steps that a resumed run forgot: what counts is what is there.
+        if score > max((r["score"] for r in before if self._folder(r["step"]).exists()), default=-math.inf):
+            folder = self._folder(state.step)
+            shutil.rmtree(folder, ignore_errors=True)  # of another try
+            bundle.save(folder)
+            self._remove_all_but([folder])
+
+    def _folder(self, step: int) -> Path:
+        return self._out / f"best-step-{step:08d}"
+
+    def _known(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._scores.read_text().splitlines()] if self._scores.exists() else []
+
+    def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        write_file_atomically(self._scores, "".join(json.dumps(r) + "\n" for r in records).encode())
+
+    def _remove_all_but(self, kept: Iterable[Path]) -> None:
+        for folder in set(self._out.glob("best-step-*")).difference(kept):
+            shutil.rmtree(folder)

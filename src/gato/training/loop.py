@@ -34,7 +34,7 @@ from gato.training.recipe import Recipe
 from gato.training.saving import Saver
 from gato.training.sharding import clip_gradients, shard, whole
 from gato.training.signals import StopSignals
-from gato.training.team import Forked, Team, dismiss, fork, free_port
+from gato.training.team import Forked, Team, dismiss, fork, free_port, keeping_threads
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -47,6 +47,7 @@ class Report:
     progress: float  # 0 … 1
 
 
+@keeping_threads()
 def train(
     recipe: Recipe,
     stores: Sequence[Store],
@@ -120,6 +121,8 @@ def train(
                 saved = resume and (out / "checkpoints" / "last").exists()
                 state = load_checkpoint(out, model, optimizers) if saved else State()
                 judge = Best(out, score, score_every, lambda: bundle_of(model, state)) if score else None
+                if judge and resume and team.lead:
+                    judge.forget_after(state.step)
                 _run(model, recipe, mixture, optimizers, state, out, device, watch, visit, team, judge, track, profile)
                 model = _unsharded(model) if team.sharded else model
             return model, state
@@ -220,7 +223,6 @@ def _run(
     stop = StopSignals()
     saver = Saver(out, recipe, team)
     saver.start(state)
-    began = time.perf_counter() - state.elapsed_seconds
     in_bf16 = _in_bf16(recipe, device) and not team.sharded  # where it is sharded, its weights come in bf16
     autocast = torch.autocast(device.split(":")[0], torch.bfloat16) if in_bf16 else nullcontext()
     patient = recipe.compile
@@ -232,6 +234,7 @@ def _run(
         stream(mixture, mine, parts, state.step, recipe.data_workers) as data,
     ):
         progress = _progress(recipe, state)
+        began = time.perf_counter() - state.elapsed_seconds  # the lead's counts, for all ranks
         while progress < 1:
             for optimizer in optimizers.values():
                 for group in optimizer.param_groups:
@@ -297,12 +300,14 @@ def _run(
             log.waited += waited
             if profiler is not None:
                 profiler.step()
+            paused = time.perf_counter()
             if visit and lead:
                 team.at(state.step, "being looked at", patient=True)
                 visit(model, state)
             if judge and judge.due(state) and (lead or team.sharded):
                 team.at(state.step, "being evaluated", patient=True)
                 judge.judge(model, state, lead)
+            began += time.perf_counter() - paused  # the clock is of training alone
             progress = _progress(recipe, state)
             if log.due(state) or progress >= 1:
                 log.gather(team, state)

@@ -39,7 +39,7 @@ from gato.training.optimizer import make_optimizers
 from gato.training.plan import Plan
 from gato.training.progress import TrainingBar
 from gato.training.recipe import Recipe, load_recipe
-from gato.training.team import Team, Torchrun, sensible, under_torchrun
+from gato.training.team import Team, Torchrun, keeping_threads, sensible, under_torchrun
 
 
 def start_run(
@@ -187,6 +187,7 @@ def _read_run(out: Path) -> tuple[Recipe, list[Path], TextTokenizer, Bundle | No
     return recipe, data, TextTokenizer.load(out / "tokenizer.model"), start
 
 
+@keeping_threads()
 def _run(
     recipe: Recipe, data: Sequence[Path], out: Path, text: TextTokenizer, device: str, processes: int, resume: bool,
     start: Bundle | None = None, team: Team | None = None, evaluate: Mapping[str, Any] = MappingProxyType({}),

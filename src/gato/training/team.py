@@ -259,6 +259,16 @@ def fork(others: int, work: Callable[[int], Any]) -> list[Any]:
     return started
 
 
+@contextlib.contextmanager
+def keeping_threads() -> Iterator[None]:
+    """PyTorch's number of threads is afterwards what it was: who trained in several processes of one each is not left with one."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def dismiss(others: Sequence[Any]) -> None:
     """Whatever ended rank 0: the others, which its collectives now break off for, end by themselves, or are killed."""
     for process in others:
