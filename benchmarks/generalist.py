@@ -568,14 +568,17 @@ def _number(value: float | None) -> str:
 
 
 def draw(record: Mapping[str, Any], file: Path) -> None:
-    """The paper's Figure 5 as shares: the agent, the baseline on its tasks, and the paper's number in words. PNG."""
+    """The paper's Figure 5 as shares: the agent, the baseline once it has played all of them, and the paper's number in words. PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.8, 3.4), dpi=150, layout="constrained")
     ax = figure.subplots()
     drawn = [("this agent", record["aggregates"], "#0d6e8c", 2.0)]
-    if "retrieve" in record["baselines"]:
-        drawn.append(("retrieve and replay", record["baselines"]["retrieve"]["aggregates"], "#999999", 1.4))
+    baseline = record["baselines"].get("retrieve")
+    if (
+        baseline and baseline["aggregates"]["tasks"] == record["aggregates"]["tasks"]
+    ):  # of other tasks it would compare nothing
+        drawn.append(("retrieve and replay", baseline["aggregates"], "#999999", 1.4))
     for name, found, colour, width in drawn:
         if total := found["tasks"]:
             shares = [100 * n / total for n in found["thresholds"]["tasks"]]

@@ -163,4 +163,4 @@ def test_no_library_is_a_named_error_and_no_screen_is_seen(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pygame" else found(name))
     with pytest.raises(WindowError, match="pygame-ce") as caught:
         Window("test")
-    assert "gato-agent[window]" in caught.value.fix and caught.value.code == "window"
+    assert "pip install pygame-ce" in caught.value.fix and caught.value.code == "window"

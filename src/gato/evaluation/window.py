@@ -1,6 +1,6 @@
 """A window to watch an agent play in: space pauses, → takes one step, Q or Esc closes.
 
-Needs pygame-ce (the extra `window`) and a screen.
+Needs a screen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 
 from gato.errors import UsageError
 from gato.evaluation.watching import Enough
-from gato.installed import pip_line
 
 HELD_SECONDS = 1.0  # the end of an episode is held
 
@@ -39,7 +38,7 @@ class Window:
         if importlib.util.find_spec("pygame") is None:
             raise WindowError(
                 "a window needs pygame-ce, not installed",
-                fix=f"{pip_line('window')}, or --video FILE",
+                fix="pip install pygame-ce, or --video FILE",
             )
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         import pygame

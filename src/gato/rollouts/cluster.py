@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gato.errors import GatoError, ResourceError, UsageError
+from gato.installed import pip_line
 from gato.rollouts.loop import Unit
 from gato.rollouts.pool import Play, WorkerPool, _Chunks
 from gato.worlds import Task, find, register, registry
@@ -33,7 +34,6 @@ CHUNK_SECONDS = 2.0  # a message to another machine is worth about this much wor
 RETRIES = 3  # how often a unit is done again whose member was lost
 CONNECT_SECONDS = 10.0
 State = dict[str, Any]  # what a member keeps from one call to the next
-PIP_LINE = 'pip install "gato-agent[cluster]" -c constraints.txt'
 
 
 def _ray() -> Any:
@@ -42,7 +42,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise UsageError("Ray is not installed", where="--cluster", fix=PIP_LINE) from None
+        raise UsageError("Ray is not installed", where="--cluster", fix=pip_line("cluster")) from None
     return ray
 
 
