@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import numpy as np
@@ -20,7 +21,7 @@ import gato
 from gato.errors import CheckpointCorruptError
 from gato.model import Gato
 from gato.rollouts.collect import collect
-from gato.training import Recipe
+from gato.training import Recipe, load_recipe
 from gato.training.checkpoint import load_checkpoint
 from gato.training.optimizer import make_optimizers
 from gato.worlds import find
@@ -263,6 +264,13 @@ def test_the_plan_counts_what_the_network_is(capsys):
     assert uneven.tokens == 6 * 128 and "step       768 tokens ≤ 4 ranks × 1 parts × 2 slots × 128" in str(uneven)
     lighter = Plan.of(recipe.replace(activation_checkpointing=True), "cpu", 2, sharded=True)
     assert lighter.activations < plan.activations
+
+
+def test_the_plans_example_is_what_it_says():
+    from gato.training import plan
+
+    said = str(plan.Plan.of(load_recipe("paper").replace(size="gato-79m"), "cuda", 8, sharded=True))
+    assert textwrap.indent(said, "    ") in plan.__doc__
 
 
 @pytest.mark.parametrize(

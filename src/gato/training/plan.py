@@ -2,11 +2,12 @@
 
     network    78,761,152 parameters, gato-79m
     step       524,288 tokens = 8 ranks × 8 parts × 8 slots × 1,024
-    memory     2.3 GiB a rank: weights 39 MiB, gradients 39 MiB, optimiser 78 MiB, gathered 86 MiB, activations 2.1 GiB (estimated)
+    memory     7.5 GiB a rank: weights 38 MiB, gradients 38 MiB, optimiser 75 MiB, gathered 76 MiB, activations 7.3 GiB (estimated)
     precision  bf16, reduced in float32
 
-The estimate counts what has a name. What a library allocates on top (kernels, fragments, on a CPU the interpreter and the
-data) is not in it; the measured figure, printed after the first steps, is.
+That is `gato train paper --size gato-79m` on eight GPUs. The estimate counts what has a name. What a library allocates on top
+(kernels, fragments, on a CPU the interpreter and the data) is not in it; the measured figure, printed after the first steps,
+is.
 """
 
 from __future__ import annotations
