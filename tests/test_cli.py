@@ -347,7 +347,7 @@ def test_a_terminal_without_our_letters_is_no_error(way):
 
 def test_a_task_that_the_agent_does_not_know_is_told_alike_everywhere():
     """Of hundreds of tasks the nearest are said."""
-    agent = SimpleNamespace(tasks=[*registry()])
+    agent = SimpleNamespace(tasks=[t for t in registry() if not t.startswith("gym/")])  # those another test has found
     for ask in (
         lambda: Evaluate(tasks="gym/CartPole-v1")._chosen(agent),
         lambda: Bundle.codec(SimpleNamespace(tasks=dict.fromkeys(agent.tasks)), "gym/CartPole-v1"),
