@@ -575,9 +575,8 @@ def draw(record: Mapping[str, Any], file: Path) -> None:
     ax = figure.subplots()
     drawn = [("this agent", record["aggregates"], "#0d6e8c", 2.0)]
     baseline = record["baselines"].get("retrieve")
-    if (
-        baseline and baseline["aggregates"]["tasks"] == record["aggregates"]["tasks"]
-    ):  # of other tasks it would compare nothing
+    # Of other tasks it would compare nothing.
+    if baseline and baseline["aggregates"]["tasks"] == record["aggregates"]["tasks"]:
         drawn.append(("retrieve and replay", baseline["aggregates"], "#999999", 1.4))
     for name, found, colour, width in drawn:
         if total := found["tasks"]:

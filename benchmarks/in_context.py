@@ -48,10 +48,8 @@ HELD_OUT = (
     "dm-control-suite/point-mass-easy", "dm-control-suite/point-mass-hard", "classic-control/pendulum-v1",
     "classic-control/mountain-car-v0",
 )  # fmt: skip
-ALIKE = (
-    "babyai/go-to-local-*",
-    "dm-control-suite-*/point-mass-*",
-)  # the same skill in another form: not learned either
+# The same skills in other forms: not learned either.
+ALIKE = ("babyai/go-to-local-*", "dm-control-suite-*/point-mass-*")
 OTHER = {  # learned tasks, and whose prompt is the wrong one
     "meta-world/drawer-close": "meta-world/window-open", "meta-world/window-open": "meta-world/drawer-open",
     "meta-world/button-press-topdown": "meta-world/drawer-close", "babyai/go-to-red-ball-grey": "babyai/open-door",

@@ -20,7 +20,15 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from gato.errors import DatasetMissingError, GatoError, OutputExistsError, UnknownNameError, UsageError, nearest
+from gato.errors import (
+    DatasetMissingError,
+    GatoError,
+    OutputExistsError,
+    UnknownNameError,
+    UsageError,
+    known_instead,
+    nearest,
+)
 
 
 @dataclass
@@ -924,7 +932,6 @@ class Evaluate:
         """The tasks to be played, and the ids of those that have no world to be played in."""
         from fnmatch import fnmatchcase
 
-        from gato.errors import known_instead
         from gato.policy.agent import installed, without_world
         from gato.worlds import find, select
 

@@ -70,86 +70,76 @@ def evaluate(
     on with the others. Raises OutputExistsError where there are results already, or tasks that another agent played, or that were
     played with other settings, unless `overwrite`, and where another process is at it; SimulatorMissingError.
     """
+    out = Path(out)
     for task in tasks:
         task.check_installed()
-    with lock_file(Path(out) / "results.json"):
-        check_free(Path(out), overwrite)
-        return _evaluate(
-            agent, tasks, episodes, Path(out), workers, seed, film, language, demonstrations, progress, protocol, planning, cluster,
-            overwrite,
-        )  # fmt: skip
-
-
-def _evaluate(
-    agent: Agent | Retrieval, tasks: Sequence[Task], episodes: int, out: Path, workers: int | None, seed: int, film: bool,
-    language: Mapping[str, Any] | None, demonstrations: Mapping[str, Sequence[Episode]] | None, progress: bool,
-    protocol: Mapping[str, Any] | None, planning: Planning | None, cluster: str | None, overwrite: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """`evaluate`, in a folder that is nobody else's."""
-    forced = {
-        f"demonstrations of {t}": [len(d), sum(e.total_return for e in d)] for t, d in (demonstrations or {}).items()
-    }
-    facts = protocol_of(agent, episodes, seed, 0.0)
-    said = {
-        "agent": agent.identity if isinstance(agent, Retrieval) else [fingerprint(agent.bundle), _seen(agent)],
-        **{k: v for k, v in facts.items() if k not in ("data", "evaluation_seconds", "processor")},
-        "film": film, "planning": planning and asdict(planning), "teacher-forced": bool(forced), **forced,
-    }  # fmt: skip
-    try:
-        claim(out, said, fix="another --out, or --overwrite")
-    except OutputExistsError:
-        if not overwrite and any((out / PLAYED).glob("*.json")):
-            raise
+    with lock_file(out / "results.json"):
+        check_free(out, overwrite)
+        forced = {
+            f"demonstrations of {t}": [len(d), sum(e.total_return for e in d)]
+            for t, d in (demonstrations or {}).items()
+        }
+        facts = protocol_of(agent, episodes, seed, 0.0)
+        said = {
+            "agent": agent.identity if isinstance(agent, Retrieval) else [fingerprint(agent.bundle), _seen(agent)],
+            **{k: v for k, v in facts.items() if k not in ("data", "evaluation_seconds", "processor")},
+            "film": film, "planning": planning and asdict(planning), "teacher-forced": bool(forced), **forced,
+        }  # fmt: skip
+        try:
+            claim(out, said, fix="another --out, or --overwrite")
+        except OutputExistsError:
+            if not overwrite and any((out / PLAYED).glob("*.json")):
+                raise
+            _forget(out)
+            claim(out, said)
+        (out / "media").mkdir(exist_ok=True)
+        (out / PLAYED).mkdir(exist_ok=True)
+        files = {task.id: out / PLAYED / f"{task.id.replace('/', '--')}.json" for task in tasks}
+        left = [task for task in tasks if not files[task.id].exists()]
+        if progress and len(left) < len(tasks):
+            print(f"goes on: {len(tasks) - len(left)} of {len(tasks)} tasks were played before", file=sys.stderr)
+        began = time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            shown = stack.enter_context(_Progress(progress, len(tasks) * episodes, (len(tasks) - len(left)) * episodes))
+            if cluster is None:
+                pool = stack.enter_context(WorkerPool(2 if workers is None else workers))
+                played: Iterator[tuple[Task, TaskScores, Episode | None]] = (
+                    (task, *evaluate_task(agent, task, episodes, pool, seed, shown, planning)) for task in left
+                )
+            else:
+                played = _on_cluster(agent, left, episodes, seed, planning, cluster, workers, shown)
+            for task, scores, best in played:
+                piece: dict[str, Any] = {"scores": asdict(scores)}
+                if demonstrations and task.id in demonstrations and isinstance(agent, Agent):
+                    piece["teacher_forced"] = action_errors(agent, task.id, demonstrations[task.id])
+                if film:
+                    piece["film"], piece["note"] = film_task(agent, task, best, scores, out / "media", planning)
+                piece["seconds"] = time.perf_counter() - began
+                began = time.perf_counter()
+                write_whole(files[task.id], json.dumps(piece, default=plain))
+        pieces = {task.id: json.loads(files[task.id].read_text()) for task in tasks}
+        scored = [TaskScores(**piece["scores"]) for piece in pieces.values()]
+        record = results(
+            {
+                **protocol_of(agent, episodes, seed, sum(piece["seconds"] for piece in pieces.values())),
+                **_speed(scored),
+                **({"planning": asdict(planning)} if planning else {}),
+                **(protocol or {}),
+                "notes": list(dict.fromkeys(piece["note"] for piece in pieces.values() if piece.get("note"))),
+            },
+            scored,
+            dict(language) if language else None,
+        )
+        for entry in record["tasks"]:
+            if "teacher_forced" in pieces[entry["id"]]:
+                entry["teacher_forced"] = pieces[entry["id"]]["teacher_forced"]
+        if demonstrations and isinstance(agent, Agent) and (unplayed := demonstrations.keys() - pieces.keys()):
+            record["open_loop"] = {t: action_errors(agent, t, demonstrations[t]) for t in sorted(unplayed)}
+        films = [piece["film"] for piece in pieces.values() if "film" in piece]
+        write_whole(out / "media" / "index.json", json.dumps(films, indent=1))
+        write_results(record, out / "results.json")
         _forget(out)
-        claim(out, said)
-    (out / "media").mkdir(exist_ok=True)
-    (out / PLAYED).mkdir(exist_ok=True)
-    files = {task.id: out / PLAYED / f"{task.id.replace('/', '--')}.json" for task in tasks}
-    left = [task for task in tasks if not files[task.id].exists()]
-    if progress and len(left) < len(tasks):
-        print(f"goes on: {len(tasks) - len(left)} of {len(tasks)} tasks were played before", file=sys.stderr)
-    began = time.perf_counter()
-    with contextlib.ExitStack() as stack:
-        shown = stack.enter_context(_Progress(progress, len(tasks) * episodes, (len(tasks) - len(left)) * episodes))
-        if cluster is None:
-            pool = stack.enter_context(WorkerPool(2 if workers is None else workers))
-            played: Iterator[tuple[Task, TaskScores, Episode | None]] = (
-                (task, *evaluate_task(agent, task, episodes, pool, seed, shown, planning)) for task in left
-            )
-        else:
-            played = _on_cluster(agent, left, episodes, seed, planning, cluster, workers, shown)
-        for task, scores, best in played:
-            piece: dict[str, Any] = {"scores": asdict(scores)}
-            if demonstrations and task.id in demonstrations and isinstance(agent, Agent):
-                piece["teacher_forced"] = action_errors(agent, task.id, demonstrations[task.id])
-            if film:
-                piece["film"], piece["note"] = film_task(agent, task, best, scores, out / "media", planning)
-            piece["seconds"] = time.perf_counter() - began
-            began = time.perf_counter()
-            write_whole(files[task.id], json.dumps(piece, default=plain))
-    pieces = {task.id: json.loads(files[task.id].read_text()) for task in tasks}
-    scored = [TaskScores(**piece["scores"]) for piece in pieces.values()]
-    record = results(
-        {
-            **protocol_of(agent, episodes, seed, sum(piece["seconds"] for piece in pieces.values())),
-            **_speed(scored),
-            **({"planning": asdict(planning)} if planning else {}),
-            **(protocol or {}),
-            "notes": list(dict.fromkeys(piece["note"] for piece in pieces.values() if piece.get("note"))),
-        },
-        scored,
-        dict(language) if language else None,
-    )
-    for entry in record["tasks"]:
-        if "teacher_forced" in pieces[entry["id"]]:
-            entry["teacher_forced"] = pieces[entry["id"]]["teacher_forced"]
-    if demonstrations and isinstance(agent, Agent) and (unplayed := demonstrations.keys() - pieces.keys()):
-        record["open_loop"] = {t: action_errors(agent, t, demonstrations[t]) for t in sorted(unplayed)}
-    films = [piece["film"] for piece in pieces.values() if "film" in piece]
-    write_whole(out / "media" / "index.json", json.dumps(films, indent=1))
-    write_results(record, out / "results.json")
-    _forget(out)
-    return record
+        return record
 
 
 def _seen(agent: Agent) -> str:
