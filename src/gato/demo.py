@@ -66,9 +66,11 @@ def run(
     tasks: Sequence[str] | None = None,
 ) -> Path:
     """The whole demo; returns the report. `tasks` narrows it to some of PLANS; `seconds` is the training time."""
+    from gato.episodes.manifest import make_folder
     from gato.recipes.demo import recipe
 
     out = Path(out)
+    make_folder(out)  # before minutes of work
     began = time.perf_counter()
     plans = [p for p in PLANS if tasks is None or p.task in tasks]
     tokenizer = tokenizer_in(out / "tokenizer", recipe.config().vocabulary_size)

@@ -224,6 +224,9 @@ def test_a_return_rank_that_the_network_was_never_told(tokenizer, tmp_path, caps
         with pytest.raises(UsageError, match="told of 4 ranks"):
             begin()
     assert session.acting["return_rank"] == 3
+    with pytest.raises(ObservationError, match="missing") as caught:
+        session.act({0: {"digits": np.zeros(3, np.int64)}})
+    assert caught.value.fix == f"expected keys: {list(task.spec.observation)}"  # not what the agent adds itself
     with pytest.raises(UsageError, match="told of no ranks"):
         plain.session(task.id, return_rank=0)
     plain.bundle.save(tmp_path / "bundle")

@@ -13,7 +13,7 @@ import pytest
 
 from gato.cli import main
 from gato.episodes.manifest import MANIFEST
-from gato.episodes.store import Dataset, verify
+from gato.episodes.store import Dataset, DatasetWriter, verify
 from gato.errors import (
     DiskFullError,
     EpisodeError,
@@ -354,6 +354,16 @@ def test_seconds_stops_and_keeps(tmp_path):
     [result] = collect([COUNT], 10_000, tmp_path, workers=1, seconds=0.5, progress=False)
     assert 0 < result.episodes < 10_000 and len(Dataset.open(result.folder)) == result.episodes
     assert verify(result.folder).ok
+
+
+def test_a_task_that_had_no_turn_leaves_no_folder(tmp_path):
+    late = register(Task("dummy/late", make_faulty("nan", at=10**6), counting_expert, max_steps=40))
+    [first, none] = collect([COUNT, late], 10_000, tmp_path, workers=0, seconds=0, progress=False)
+    assert first.episodes > 0 == none.episodes and [p.name for p in (tmp_path / "dummy").iterdir()] == ["count"]
+    with DatasetWriter(dataset_folder(tmp_path, late.id), late.id, late.spec, {"source": "expert"}):
+        pass
+    collect([COUNT, late], 20_000, tmp_path, workers=0, seconds=0, progress=False)
+    assert len(Dataset.open(dataset_folder(tmp_path, late.id))) == 0  # it was there before
 
 
 def test_lines_where_there_is_no_terminal(tmp_path, capfd):

@@ -4,12 +4,15 @@ import asyncio
 import json
 import random
 import time
+from dataclasses import replace
 
 import msgpack
 import numpy as np
 import pytest
 from real_server import TASK, ask, running
 
+from gato.episodes import Spec, TaskSpec
+from gato.policy import Agent
 from gato.rollouts.pool import WorkerPool
 from gato.serving.app import Server
 from gato.serving.limits import Limits
@@ -280,3 +283,19 @@ def test_a_world_played_live(agent):
     assert (seen["rows"], seen["columns"]) == (2, 2) and len(seen["patches"][0]) == 4
     assert [m["step"] for m in played] == list(range(1, len(played) + 1)) and 20 <= len(played) <= 40
     assert played[-1]["return"] == sum(m["reward"] for m in played)
+
+
+def test_a_world_that_has_become_another_is_refused(agent):
+    """As `gato play` refuses it, before a step is played."""
+    known = agent.bundle.tasks[TASK]
+    other = TaskSpec({**known.spec.observation, "more": Spec("discrete", (), "int64", (0.0,), (3.0,))}, known.spec.action)
+
+    async def watch(port):
+        async with connect(port, "/v1/live") as socket:
+            await socket.send(json.dumps({"task": TASK}))
+            return json.loads(await asyncio.wait_for(socket.recv(), 60))
+
+    changed = Agent(replace(agent.bundle, tasks={**agent.bundle.tasks, TASK: replace(known, spec=other)}, prefixes={}))
+    with running(changed) as port:
+        error = asyncio.run(watch(port))["error"]
+    assert error["code"] == "spec" and "observation more" in error["message"]

@@ -21,9 +21,11 @@ datasets collected by one worker or by eight are the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -560,7 +562,8 @@ class DatasetWriter:
         self._lock = lock_folder(self.folder)
         self._lock.__enter__()
         try:
-            if not (self.folder / MANIFEST).exists():
+            self._new = not (self.folder / MANIFEST).exists()
+            if self._new:
                 self._create(dict(facts or {}))
             self._clean()
             self._check_same(dict(facts or {}))
@@ -692,6 +695,17 @@ class DatasetWriter:
         try:
             if compact:
                 self.compact()
+        finally:
+            self._lock.__exit__(None, None, None)
+
+    def withdraw(self) -> None:
+        """Close, and take the dataset back if this writer made it and nothing came: no folder of no episodes is left."""
+        if not self._new or self.numbers or self.failed:
+            return self.close()
+        try:
+            shutil.rmtree(self.folder)
+            with contextlib.suppress(OSError):  # of other tasks, or not ours
+                self.folder.parent.rmdir()
         finally:
             self._lock.__exit__(None, None, None)
 

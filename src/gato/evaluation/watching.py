@@ -124,7 +124,7 @@ class _Watched(LocalSlot):
         assert self.env is not None
         if not self._visible:
             return None
-        frame = np.asarray(self.env.render())
+        frame = np.array(self.env.render())  # a copy: worlds may draw the next into the same buffer
         if frame.dtype != np.uint8 or not (frame.ndim == 2 or (frame.ndim == 3 and frame.shape[-1] in (3, 4))):
             raise ObservationError(
                 f"render() gives {frame.dtype} {frame.shape}, expected uint8 (height, width, 3)", where=self._where,

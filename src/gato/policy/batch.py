@@ -298,10 +298,14 @@ class AgentPolicy:
     def seen(self, index: int, observation: Any, info: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """All that a slot's network reads of an observation: its flat leaves, checked, and what stands beside them. Raises
         ObservationError."""
-        part = self._part[index]
-        leaves, where = self._beside(part, info) | flatten(observation, "observation"), f"{part.task} slot {index}"
+        part, where = self._part[index], f"{self._part[index].task} slot {index}"
+        given = flatten(observation, "observation")
+        beside = {path: value for path, value in self._beside(part, info).items() if path not in given}
+        of_world, told = {}, {}
+        for path, spec in part.card.spec.observation.items():
+            (told if path in beside else of_world)[path] = spec
         try:
-            return check_values(part.card.spec.observation, leaves, where)
+            return {**check_values(of_world, given, where), **check_values(told, beside, where)}
         except GatoError:
             raise
         except (ValueError, TypeError) as error:  # what numpy says to lists of different lengths

@@ -255,8 +255,12 @@ class _Job:
             self._writer = None
 
     def __exit__(self, *error: Any) -> None:
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        if self._writer.numbers or self._writer.failed:
             self._writer.__exit__(*error)
+        else:
+            self._writer.withdraw()
 
 
 @dataclass(frozen=True)

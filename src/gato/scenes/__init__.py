@@ -26,6 +26,7 @@ from typing import NamedTuple
 from gato.corpora import TEXT_SPEC, Split, check_split
 from gato.corpora.text import PYTHON_DOCS, python_docs
 from gato.episodes import Episode, TaskSpec
+from gato.episodes.manifest import make_folder
 from gato.episodes.store import DatasetWriter, encode_chunk
 from gato.errors import UnknownNameError, UsageError, nearest
 from gato.scenes import dialogues, grid, questions, walkthroughs, wording
@@ -83,6 +84,7 @@ def generate(
         _check_name(name)
         if blank and name != questions.ROOM_QUESTIONS:
             raise UsageError(f"{name} without pictures", fix=f"blank is for {questions.ROOM_QUESTIONS}")
+    make_folder(out)  # before the first corpus is gathered
     for name in wanted:
         if name == PYTHON_DOCS:
             documents = list(python_docs(split))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gato.episodes import check_same
 from gato.episodes.episode import LAST_REWARD
 from gato.errors import known_instead
 from gato.policy import look
@@ -21,6 +22,7 @@ from gato.rollouts.loop import Transition
 from gato.rollouts.pool import WorkerPool
 from gato.serving.filmed import as_file, filmed
 from gato.serving.limits import Refused
+from gato.sequences.returns import world_spec
 from gato.serving.sessions import Sessions
 from gato.tokens.patches import frames, grid
 from gato.tokens.timestep import IMAGE
@@ -60,6 +62,7 @@ class Live:
         return self
 
     def _start(self) -> None:
+        check_same(world_spec(self._spec), self.task.spec, self.task.id)
         filmed(self.task.id)
         self._pool = WorkerPool(1, deadline=DEADLINE)
         self._slot = self._pool.slots(1)[0]
