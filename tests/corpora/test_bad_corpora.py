@@ -170,18 +170,24 @@ def test_an_annotation_without_its_image_record(tmp_path):
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30, 0.5, None])
 def test_ids_that_are_none(tmp_path, number):
-    """What is asked for by id cannot be found where one is missing, so the file is left out."""
+    """What is asked for by an id that is none cannot be found: it is left out, and nothing else of the file."""
     for name, make, pattern, array, field in (
         ("coco", make_coco, "annotations/*.json", "images", "id"),
         ("coco", make_coco, "annotations/*.json", "annotations", "image_id"),
         ("vqav2", make_vqav2, "*questions.json", "questions", "question_id"),
     ):
         folder = make(tmp_path / array)
+        whole = names(name, folder)
         [file] = folder.glob(pattern)
         record = json.loads(file.read_text())
+        lost, said = [1], f"a record without a number '{field}' within"
+        if array == "images":
+            before = record[array][1][field]
+            lost = [n for n, told in enumerate(record["annotations"]) if told["image_id"] == before]
+            said = f"image_id {before} is not among the images"
         record[array][1][field] = number
         file.write_text(json.dumps(record))
-        both_ways(name, folder, f"a record of '{array}' without a number '{field}' within", 1, [])
+        both_ways(name, folder, said, len(lost), without(whole, *lost))
 
 
 @pytest.mark.parametrize("number", [2**63 - 1, -(2**63)])

@@ -80,40 +80,54 @@ class Pairs(Reader):
 class JsonTable:
     """The records of one array of a big JSON file, found by number or by id, each read from the file when asked for.
 
-    Memory: 32 bytes a record. Ids that are not whole numbers within ±2⁶³ are a DataError.
+    Memory: 32 bytes a record. One without an id that is a whole number within ±2⁶³ is a DataError where it is read.
     """
 
-    def __init__(self, file: Path, ids: array[int], places: array[int], limit: int):
-        """`places` are pairs: the first byte of a record and the one behind it; at most `limit` bytes are read of it."""
-        self.file, self._places, self._limit = file, np.array(places, np.int64).reshape(-1, 2), limit
-        self._order = np.argsort(np.array(ids, np.int64), kind="stable")
-        self._ids = np.array(ids, np.int64)[self._order]
+    def __init__(self, file: Path, field: str, limit: int):
+        """`field` holds the id; at most `limit` bytes are read of a record."""
+        self.file, self._field, self._limit = file, field, limit
+        self._seen, self._unnumbered = (array("q"), array("q")), array("q")  # ids and places; which have no id
 
     @classmethod
     def scan(cls, file: Path, wanted: dict[str, str], limit: int) -> tuple[dict[str, JsonTable], dict[str, Any]]:
         """({array: table}, everything else at the top level). `wanted` maps array names to their id field."""
-        ids = {key: array("q") for key in wanted}
-        places = {key: array("q") for key in wanted}
+        tables = {key: cls(file, field, limit) for key, field in wanted.items()}
         rest: dict[str, Any] = {}
         for key, begin, end, value in scan_json(file, limit):
-            if key not in wanted:
-                if not isinstance(value, dict | list):
-                    rest[key] = value
-                continue
-            number = value.get(wanted[key]) if isinstance(value, dict) else None
-            if not isinstance(number, int) or not -(2**63) <= number < 2**63:
-                what = f"a record of {key!r} without a number {wanted[key]!r} within ±2⁶³"
-                raise DataError(what, where=f"{file} byte {begin}", fix="copy it again, or number its records anew")
-            ids[key].append(number)
-            places[key].extend((begin, end))
-        return {key: cls(file, ids[key], places[key], limit) for key in wanted}, rest
+            if key in tables:
+                tables[key]._add(begin, end, value)
+            elif not isinstance(value, dict | list):
+                rest[key] = value
+        for table in tables.values():
+            table._sort()
+        return tables, rest
+
+    def _add(self, begin: int, end: int, value: Any) -> None:
+        ids, places = self._seen
+        number = value.get(self._field) if isinstance(value, dict) else None
+        if not isinstance(number, int) or not -(2**63) <= number < 2**63:
+            self._unnumbered.append(len(ids))
+            number = 0
+        ids.append(number)
+        places.extend((begin, end))
+
+    def _sort(self) -> None:
+        ids, places = (np.array(part, np.int64) for part in self._seen)
+        self._places = places.reshape(-1, 2)  # the first byte of a record and the one behind it
+        order = np.argsort(ids, kind="stable")
+        self._order = order[~np.isin(order, np.array(self._unnumbered, np.int64))]
+        self._ids = ids[self._order]
+        del self._seen
 
     def __len__(self) -> int:
         return len(self._places)
 
     def record(self, stream: BinaryIO, n: int) -> dict[str, Any]:
-        """Record `n` in the file's order. Raises DataError for one that is too long, or no UTF-8."""
+        """Record `n` in the file's order. Raises DataError for one that is too long, has no id, or is no UTF-8."""
         begin, end = self._places[n].tolist()
+        if n in self._unnumbered:
+            what = f"a record without a number {self._field!r} within ±2⁶³"
+            raise DataError(what, where=f"{self.file} byte {begin}", fix=f"number it; {SKIP_FIX}")
         if end - begin > self._limit:
             what = f"a record of more than {self._limit:,} bytes"
             raise DataError(what, where=f"{self.file} byte {begin}", fix=f"raise max_record_bytes; {SKIP_FIX}")
@@ -126,7 +140,7 @@ class JsonTable:
     def find(self, stream: BinaryIO, number: int) -> dict[str, Any] | None:
         """The record with this id, or None."""
         at = int(np.searchsorted(self._ids, number))
-        return self.record(stream, int(self._order[at])) if at < len(self) and self._ids[at] == number else None
+        return self.record(stream, int(self._order[at])) if at < len(self._ids) and self._ids[at] == number else None
 
 
 class CocoCaptions(Pairs):
