@@ -1,11 +1,14 @@
 """Acting: cached decisions equal a full pass, slots do not see each other, everything chosen is legal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from gato.episodes import Episode, Spec, TaskSpec
 from gato.errors import ObservationError, SpecError, UnknownNameError, UsageError
+from gato.evaluation.open_loop import action_errors
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent
@@ -177,6 +180,29 @@ def test_xl_memory_reaches_one_context_further(tokenizer):
     remembering, longer, plain = play(128, memory="xl"), play(256), play(128)
     assert np.array_equal(remembering, longer)
     assert np.array_equal(remembering[:3], plain[:3]) and not np.array_equal(remembering, plain)
+
+
+def test_no_more_is_seen_than_training_showed_together(tokenizer):
+    """A context of 256 whose recipe had windows of 128 tokens acts as one of 128 does, and is scored so; where its card says
+    nothing, it sees 256."""
+
+    def make(context, recipe):
+        bundle = make_bundle(tokenizer, None, ("greedy", "mean"), token_sequence_length=context)
+        return replace(bundle, card={"recipe": recipe} if recipe else {})
+
+    def play(bundle):
+        episode = next(rollout([Unit(TASK, 3, max_steps=14)], [LocalSlot()], Agent(bundle).policy(TASK, 1)))
+        actions = np.concatenate([np.asarray(v, float).reshape(14, -1) for v in episode.actions.values()], axis=1)
+        return actions, action_errors(Agent(bundle), TASK, [episode])
+
+    said = [make(256, {"window_tokens": 128}), make(256, {"window_tokens": 200, "slot_tokens": 128}), make(128, {})]
+    assert [bundle.window() for bundle in said] == [128] * 3
+    (first, errors), *others = map(play, said)
+    assert all(np.array_equal(first, actions) and errors == told for actions, told in others)
+    longer, _ = play(make(256, {}))
+    assert not np.array_equal(first, longer)
+    assert make(256, {"window_tokens": 512, "document_tokens": 64}).window() == 256
+    assert make(256, {"window_tokens": 512, "document_tokens": 64}).window(documents=True) == 64
 
 
 def test_top_k_and_temperature_by_hand(tokenizer):

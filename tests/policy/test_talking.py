@@ -97,6 +97,11 @@ def test_the_oldest_turns_are_forgotten_and_the_system_prompt_is_not(tokenizer):
     assert text.endswith("User: the last?\nGato:")
     with pytest.raises(ObservationError, match="say less"):
         encode(agent, [Turn("user", "word " * 300)], None, 16)
+    agent.bundle.card = {"recipe": {"window_tokens": 80, "document_tokens": 48}}  # so much it has read together
+    _, short = encode(agent, turns, GREY, 16)
+    assert len(short) <= 48 - 16 < len(tokens) and (short.patches >= 0).sum() == 4
+    _, long = encode(agent, [Turn("user", "word " * 20)], None, 16)  # one turn is read as far as the context goes
+    assert 48 - 16 < len(long) <= 96 - 16
     alone = [Turn("user", "a")]
     assert not forget(alone) and alone == [Turn("user", "a")]
 

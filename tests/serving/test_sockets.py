@@ -288,7 +288,9 @@ def test_a_world_played_live(agent):
 def test_a_world_that_has_become_another_is_refused(agent):
     """As `gato play` refuses it, before a step is played."""
     known = agent.bundle.tasks[TASK]
-    other = TaskSpec({**known.spec.observation, "more": Spec("discrete", (), "int64", (0.0,), (3.0,))}, known.spec.action)
+    other = TaskSpec(
+        {**known.spec.observation, "more": Spec("discrete", (), "int64", (0.0,), (3.0,))}, known.spec.action
+    )
 
     async def watch(port):
         async with connect(port, "/v1/live") as socket:

@@ -50,7 +50,7 @@ def action_errors(agent: Agent, task: str, episodes: Sequence[Episode]) -> dict[
     """Errors of one task's actions, as above. Raises EpisodeError where there are no episodes."""
     bundle = agent.bundle
     card, codec = bundle.tasks[task], bundle.codec(task)
-    room = bundle.config.token_sequence_length
+    room = bundle.window()
     shown = card.shown or _each_other(bundle, task, episodes)
     given = [] if card.prompt is None or shown else [card.prompt]
     steps = None if given else card.window_timesteps  # as in acting: behind a prompt, the context is the whole window

@@ -273,8 +273,7 @@ def _training_questions() -> list[tuple[str, str, str]]:
 
 def text_scores(agent: Agent, task: str, documents: Sequence[Episode]) -> dict[str, Any]:
     """Bits per byte, read in windows as long as those of training; of our documents a trigram's too."""
-    recipe = agent.bundle.card.get("recipe") or {}
-    window = recipe.get("document_tokens") or recipe.get("window_tokens") or agent.bundle.config.token_sequence_length
+    window = agent.bundle.window(documents=True)
     texts = [str(e.observations["text"][0]) for e in documents]
     out = {"bits_per_byte": bits_per_byte(text_bits(agent, documents, window), texts), "documents": len(texts)}
     if task == PYTHON_DOCS:

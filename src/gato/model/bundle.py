@@ -86,6 +86,13 @@ class Bundle:
         runs = [*self.card.get("history", []), self.card]
         return sum(run[what] for run in runs if run.get(what)) if self.card.get(what) else None
 
+    def window(self, documents: bool = False) -> int:
+        """How many tokens its training showed together, of tasks or of documents; the whole context where the card does not
+        say. What lies further back was never there to learn from, so it is not shown when the network acts either."""
+        recipe, context = self.card.get("recipe") or {}, self.config.token_sequence_length
+        told = [recipe.get(name) for name in ("window_tokens", "slot_tokens", *["document_tokens"] * documents)]
+        return min([context, *(number for number in told if number)])
+
     def codec(self, task: str) -> TimestepCodec:
         """The tokens of one of its tasks. Raises UnknownNameError."""
         if task not in self.tasks:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gato.episodes import check_values, flatten
+from gato.episodes import Spec, check_values, flatten
 from gato.errors import GatoError, ObservationError, UnknownNameError, UsageError
 from gato.model.bundle import Bundle, TaskCard
 from gato.model.cache import RingCache
@@ -66,7 +66,7 @@ class Part:
         texts = any(s.kind == "text" for s in card.spec.observation.values())
         longest = codec.fixed_tokens + (TEXT_ROOM if texts else 0)
         if card.shown is not None:
-            longest = min(longest + card.shown.count * card.shown.longest, bundle.config.token_sequence_length)
+            longest = min(longest + card.shown.count * card.shown.longest, bundle.window())
         window = context = _context(bundle, acting)
         if steps is not None:
             longest = window = min(context, steps * longest)
@@ -80,10 +80,8 @@ class Part:
 
 def _context(bundle: Bundle, acting: Mapping[str, Any]) -> int:
     """How many tokens back a slot may see."""
-    double = (
-        acting.get("memory") == "xl" and bundle.config.position != "learned"
-    )  # learned positions end with the context
-    return bundle.config.token_sequence_length * (2 if double else 1)
+    double = acting.get("memory") == "xl" and bundle.config.position != "learned"  # learned positions end
+    return bundle.window() * (2 if double else 1)
 
 
 class AgentPolicy:
@@ -216,7 +214,7 @@ class AgentPolicy:
         number of timesteps; (None, 0) where not even one fits."""
         tokens = part.codec.encode(part.card.prompt)  # type: ignore[arg-type]
         starts = tokens.starts()
-        half = min(part.window, self._bundle.config.token_sequence_length) // 2
+        half = min(part.window, self._bundle.window()) // 2
         stop = int(starts[np.searchsorted(starts, half, side="right") - 1])
         if not stop:
             return None, 0
@@ -301,7 +299,8 @@ class AgentPolicy:
         part, where = self._part[index], f"{self._part[index].task} slot {index}"
         given = flatten(observation, "observation")
         beside = {path: value for path, value in self._beside(part, info).items() if path not in given}
-        of_world, told = {}, {}
+        of_world: dict[str, Spec] = {}
+        told: dict[str, Spec] = {}
         for path, spec in part.card.spec.observation.items():
             (told if path in beside else of_world)[path] = spec
         try:
@@ -428,12 +427,12 @@ class AgentPolicy:
             self._see(slot)
 
     def _start_over(self, slots: list[int], lengths: np.ndarray) -> None:
-        """Learned global positions end where the context does: a slot without room for its timestep begins again at
+        """Learned global positions end where the window of training does: a slot without room for its timestep begins again at
         position 0 (one that sees a single timestep always does). Relative positions never end."""
         if self._bundle.config.position != "learned":
             return
         for i, length in zip(slots, lengths, strict=True):
-            room = self._bundle.config.token_sequence_length - 1 - len(self._part[i].legal)
+            room = self._bundle.window() - 1 - len(self._part[i].legal)
             if self._part[i].steps == 1 or int(self._cache.count[i]) + length > room:
                 self._cache.clear([i])
                 self._last[i] = None

@@ -68,14 +68,17 @@ def encode(agent: Agent, turns: Sequence[Turn], image: Any, max_tokens: int) -> 
         task, text = talks[0], dialogue(turns)
     codec = agent.bundle.codec(task)
     leaves: dict[str, Any] = {"image": agent._pictures(task, [image])} if shown else {}
-    room = agent.bundle.config.token_sequence_length - min(max_tokens, agent.bundle.config.token_sequence_length // 2)
+    rooms = (agent.bundle.window(documents=True), agent.bundle.config.token_sequence_length)
+    usual, most = (room - min(max_tokens, room // 2) for room in rooms)
     kept = list(turns)
     while True:
         tokens = codec.encode_observations({**leaves, "question": [text], "reply": [""]}, 1)
-        if len(tokens) <= room:
+        if len(tokens) <= usual:
             return codec, tokens
-        if not talks or not forget(kept):
-            raise ObservationError(f"{len(tokens)} tokens before the reply; there is room for {room}", fix="say less")
+        if not talks or not forget(kept):  # what was said last is read, though training had nothing as long
+            if len(tokens) <= most:
+                return codec, tokens
+            raise ObservationError(f"{len(tokens)} tokens before the reply; there is room for {most}", fix="say less")
         text = dialogue(kept)
 
 

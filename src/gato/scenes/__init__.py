@@ -84,7 +84,7 @@ def generate(
         _check_name(name)
         if blank and name != questions.ROOM_QUESTIONS:
             raise UsageError(f"{name} without pictures", fix=f"blank is for {questions.ROOM_QUESTIONS}")
-    make_folder(out)  # before the first corpus is gathered
+    make_folder(Path(out))  # before the first corpus is gathered
     for name in wanted:
         if name == PYTHON_DOCS:
             documents = list(python_docs(split))

@@ -20,9 +20,9 @@ from gato.policy import look
 from gato.rollouts import Unit, episode_seed
 from gato.rollouts.loop import Transition
 from gato.rollouts.pool import WorkerPool
+from gato.sequences.returns import world_spec
 from gato.serving.filmed import as_file, filmed
 from gato.serving.limits import Refused
-from gato.sequences.returns import world_spec
 from gato.serving.sessions import Sessions
 from gato.tokens.patches import frames, grid
 from gato.tokens.timestep import IMAGE
