@@ -89,11 +89,14 @@ def test_ranks_see_one_batch(tokenizer, world):
         {"window_timesteps": {"*": 1}, "prompt_share": 0.25},
         {"window_timesteps": {"*": 1, "b/*": 8}, "prompt_share": 0.0},
         {"prompt_share": 0.25},
+        {"similar_timesteps": 4},
     ],
 )
 def test_token_shares_are_the_weights(options, tokenizer):
-    """Short windows, long ones, prompts and documents: a weight is a share of tokens for all of them."""
+    """Short windows, long ones, prompts, timesteps alike and documents: a weight is a share of tokens for all of them."""
     stores = [plain("a/one", 3), plain("b/two", 60), plain("b/three", 30), plain("c/x", 100)]
+    for store in stores:
+        store.alike = np.random.default_rng(0).integers(store.num_timesteps, size=(store.num_timesteps, 4))
     documents = TaskSpec({"text": Spec("text", (), "str")}, {})
     texts = [Episode("text/x", {"text": ["return the key " * 60]}, {}, np.zeros(1, np.float32)) for _ in range(3)]
     stores.append(TokenStore.build("text/x", TimestepCodec(documents, V, tokenizer, task="text/x"), texts))

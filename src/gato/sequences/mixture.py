@@ -141,6 +141,8 @@ class Mixture:
         whole = np.array([[len(s) for s in row if s] for row in probes])
         window = np.array([[s.spans[-1][1] - s.spans[-1][0] for s in row if s] for row in probes])
         acts = np.array([s.codec.acts for s in self.stores])
+        if self.similar_timesteps:  # what stands before a timestep is not cropped, as a prompt is
+            window[acts] = whole[acts]
 
         def added(k, j, left):  # tokens of probe j of store k where `left` are left
             cut = np.where(~acts[k] & (left >= DOCUMENT_SCRAP), left, 0)
