@@ -1,6 +1,5 @@
 """Benchmarks whose results stay: intervals are of what they say, and a record holds what was measured alike."""
 
-import importlib.util
 import json
 from argparse import Namespace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import coverage, demo_curve, planning, scaling
 from gato.errors import UsageError
 from gato.rollouts.collect import collect
 from gato.worlds import find
@@ -15,16 +15,9 @@ from gato.worlds import find
 ROOT = Path(__file__).parents[2]
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / f"benchmarks/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_a_gain_over_all_tasks_draws_within_each():
     """Tasks that differ, and whose episodes do not, leave no doubt; networks that differ do, by as much in all tasks."""
-    gain = load("coverage").gain
+    gain = coverage.gain
     tasks = np.broadcast_to(np.array([0.0, 50.0, 100.0])[:, None, None], (3, 4, 10))
     found = gain(tasks, tasks + 5, np.random.default_rng(0))
     assert found == {"clean": 50.0, "covering": 55.0, "gain": 5.0, "low": 5.0, "high": 5.0}
@@ -35,7 +28,7 @@ def test_a_gain_over_all_tasks_draws_within_each():
 
 
 def test_rows_of_planning_are_kept_where_they_were_measured_alike(tmp_path, capsys):
-    planning, file = load("planning"), tmp_path / "planning.json"
+    file = tmp_path / "planning.json"
     facts = {"command": "… --episodes 20", "agent": "Agent(a)", "acting": {"discrete": "sample"}, "torch": "2.11"}
     rows = [{"task": "sokoban/7x7-1-box"}, {"task": "babyai/go-to-local"}]
     assert planning.kept(file, facts) == {} and not capsys.readouterr().err
@@ -46,22 +39,20 @@ def test_rows_of_planning_are_kept_where_they_were_measured_alike(tmp_path, caps
 
 
 def test_a_point_of_the_demos_curve_is_of_the_demos_recipe(tmp_path):
-    curve = load("demo_curve")
     file = tmp_path / "1M" / "train" / "recipe.json"
     file.parent.mkdir(parents=True)
     with pytest.raises(UsageError, match="another recipe"):  # what it is of nobody knows
-        curve.point(tmp_path, 1, tmp_path, 1)
+        demo_curve.point(tmp_path, 1, tmp_path, 1)
     words = ["steps=7", "seconds=null", "model.vocabulary_size=1024"]
-    file.write_text(json.dumps(curve.demo.override(words).to_json()))
-    curve.check(file)
-    file.write_text(json.dumps(curve.demo.override([*words, "slots=3"]).to_json()))
+    file.write_text(json.dumps(demo_curve.demo.override(words).to_json()))
+    demo_curve.check(file)
+    file.write_text(json.dumps(demo_curve.demo.override([*words, "slots=3"]).to_json()))
     (tmp_path / "1M" / "results.json").write_text("{}")
     with pytest.raises(UsageError, match="another recipe"):
-        curve.point(tmp_path, 1, tmp_path, 1)
+        demo_curve.point(tmp_path, 1, tmp_path, 1)
 
 
 def test_what_a_killed_training_cost_is_counted(tokenizer, tmp_path, monkeypatch):
-    scaling = load("scaling")
     collect([find("dummy/count")], 30, tmp_path / "data", workers=0, progress=False)
     tokenizer.save(tmp_path / "tokenizer.model")
     recipe = scaling.recipe_of("small", 10**6).replace(steps=4, slots=1, slot_tokens=256, weights={"dummy": 1.0})

@@ -1,12 +1,12 @@
 """benchmarks/generalist.py: what is stopped goes on, what is in is counted right, and the page is that of the results."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import generalist
 from gato.errors import UsageError
 from gato.evaluation.evaluate import evaluate_task
 from gato.evaluation.scores import read_results
@@ -17,8 +17,6 @@ from gato.rollouts.pool import WorkerPool
 from gato.worlds import find
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import generalist  # noqa: E402
 
 TASK = "dummy/count"
 

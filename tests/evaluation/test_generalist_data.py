@@ -1,17 +1,10 @@
 """benchmarks/generalist_data.py: its plans name what there is, and what is recorded comes from where they say."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
+from benchmarks import generalist_data
 from gato.episodes import Dataset, find_datasets
 from gato.recipes.generalist import WEIGHTS
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import generalist_data
-
-sys.path.pop(0)
 
 
 @pytest.mark.parametrize("plan", generalist_data.PLANS, ids=lambda plan: plan.task[:40])

@@ -1,13 +1,13 @@
 """benchmarks/inside.py: what is drawn and counted is what the network does."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import inside
 from gato.episodes import Dataset, Episode, Spec, TaskSpec
 from gato.episodes.store import DatasetWriter
 from gato.errors import UsageError
@@ -19,8 +19,6 @@ from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
 from gato.worlds import find
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import inside  # noqa: E402
 
 TASK = "dummy/count"
 SEEN = TaskSpec({"image": Spec("image", (32, 48, 3), "uint8"), "text": Spec("text", (), "str")}, {})

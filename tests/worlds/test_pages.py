@@ -1,6 +1,5 @@
 """The pages about worlds are those that the package makes: complete cards, pages up to date, specs as the simulators have them."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -10,20 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import worlds_pages as pages
+from benchmarks import worlds_specs as recorder
 from gato.worlds import Reference, registry
 from gato.worlds.cards import CARDS, PAPER, DomainCard
 
 ROOT = Path(__file__).parents[2]
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-pages, recorder = load("worlds_pages"), load("worlds_specs")
 OWN = pages.by_domain()
 
 

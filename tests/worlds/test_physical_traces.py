@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("dm_control")
 
+from benchmarks import make_traces
 from gato.cli import main
 from gato.episodes.manifest import lock_file
 from gato.episodes.store import Dataset
@@ -197,14 +198,6 @@ def test_by_the_command_line(tmp_path, capsys):
 
 def test_making_and_publishing(tmp_path):
     """The generator of the repository's own traces."""
-    import sys
-    from pathlib import Path
-
-    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-    try:
-        import make_traces
-    finally:
-        sys.path.pop(0)
     tasks = [find("dm-control-suite/reacher-easy")]
     make_traces.make(tasks, 1, tmp_path / "state", 0, 60.0)
     made = make_traces.publish(tasks, 1, tmp_path / "state", tmp_path / "traces", False)

@@ -1,26 +1,16 @@
 """The benchmarks of worlds: every domain has its row, a killed run goes on, and replaying is set beside making."""
 
-import importlib.util
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from benchmarks import replay, worlds
 from gato.worlds import find, registry
 from gato.worlds.cards import CARDS
 
 ROOT = Path(__file__).parents[2]
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / f"benchmarks/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-worlds, replay = load("worlds"), load("replay")
 
 
 def test_every_domain_has_a_row():
