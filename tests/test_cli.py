@@ -329,11 +329,11 @@ def test_brackets_in_a_table_are_said(capsys):
     """A pip line names an extra in brackets, which is no style of the table's."""
     from rich.table import Table
 
-    from gato.cli import _print_table
+    from gato.cli.checks import print_table
 
     table = Table("installed")
     table.add_row('pip install "gato-agent[babyai]"')
-    _print_table(table)
+    print_table(table)
     assert 'pip install "gato-agent[babyai]"' in capsys.readouterr().out
 
 

@@ -637,7 +637,7 @@ PAPER = (
         (
             fact(
                 "50 episodes of every simulated control task",
-                "cli.py:Evaluate.episodes evaluation/evaluate.py:evaluate",
+                "cli/playing.py:Evaluate.episodes evaluation/evaluate.py:evaluate",
                 "test_peer_defects.py:test_fifty_episodes_unless_asked_otherwise",
             ),
             fact("specialists: 500 episodes per task", deviation=SPECIALISTS),

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import gato
-from gato.cli import _bundle_first
+from gato.cli.talking import _bundle_first
 from gato.errors import CheckpointMissingError, UnknownNameError
 from gato.installed import pip_line
 from gato.policy import shipped

@@ -34,10 +34,11 @@ class Verb(NamedTuple):
 @functools.cache
 def verbs() -> tuple[Verb, ...]:
     """Every verb of the command line, in its order."""
-    tree = ast.parse((Path(errors.__file__).parent / "cli.py").read_text("utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    files = (Path(errors.__file__).parent / "cli").glob("*.py")
+    statements = [node for file in files for node in ast.parse(file.read_text("utf-8")).body]
+    classes = {node.name: node for node in statements if isinstance(node, ast.ClassDef)}
     table = next(
-        node.value for node in tree.body
+        node.value for node in statements
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "VERBS"
     )  # fmt: skip
     assert isinstance(table, ast.Dict)
