@@ -32,7 +32,7 @@ SPLIT = ("dummy", "meta-world", "babyai", "procgen", "dm-control-suite")  # doma
 def make(state: Path, count: int) -> None:
     """Datasets 0 … count - 1 that are not there yet."""
     from gato.episodes import Episode, Spec, TaskSpec
-    from gato.episodes.store import DatasetWriter
+    from gato.episodes.writer import DatasetWriter
 
     rng = np.random.default_rng(0)
     for k in range(count):

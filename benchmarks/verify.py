@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gato.episodes import Dataset, DatasetWriter, Episode, Spec, TaskSpec
-from gato.episodes.store import verify
+from gato.episodes.repair import verify
 
 STEPS = 500
 ACTION = {"action": Spec("continuous", (4,), "float32", (-1.0,), (1.0,))}

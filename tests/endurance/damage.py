@@ -125,7 +125,7 @@ def content(path: Path) -> str:
 
 
 def damaged_dataset(datasets: list[tuple[Path, str]], rng: random.Random, harm: Any) -> str:
-    from gato.episodes.store import verify
+    from gato.episodes.repair import verify
 
     folder, good = rng.choice(datasets)
     path = rng.choice(sorted(p for p in folder.rglob("*") if p.is_file()))

@@ -127,7 +127,8 @@ def fill_disk(sized: Sized, i: int, rng: random.Random) -> str:
 
 
 def what_is_there(name: str, out: Path) -> dict[str, str]:
-    from gato.episodes.store import Dataset, find_datasets, verify
+    from gato.episodes.repair import verify
+    from gato.episodes.store import Dataset, find_datasets
 
     if name not in ("episodes", "corpus"):
         return digest_of(out, but=("tensorboard", "log.jsonl") if name == "run" else ())
@@ -163,7 +164,7 @@ def prepare_collector(folder: Path) -> Collecting:
 
 
 def collect_once(out: Path, told: Path | None, workers: int = 0) -> str:
-    from gato.episodes.store import DatasetWriter
+    from gato.episodes.writer import DatasetWriter
     from gato.rollouts.collect import collect
     from gato.worlds import find
 

@@ -16,7 +16,7 @@ from gato import cli
 from gato.episodes import Dataset, find_datasets
 from gato.episodes.exchange import Choices, detect, export_minari, import_recordings, open_recordings
 from gato.episodes.record import write_episode
-from gato.episodes.store import verify
+from gato.episodes.repair import verify
 from gato.errors import DataError, DatasetMissingError, OutputExistsError, SpecError, UnknownNameError, UsageError
 from gato.rollouts import CLEAN, Noise
 from gato.rollouts.collect import collect

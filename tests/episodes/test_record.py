@@ -9,7 +9,9 @@ from gymnasium.spaces import Box, Discrete, Text
 
 from gato.episodes import Spec, TaskSpec
 from gato.episodes.record import KNOWN, record, write_episode
-from gato.episodes.store import Dataset, DatasetWriter, verify
+from gato.episodes.repair import verify
+from gato.episodes.store import Dataset
+from gato.episodes.writer import DatasetWriter
 from gato.errors import EpisodeError, ObservationError, OutputExistsError, SpecError, UsageError
 from gato.worlds.dummy import CountingWorld, counting_expert
 from gato.worlds.gym import FAMILIES, gym_task
@@ -59,7 +61,7 @@ def test_arrays(tmp_path):
         done = rng.uniform(-1, 1, (11, 2)).astype(np.float32)
         assert write_episode(tmp_path / "d", seen, done, np.ones(11), task="lab/robot", info={"success": True}) == i
     dataset = Dataset.open(tmp_path / "d")
-    assert len(dataset) == 70 and verify(tmp_path / "d").ok and len(dataset._parts) < 20
+    assert len(dataset) == 70 and verify(tmp_path / "d").ok and len(dataset.parts) < 20
     last = dataset[69]
     np.testing.assert_array_equal(last.observations["joints"], seen["joints"][:11])
     np.testing.assert_array_equal(last.observations["camera/left"], seen["camera"]["left"][:11])

@@ -14,19 +14,13 @@ from hypothesis import strategies as st
 
 from gato.cli import main
 from gato.episodes import Episode, Spec, TaskSpec
-from gato.episodes import store as store_room
+from gato.episodes import writer as writing
+from gato.episodes.columns import _row_groups, encode_chunk
 from gato.episodes.manifest import MANIFEST, commit_folder
-from gato.episodes.store import (
-    Dataset,
-    DatasetWriter,
-    _row_groups,
-    encode_chunk,
-    find_datasets,
-    read_spec,
-    repair,
-    verify,
-)
+from gato.episodes.repair import repair, verify
+from gato.episodes.store import Dataset, find_datasets, read_spec
 from gato.episodes.table import beside_the_paper, table
+from gato.episodes.writer import DatasetWriter
 from gato.errors import DataError, DatasetCorruptError, DatasetMissingError, EpisodeError, OutputExistsError
 
 INFINITE = ((-np.inf,), (np.inf,))
@@ -143,7 +137,7 @@ def long_dataset(tmp_path_factory):
 
 
 def test_a_window_reads_one_or_two_row_groups(long_dataset):
-    [part] = long_dataset._parts.values()
+    [part] = long_dataset.parts.values()
     part.open()
     read, asked = part.file.read_row_groups, []
 
@@ -204,7 +198,7 @@ def test_topping_up_keeps_order_and_folds_small_shards(tmp_path):
 
 
 def test_large_data_goes_into_several_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_room, "SHARD_BYTES", 60_000)
+    monkeypatch.setattr(writing, "SHARD_BYTES", 60_000)
     episodes = [make_episode(EVERYTHING, 20, i) for i in range(12)]
     folder = write(tmp_path / "d", episodes)
     assert len(list((folder / "data").iterdir())) > 2
@@ -248,13 +242,13 @@ def test_many_episodes_follow_a_compaction_together(tmp_path, how):
 def sound(tmp_path_factory):
     """A dataset with four shards and one pending file."""
     folder = tmp_path_factory.mktemp("sound") / "d"
-    before = store_room.SHARD_BYTES
-    store_room.SHARD_BYTES = 10_000  # each batch stays a shard of its own
+    before = writing.SHARD_BYTES
+    writing.SHARD_BYTES = 10_000  # each batch stays a shard of its own
     try:
         write(folder, [make_episode(EVERYTHING, 20, i) for i in range(2)])
         write(folder, [make_episode(EVERYTHING, 20, i) for i in range(2)])
     finally:
-        store_room.SHARD_BYTES = before
+        writing.SHARD_BYTES = before
     return write(folder, [make_episode(EVERYTHING, 20, 4)], close=False)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from gato.cli import main
 from gato.episodes import Episode
-from gato.episodes.store import Dataset, DatasetWriter, dataset_folder
+from gato.episodes.store import Dataset, dataset_folder
+from gato.episodes.writer import DatasetWriter
 from gato.errors import OutputExistsError, RecipeError
 from gato.evaluation.improve import _best_steps, _to_go, draw, gain, improve, own_recipe
 from gato.model.bundle import Bundle

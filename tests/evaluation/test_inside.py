@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import inside
 from gato.episodes import Dataset, Episode, Spec, TaskSpec
-from gato.episodes.store import DatasetWriter
+from gato.episodes.writer import DatasetWriter
 from gato.errors import UsageError
 from gato.model import Gato, GatoConfig
 from gato.model.bundle import Bundle, TaskCard

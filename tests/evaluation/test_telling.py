@@ -129,7 +129,8 @@ def test_right_replies_score_one_and_wrong_ones_nothing(agent, tmp_path, monkeyp
 
 def test_data_of_ones_own(agent, tmp_path):
     """Five captions of one picture are its references; ten humans answer; pairs joined into one episode count one by one."""
-    from gato.episodes.store import DatasetWriter, encode_chunk
+    from gato.episodes.columns import encode_chunk
+    from gato.episodes.writer import DatasetWriter
 
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
@@ -153,7 +154,7 @@ def test_data_of_ones_own(agent, tmp_path):
 
 
 def test_several_datasets_of_one_corpus(tmp_path):
-    from gato.episodes.store import DatasetWriter
+    from gato.episodes.writer import DatasetWriter
 
     for part in "ab":
         with DatasetWriter(tmp_path / part, "text/own", TEXT_SPEC, {"source": "test"}) as writer:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gato.episodes import Dataset
-from gato.episodes.store import verify
+from gato.episodes.repair import verify
 from gato.errors import ResourceError, UsageError
 from gato.rollouts import CLEAN, Noise
 from gato.rollouts.collect import collect

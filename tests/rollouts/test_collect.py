@@ -13,7 +13,9 @@ import pytest
 
 from gato.cli import main
 from gato.episodes.manifest import MANIFEST
-from gato.episodes.store import Dataset, DatasetWriter, verify
+from gato.episodes.repair import verify
+from gato.episodes.store import Dataset
+from gato.episodes.writer import DatasetWriter
 from gato.errors import (
     DiskFullError,
     EpisodeError,

@@ -136,7 +136,8 @@ def test_no_room_is_in_both_splits():
 
 @pytest.mark.parametrize("name", [name for name in CORPORA if not name.startswith("text/")])
 def test_every_corpus_is_written_and_topped_up(name, tmp_path):
-    from gato.episodes.store import Dataset, verify
+    from gato.episodes.repair import verify
+    from gato.episodes.store import Dataset
 
     generate(tmp_path, [name], scenes=3)
     (folder,) = generate(tmp_path, [name], scenes=5)

@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("minigrid")
 
 from gato.corpora.text import PYTHON_DOCS, python_docs
-from gato.episodes.store import Dataset, verify
+from gato.episodes.repair import verify
+from gato.episodes.store import Dataset
 from gato.errors import OutputExistsError, UnknownNameError
 from gato.scenes import generate
 from gato.scenes.grid import (

@@ -11,7 +11,8 @@ import pytest
 
 from gato.corpora import TEXT_SPEC, asked_of, questions_spec
 from gato.episodes import Episode
-from gato.episodes.store import Dataset, DatasetWriter, find_datasets
+from gato.episodes.store import Dataset, find_datasets
+from gato.episodes.writer import DatasetWriter
 from gato.errors import DatasetCorruptError, EpisodeError
 from gato.rollouts.collect import collect
 from gato.sequences import Mixture, ShelvedStore, TokenStore, collate, shelf

@@ -12,7 +12,8 @@ import torch
 import gato
 import gato.training.log as training_log
 from gato.corpora import TEXT_SPEC, asked_of, caption_spec, captioned, document, page, page_spec, questions_spec
-from gato.episodes.store import Dataset, DatasetWriter
+from gato.episodes.store import Dataset
+from gato.episodes.writer import DatasetWriter
 from gato.errors import CheckpointMismatchError, DataError, NonFiniteError, RecipeError, UsageError
 from gato.model import Gato
 from gato.model.bundle import Bundle

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gato.errors import (
-    UsageError,
-)
+from gato.errors import UsageError
 
 
 def ways_of_acting(words: tuple[str, ...], own: Mapping[str, Any]) -> dict[str, Any]:

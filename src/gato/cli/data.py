@@ -10,15 +10,8 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from gato.cli.checks import (
-    check_some,
-    check_suffix,
-    check_within,
-    print_table,
-)
-from gato.errors import (
-    UsageError,
-)
+from gato.cli.checks import check_some, check_suffix, check_within, print_table
+from gato.errors import UsageError
 
 
 @dataclass
@@ -142,7 +135,8 @@ class DataVerify:
 
     def run(self) -> None:
         check_some(self.paths, "a dataset folder", "gato data verify DIR")
-        from gato.episodes.store import find_datasets, verify
+        from gato.episodes.repair import verify
+        from gato.episodes.store import find_datasets
 
         bad = 0
         for path in find_datasets(list(self.paths)):
@@ -177,7 +171,7 @@ class DataRepair:
     out: Path
 
     def run(self) -> None:
-        from gato.episodes.store import repair
+        from gato.episodes.repair import repair
 
         done = repair(self.dataset, self.out)
         print(f"{done.kept:,} episodes kept, {len(done.lost):,} lost → {self.out}")

@@ -23,12 +23,7 @@ from gato.cli.checks import (
     print_table,
     ways_of_acting,
 )
-from gato.errors import (
-    OutputExistsError,
-    UnknownNameError,
-    UsageError,
-    known_instead,
-)
+from gato.errors import OutputExistsError, UnknownNameError, UsageError, known_instead
 
 
 @dataclass

@@ -13,17 +13,8 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from gato.cli.checks import (
-    check_some,
-    check_within,
-    device_named,
-)
-from gato.errors import (
-    GatoError,
-    UnknownNameError,
-    UsageError,
-    nearest,
-)
+from gato.cli.checks import check_some, check_within, device_named
+from gato.errors import GatoError, UnknownNameError, UsageError, nearest
 
 
 @dataclass

@@ -13,15 +13,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from gato.cli.checks import (
-    check_some,
-    check_within,
-    device_named,
-)
-from gato.errors import (
-    DatasetMissingError,
-    UsageError,
-)
+from gato.cli.checks import check_some, check_within, device_named
+from gato.errors import DatasetMissingError, UsageError
 
 
 @dataclass

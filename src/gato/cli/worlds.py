@@ -10,15 +10,8 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from gato.cli.checks import (
-    check_within,
-    check_workers,
-    device_named,
-    print_table,
-)
-from gato.errors import (
-    UsageError,
-)
+from gato.cli.checks import check_within, check_workers, device_named, print_table
+from gato.errors import UsageError
 
 
 @dataclass

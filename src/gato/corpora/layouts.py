@@ -23,10 +23,12 @@ from gato.corpora.pairs import CocoCaptions, ConceptualCaptions, TarPairs, in_fi
 from gato.corpora.questions import Questions
 from gato.corpora.reading import MAX_RECORD_BYTES, OnBad, Place, Reader
 from gato.episodes import Episode
+from gato.episodes.columns import encode_chunk
 from gato.episodes.exchange import LAYOUTS as RECORDINGS
 from gato.episodes.exchange import Imported
 from gato.episodes.manifest import MANIFEST
-from gato.episodes.store import Dataset, DatasetWriter, encode_chunk
+from gato.episodes.store import Dataset
+from gato.episodes.writer import DatasetWriter
 from gato.errors import DataError, UnknownNameError, UsageError, nearest
 
 CHUNK_EPISODES, CHUNK_BYTES = 256, 1 << 24  # made durable together

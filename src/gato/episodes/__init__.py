@@ -12,7 +12,8 @@ from gato.episodes.spec import (
     task_spec,
     unflatten,
 )
-from gato.episodes.store import Dataset, DatasetWriter, find_datasets
+from gato.episodes.store import Dataset, find_datasets
+from gato.episodes.writer import DatasetWriter
 
 __all__ = [
     "Dataset", "DatasetWriter", "Episode", "Spec", "Specs", "TaskSpec",

@@ -20,7 +20,8 @@ import numpy as np
 from gato.episodes.episode import Episode, check_info, success_of
 from gato.episodes.manifest import MANIFEST
 from gato.episodes.spec import Specs, TaskSpec, check_values, flatten, specs_from_space, task_spec
-from gato.episodes.store import DatasetWriter, read_spec
+from gato.episodes.store import read_spec
+from gato.episodes.writer import DatasetWriter
 from gato.errors import EpisodeError, ObservationError, SpecError, UsageError
 
 LOOSE_FILES = 64  # `write_episode` compacts after this many calls

@@ -29,7 +29,8 @@ import numpy as np
 from gato.episodes import Episode, TaskSpec
 from gato.episodes.likeness import Memory
 from gato.episodes.manifest import make_folder, write_file_atomically
-from gato.episodes.store import Dataset, DatasetWriter, dataset_folder
+from gato.episodes.store import Dataset, dataset_folder
+from gato.episodes.writer import DatasetWriter
 from gato.errors import RecipeError, UsageError
 from gato.evaluation.begun import claim, fingerprint
 from gato.evaluation.evaluate import evaluate_task

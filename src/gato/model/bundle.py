@@ -24,7 +24,8 @@ import torch
 
 from gato.episodes import Episode, TaskSpec
 from gato.episodes.manifest import commit_folder, temporary_beside, verify_manifest
-from gato.episodes.store import Dataset, DatasetWriter
+from gato.episodes.store import Dataset
+from gato.episodes.writer import DatasetWriter
 from gato.errors import (
     CheckpointCorruptError,
     CheckpointMismatchError,

@@ -27,8 +27,10 @@ from typing import Any
 import numpy as np
 
 from gato.episodes import Episode, check_values, flatten
+from gato.episodes.columns import encode_chunk
 from gato.episodes.manifest import MANIFEST
-from gato.episodes.store import Dataset, DatasetWriter, dataset_folder, encode_chunk
+from gato.episodes.store import Dataset, dataset_folder
+from gato.episodes.writer import DatasetWriter
 from gato.errors import (
     DatasetCorruptError,
     DatasetMissingError,

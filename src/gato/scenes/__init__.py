@@ -26,8 +26,9 @@ from typing import NamedTuple
 from gato.corpora import TEXT_SPEC, Split, check_split
 from gato.corpora.text import PYTHON_DOCS, python_docs
 from gato.episodes import Episode, TaskSpec
+from gato.episodes.columns import encode_chunk
 from gato.episodes.manifest import make_folder
-from gato.episodes.store import DatasetWriter, encode_chunk
+from gato.episodes.writer import DatasetWriter
 from gato.errors import UnknownNameError, UsageError, nearest
 from gato.scenes import dialogues, grid, questions, walkthroughs, wording
 

@@ -22,11 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from gato.episodes.columns import encode_chunk
 from gato.episodes.episode import Episode
 from gato.episodes.exchange.leaves import Matching, match
 from gato.episodes.manifest import MANIFEST, TEMPORARY, fsync_folder
 from gato.episodes.spec import TaskSpec
-from gato.episodes.store import Dataset, DatasetWriter, dataset_folder, encode_chunk
+from gato.episodes.store import Dataset, dataset_folder
+from gato.episodes.writer import DatasetWriter
 from gato.errors import DataError, UnknownNameError, UsageError, nearest
 
 HELD_OUT_PERCENT = 8  # as of the corpora
