@@ -108,7 +108,7 @@ WEAK: dict[str, Any] = {  # task: who demonstrates
 }
 NOTHING = ("classic-control/cartpole-v1", "babyai/go-to-red-ball-grey", "classic-control/pendulum-v1", "vizdoom/basic")
 BOTH = ("classic-control/cartpole-v1", "classic-control/pendulum-v1")  # ways of keeping compared
-PLAN = ("classic-control/pendulum-v1", "dm-control-suite/point-mass-easy", "dm-control-suite/cartpole-swingup")
+PLAN = {"classic-control/pendulum-v1": 20, "dm-control-suite/point-mass-easy": 8, "dm-control-suite/cartpole-swingup": 8}  # episodes
 RETURNS = ("classic-control/cartpole-v1", "babyai/go-to-red-ball-grey", "meta-world/reach")
 
 
@@ -170,7 +170,7 @@ def _score(
     return float(np.mean(json.loads(file.read_text())))
 
 
-def planned(state: Path, task: Task, tokenizer: Path, episodes: int = 20) -> dict[str, Any]:
+def planned(state: Path, task: Task, tokenizer: Path, episodes: int) -> dict[str, Any]:
     """Scores of one network that plays at once, and that looks ahead, in imagination and in the simulator."""
     collect([task], 200, state / "mixed", workers=0, policy=now_and_then(task), max_steps=200)
     words = ["steps=900", "reward_shown=true", "observation_loss=0.5", 'window_timesteps={"*": 4}']
@@ -352,7 +352,7 @@ def _looking_ahead(records: list[dict[str, Any]]) -> str:
         "on saved states of the world and does the first action of the best; `--plan 16 --imagined` tries them on what the network "
         "foretells, so no simulator is asked.\n\n"
         + "\n".join(rows)
-        + f"\n\nMean return of {len(records[0]['plain'])} episodes and the half width of its interval. The gain of planning on the "
+        + "\n\nMean return and the half width of its interval over " + ", ".join(str(len(r["plain"])) for r in records) + " episodes. The gain of planning on the "
         "true simulator for a trained demo is in the [log](log.md) and `results/planning.json`."
     )
 
@@ -460,7 +460,7 @@ def main() -> None:
             record = conditioned(args.state / "returns" / "state", find(name), tokenizer)
             write_whole(args.state / "returns" / f"{name.replace('/', '--')}.json", json.dumps(record))
         for name in PLAN if "plan" in args.only else ():
-            record = planned(args.state / "plan" / "state", find(name), tokenizer)
+            record = planned(args.state / "plan" / "state", find(name), tokenizer, PLAN[name])
             write_whole(args.state / "plan" / f"{name.replace('/', '--')}.json", json.dumps(record))
     found = report(args.state)
     write_whole(ROOT / "docs/beyond.md", page(found))

@@ -6,8 +6,8 @@
 Four tasks are held out: two from state, one from pictures, one grid world; with each, whatever is the same skill in another form (other
 physics, sizes, senses, a sparse reward). Networks are pretrained on everything else (`all`), on the held-out task's own domain alone
 (`domain`), on no control data (`language`), or not at all (`scratch`), for the same number of steps, and fine-tuned on 1, 10 and
-100 demonstrations, three series each, as `gato finetune --demonstrations` does it. `all` and `scratch` in two sizes. Before any
-fine-tuning `all` and `domain` play the task as they are: zero-shot, with no prompt and no name of the task.
+100 demonstrations, three series each, as `gato finetune --demonstrations` does it; `gently` is `all` at a tenth of the rate. `all` and
+`scratch` in two sizes. Before any fine-tuning `all` and `domain` play the task as they are: zero-shot, with no prompt and no name of the task.
 
 Pieces end after --seconds, between two runs.
 """
@@ -28,7 +28,8 @@ from gato.episodes import Dataset, find_datasets
 from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import dataset_folder
 from gato.evaluation.evaluate import evaluate_task
-from gato.evaluation.few_shot import COLOURS, few_shot
+from gato.evaluation.few_shot import COLOURS as FOUR
+from gato.evaluation.few_shot import few_shot
 from gato.evaluation.scores import expert_normalised, write_whole
 from gato.model.bundle import Bundle, TaskCard
 from gato.policy import Agent, load
@@ -43,7 +44,10 @@ HELD_OUT = ("dm-control-suite/cartpole-swingup", "meta-world/door-open", "miniwo
 FAMILIES = ("*/cartpole-swingup*", "meta-world/door-open", "miniworld/one-room*", "babyai/go-to-local*")
 SIZES = {"small": (2, 128, 4), "large": (3, 256, 8)}  # blocks, width, heads
 COUNTS, SERIES, EPISODES, ZERO_SHOT = (1, 10, 100), 3, 10, 20
+COLOURS = (*FOUR, "#888888")
+ZERO = 0.25  # where no demonstration stands on a logarithmic axis
 FINE = ["steps=240", "slots=4", "prompt_share=0", 'window_timesteps={"*": 1}', "learning_rate=0.001"]
+GENTLY = [*FINE, "learning_rate=0.0001"]
 EVERY = 40  # steps between two evaluations of a run
 
 
@@ -120,11 +124,14 @@ def tune(task: str, size: str, args: argparse.Namespace, ends: float) -> None:
         if name in starts:
             file = args.state / "zero" / f"{task.replace('/', '--')}-{name}-{size}.json"
             zero_shot(starts[name], task, dataset.spec, file)
-    recipe = finetune_recipe(starts["all"], "finetune", FINE)
+    arms = [(name, start, FINE) for name, start in {**starts, "scratch": None}.items()]
+    if size == "small":
+        arms.append(("gently", starts["all"], GENTLY))
     for count in [c for c in COUNTS if c <= len(dataset)]:
-        for name, start in {**starts, "scratch": None}.items():
+        for name, start, words in arms:
             if time.monotonic() > ends:
                 return
+            recipe = finetune_recipe(starts["all"], "finetune", words)
             out = args.state / "runs" / size / task.replace("/", "--") / f"{name}-{count}"
             few_shot(
                 {name: start}, find(task), dataset, recipe, [count], SERIES, out, episodes=EPISODES, every=EVERY, workers=1,
@@ -138,6 +145,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
             "held_out": FAMILIES,
             "pretraining": {},
             "fine_tuning": FINE,
+            "gently": GENTLY,
             "episodes": EPISODES,
             "every": EVERY,
             "zero_shot_episodes": ZERO_SHOT,
@@ -183,11 +191,28 @@ def draw(found: dict[str, Any], size: str, file: Path) -> None:
             mine = [r for r in shown if label in (r["start"], f"{r['start']}, {r['size']}")]
             if size == "small":
                 mine = [r for r in mine if r["size"] == "small"]
-            x = sorted({r["demonstrations"] for r in mine})
-            y = [np.mean([r["expert_normalised"] for r in mine if r["demonstrations"] == k]) for k in x]
-            ax.plot(x, y, color=COLOURS[n % len(COLOURS)], linewidth=1.5, marker="o", markersize=3, label=label)
+            points = {
+                k: np.mean([r["expert_normalised"] for r in mine if r["demonstrations"] == k])
+                for k in sorted({r["demonstrations"] for r in mine})
+            }
+            as_it_is = entry["zero_shot"].get(
+                f"{'all' if label == 'gently' else label.replace(', ', '-')}{'-small' * (size == 'small')}"
+            )
+            if as_it_is is not None:
+                points = {ZERO: as_it_is, **points}
+            ax.plot(
+                list(points),
+                list(points.values()),
+                color=COLOURS[n],
+                linewidth=1.5,
+                marker="o",
+                markersize=3,
+                label=label,
+            )
         ax.axhline(100, color="#999999", linewidth=0.8, linestyle="--")
         ax.set(xscale="log", xlabel="demonstrations")
+        ax.set_xticks([ZERO, *COUNTS], ["0", *map(str, COUNTS)])
+        ax.minorticks_off()
         ax.set_title(entry["task"], loc="left", fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("% of expert")
