@@ -43,6 +43,7 @@ HELD_OUT = ("dm-control-suite/cartpole-swingup", "meta-world/door-open", "miniwo
 # Not learned at all: they, and the same skills in other forms.
 FAMILIES = ("*/cartpole-swingup*", "meta-world/door-open", "miniworld/one-room*", "babyai/go-to-local*")
 SIZES = {"small": (2, 128, 4), "large": (3, 256, 8)}  # blocks, width, heads
+STARTS = ("all", "domain", "language", "scratch", "gently")
 COUNTS, SERIES, EPISODES, ZERO_SHOT = (1, 10, 100), 3, 10, 20
 COLOURS = (*FOUR, "#888888")
 ZERO = 0.25  # where no demonstration stands on a logarithmic axis
@@ -172,54 +173,60 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
             entry["runs"] += [{"size": size, **run} for run in json.loads(file.read_text())["runs"]]
         found["tasks"].append(entry)
     write_whole(ROOT / "results/transfer.json", json.dumps(found, indent=1) + "\n")
-    draw(found, "small", ROOT / "docs/images/transfer.png")
-    draw(found, "large", ROOT / "docs/images/transfer-size.png")
+    draw(found, {start: (start, "small") for start in STARTS}, ROOT / "docs/images/transfer.png")
+    if any(r["size"] == "large" for entry in found["tasks"] for r in entry["runs"]):
+        sizes = {f"{start}, {size}": (start, size) for start in ("all", "scratch") for size in SIZES}
+        draw(found, sizes, ROOT / "docs/images/transfer-size.png")
     return found
 
 
-def draw(found: dict[str, Any], size: str, file: Path) -> None:
-    """A panel per task: percent of expert over demonstrations, a line per start; for the large size the small one beside it."""
+def table(found: dict[str, Any], size: str) -> str:
+    """Markdown: a row per task and start, percent of expert as the mean over the series."""
+    rows = [f"| task | start | as it is | {' | '.join(map(str, COUNTS))} |", "| --- " * (3 + len(COUNTS)) + "|"]
+    for entry in found["tasks"]:
+        for start in dict.fromkeys(r["start"] for r in entry["runs"] if r["size"] == size):
+            zero = entry["zero_shot"].get(f"{start}-{size}")
+            cells = [f"{zero:.0f}" if zero is not None else "–"]
+            for count in COUNTS:
+                mine = _series(entry, start, size, count)
+                cells.append(f"{np.mean(mine):.0f} ({min(mine):.0f} to {max(mine):.0f})" if mine else "–")
+            rows.append(f"| `{entry['task']}` | {start} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def draw(found: dict[str, Any], lines: dict[str, tuple[str, str]], file: Path) -> None:
+    """A panel per task: percent of expert over demonstrations, with none where it was played as it is. `lines`: what each
+    line's label stands for, (start, size)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 2.9), dpi=150, layout="constrained")
-    for ax, entry in zip(figure.subplots(1, len(HELD_OUT)), found["tasks"], strict=True):
-        shown = [
-            r for r in entry["runs"] if r["size"] == size or (size == "large" and r["start"] in ("all", "scratch"))
-        ]
-        labels = dict.fromkeys(r["start"] if size == "small" else f"{r['start']}, {r['size']}" for r in shown)
-        for n, label in enumerate(labels):
-            mine = [r for r in shown if label in (r["start"], f"{r['start']}, {r['size']}")]
-            if size == "small":
-                mine = [r for r in mine if r["size"] == "small"]
-            points = {
-                k: np.mean([r["expert_normalised"] for r in mine if r["demonstrations"] == k])
-                for k in sorted({r["demonstrations"] for r in mine})
-            }
-            as_it_is = entry["zero_shot"].get(
-                f"{'all' if label == 'gently' else label.replace(', ', '-')}{'-small' * (size == 'small')}"
-            )
-            if as_it_is is not None:
-                points = {ZERO: as_it_is, **points}
+    figure = Figure(figsize=(11, 2.7), dpi=150, layout="constrained")
+    for ax, entry in zip(figure.subplots(1, len(HELD_OUT), sharey=True), found["tasks"], strict=True):
+        for colour, (label, (start, size)) in zip(COLOURS, lines.items(), strict=False):
+            points = {}
+            if (zero := entry["zero_shot"].get(f"{'all' if start == 'gently' else start}-{size}")) is not None:
+                points[ZERO] = zero
+            for count in COUNTS:
+                if mine := _series(entry, start, size, count):
+                    points[count] = np.mean(mine)
             ax.plot(
-                list(points),
-                list(points.values()),
-                color=COLOURS[n],
-                linewidth=1.5,
-                marker="o",
-                markersize=3,
-                label=label,
+                list(points), list(points.values()), color=colour, linewidth=1.5, marker="o", markersize=3, label=label
             )
         ax.axhline(100, color="#999999", linewidth=0.8, linestyle="--")
         ax.set(xscale="log", xlabel="demonstrations")
         ax.set_xticks([ZERO, *COUNTS], ["0", *map(str, COUNTS)])
         ax.minorticks_off()
-        ax.set_title(entry["task"], loc="left", fontsize=9)
+        ax.set_title(entry["task"], loc="left", fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("% of expert")
-    figure.axes[0].legend(frameon=False, fontsize=7)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     write_file_atomically(file, stream.getvalue())
+
+
+def _series(entry: dict[str, Any], start: str, size: str, count: int) -> list[float]:
+    wanted = (start, size, count)
+    return [r["expert_normalised"] for r in entry["runs"] if (r["start"], r["size"], r["demonstrations"]) == wanted]
 
 
 def main() -> None:
@@ -239,10 +246,9 @@ def main() -> None:
     args = parser.parse_args()
     if not args.report:
         learn(args)
-    for entry in report(args)["tasks"]:
-        print(
-            entry["task"], "zero-shot", {k: round(v) for k, v in entry["zero_shot"].items()}, len(entry["runs"]), "runs"
-        )
+    found = report(args)
+    for size in SIZES:
+        print(f"\n{size}\n\n{table(found, size)}")
 
 
 if __name__ == "__main__":
