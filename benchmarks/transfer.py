@@ -28,7 +28,6 @@ from gato.episodes import Dataset, find_datasets
 from gato.episodes.manifest import write_file_atomically
 from gato.episodes.store import dataset_folder
 from gato.evaluation.evaluate import evaluate_task
-from gato.evaluation.few_shot import COLOURS as FOUR
 from gato.evaluation.few_shot import few_shot
 from gato.evaluation.scores import expert_normalised, write_whole
 from gato.model.bundle import Bundle, TaskCard
@@ -45,7 +44,7 @@ FAMILIES = ("*/cartpole-swingup*", "meta-world/door-open", "miniworld/one-room*"
 SIZES = {"small": (2, 128, 4), "large": (3, 256, 8)}  # blocks, width, heads
 STARTS = ("all", "domain", "language", "scratch", "gently")
 COUNTS, SERIES, EPISODES, ZERO_SHOT = (1, 10, 100), 3, 10, 20
-COLOURS = (*FOUR, "#888888")
+COLOURS = ("#2a78c8", "#c8772a", "#3a9a5c", "#8a5ac8", "#888888")
 ZERO = 0.25  # where no demonstration stands on a logarithmic axis
 FINE = ["steps=240", "slots=4", "prompt_share=0", 'window_timesteps={"*": 1}', "learning_rate=0.001"]
 GENTLY = [*FINE, "learning_rate=0.0001"]

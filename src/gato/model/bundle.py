@@ -91,8 +91,8 @@ class Bundle:
         """How many tokens its training showed together, of tasks or of documents; the whole context where the card does not
         say. What lies further back was never there to learn from, so it is not shown when the network acts either."""
         recipe, context = self.card.get("recipe") or {}, self.config.token_sequence_length
-        told = [recipe.get(name) for name in ("window_tokens", "slot_tokens", *["document_tokens"] * documents)]
-        return min([context, *(number for number in told if number)])
+        limits = ("window_tokens", "slot_tokens", "document_tokens") if documents else ("window_tokens", "slot_tokens")
+        return min(context, *(recipe.get(name) or context for name in limits))
 
     def codec(self, task: str) -> TimestepCodec:
         """The tokens of one of its tasks. Raises UnknownNameError."""

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gato.episodes import Spec, check_values, flatten
+from gato.episodes import check_values, flatten
 from gato.errors import GatoError, ObservationError, UnknownNameError, UsageError
 from gato.model.bundle import Bundle, TaskCard
 from gato.model.cache import RingCache
@@ -299,12 +299,14 @@ class AgentPolicy:
         part, where = self._part[index], f"{self._part[index].task} slot {index}"
         given = flatten(observation, "observation")
         beside = {path: value for path, value in self._beside(part, info).items() if path not in given}
-        of_world: dict[str, Spec] = {}
-        told: dict[str, Spec] = {}
-        for path, spec in part.card.spec.observation.items():
-            (told if path in beside else of_world)[path] = spec
+        specs = part.card.spec.observation
         try:
-            return {**check_values(of_world, given, where), **check_values(told, beside, where)}
+            if not beside:
+                return check_values(specs, given, where)
+            own = {
+                path: spec for path, spec in specs.items() if path not in beside
+            }  # what the world owes, and is named for
+            return check_values(own, given, where) | check_values({path: specs[path] for path in beside}, beside, where)
         except GatoError:
             raise
         except (ValueError, TypeError) as error:  # what numpy says to lists of different lengths
