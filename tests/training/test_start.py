@@ -88,6 +88,13 @@ def test_a_run_is_evaluated_on_what_it_learns_at_its_end_and_when_it_goes_on(hom
             main(["train", "--resume", str(run), "--processes", "1", *more])
         assert scores_of(run) == steps
 
+    shutil.rmtree(run / "best-step-00000003", ignore_errors=True)  # killed between its bundle and its last evaluation
+    (run / "scores.jsonl").write_text('{"step": 2, "tokens": 9, "score": -1.0}\n')
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            main(["train", "--resume", str(run)])
+        assert scores_of(run) == [2, 3] and (run / "best-step-00000003" / "MANIFEST.json").exists()
+
 
 def test_an_evaluation_of_nothing_is_refused_before_a_run_begins(home, tmp_path, capsys):
     words = ["train", home / "small.py", "--data", home / "old", "--out", tmp_path / "run", "--device", "cpu", "--processes", 1,

@@ -66,6 +66,12 @@ class Best:
     def due(self, state: State) -> bool:
         return state.step % self._every == 0
 
+    def judge_the_end(self, bundle: Bundle) -> None:
+        """How the run ended, whatever number of steps that is; once."""
+        state = State(bundle.card["steps"], bundle.card["tokens"])
+        if state.step not in (r["step"] for r in self._known()):
+            self.judge(bundle.model, state)
+
     def forget_after(self, step: int) -> None:
         """A run goes on from this step: scores and bundles of later ones are of another try."""
         kept = [r for r in self._known() if r["step"] <= step]

@@ -32,7 +32,7 @@ from gato.sequences import ShelvedStore, Store
 from gato.sequences.mixture import governing
 from gato.tokens.text import TextTokenizer
 from gato.training.best import REMEMBERED, Best, Judging, Scoring
-from gato.training.checkpoint import State, load_checkpoint
+from gato.training.checkpoint import load_checkpoint
 from gato.training.data import holds_out, shelve, tokenise
 from gato.training.loop import holds_a_run, make_bundle, train
 from gato.training.optimizer import make_optimizers
@@ -158,9 +158,14 @@ def resume_run(out: Path, device: str, processes: int = 0, **watching: Any) -> P
     """Go on where the run in `out` stopped; a finished one costs nothing. `watching` is as in `start_run`: what `evaluate` does
     not say is as the run began, if there is a `scoring`."""
     recipe, data, text, start = _read_run(out)
-    if (out / "bundle" / "MANIFEST.json").exists():
-        return out / "bundle"
     device, team = _place(device)
+    if (out / "bundle" / "MANIFEST.json").exists():
+        scoring, judging = watching.get("scoring"), Judging.of(watching.get("evaluate", {}), out)
+        if scoring and judging and (team is None or team.lead):  # killed before its last evaluation, perhaps
+            bundle = Bundle.load(out / "bundle")
+            score = lambda b: judging.score(scoring, judging.chosen(b.tasks)[0])(b)  # noqa: E731
+            Best(out, score, judging.every, lambda: bundle).judge_the_end(bundle)
+        return out / "bundle"
     return _run(recipe, data, out, text, device, processes, resume=True, start=start, team=team, **watching)
 
 
@@ -225,10 +230,8 @@ def _run(
             recipe, stores, text, out, resume=resume, start=start, device=device, watch=bar, processes=processes,
             team=team, **watching,
         )  # fmt: skip
-    if score and lead:  # how it ended, whatever number of steps that is
-        best, state = Best(out, score, every, lambda: bundle), State(bundle.card["steps"], bundle.card["tokens"])
-        if not best.due(state):
-            best.judge(bundle.model, state)
+    if score and lead:
+        Best(out, score, every, lambda: bundle).judge_the_end(bundle)
     return out / "bundle"
 
 
