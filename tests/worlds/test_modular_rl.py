@@ -1,4 +1,4 @@
-"""Modular RL: every body is a part of the whole one, stands on the floor, and can be planned for."""
+"""Modular RL: every body is a part of the whole one, stands on the floor, and its expert runs."""
 
 import numpy as np
 import pytest
@@ -61,6 +61,6 @@ def test_motors_of_a_humanoid_are_as_strong_as_gymnasiums():
     assert (env.action_space.high == 1).all()
 
 
-def test_planning_moves_a_body_forwards():
+def test_the_expert_moves_a_body_forwards():
     (episode,) = rollout([Unit("modular-rl/cheetah-1-1", 0, max_steps=25)], [LocalSlot()], ExpertPolicy())
     assert episode.total_return > 5

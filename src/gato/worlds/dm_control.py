@@ -6,10 +6,10 @@ Names are `domain-task` with dashes for underscores: pendulum `swingup` is `dm-c
 lie in [0, 1] per step (lqr: at most 1) and an episode has 1,000 steps, so returns reach 1,000. An environment loads its
 model once; a reset costs well under a millisecond for most.
 
-The expert is a feedback law where one is as good as planning (`feedback.py`), and otherwise predictive control on the
-simulator's own physics (`predictive.py`). What departs from the suite: lqr, whose actions are unbounded and whose
-episodes have no limit, has actions in [-1, 1], ends after 1,000 steps, and is always the same system (the suite draws
-one at every load).
+The expert is a feedback law where one is as good as planning (`feedback.py`), a small trained network where planning is weak
+(`actors.py`), and otherwise predictive control on the simulator's own physics (`predictive.py`). What departs from the
+suite: lqr, whose actions are unbounded and whose episodes have no limit, has actions in [-1, 1], ends after 1,000 steps,
+and is always the same system (the suite draws one at every load).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gato.worlds import MakeExpert, Task, feedback, mjcf, predictive
+from gato.worlds import MakeExpert, Task, actors, feedback, mjcf, predictive
 from gato.worlds.camera import Camera
 from gato.worlds.saving import restore_physics, save_physics
 
@@ -84,10 +84,13 @@ def tasks() -> list[Task]:
     return [_task(domain, task) for domain, names in SUITE.items() for task in names]
 
 
-def make_expert(name: str) -> tuple[MakeExpert | None, str]:
-    """The expert of a task (`cartpole-swingup`) and what it is called; None and nothing where there is none."""
+def make_expert(name: str, changed: bool = False) -> tuple[MakeExpert | None, str]:
+    """The expert of a task (`cartpole-swingup`) and what it is called; None and nothing where there is none. An actor knows one body:
+    of one that is `changed` it is the planner, which sees the physics as it is."""
     if name in FEEDBACK:
         return FEEDBACK[name]
+    if not changed and (actor := actors.expert(f"{DOMAIN}/{name}")):
+        return actor, "trained actor"
     return (predictive.EXPERTS[name], "predictive control") if name in predictive.EXPERTS else (None, "")
 
 

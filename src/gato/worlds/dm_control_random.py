@@ -7,7 +7,8 @@ Six factors are drawn from the episode's seed, one for all of its kind: actuator
 joint damping, size of the body's geoms, and their density. They multiply the model's description, which is compiled
 again, so masses and inertias follow from sizes and densities. The reset's info holds them under `drawn`; the observation
 shows none of them. Floors, targets and meshes stay as they are, and so do the lengths of limbs that are told by their two
-ends. The expert is the state task's own: predictive control plans on the changed physics; a feedback law does not know it.
+ends. The expert is predictive control, which plans on the changed physics, or the state task's feedback law, which does not
+know it; trained actors know one body only.
 
 The paper counts 26 tasks and does not name them; these are the suite's benchmark tasks without manipulator bring_ball and
 acrobot swingup_sparse. Its intervals are taken as it tells them; whether it drew one factor for all of a kind is open.
@@ -41,7 +42,7 @@ def tasks() -> list[Task]:
 
 def _task(amount: str, domain: str, task: str) -> Task:
     name = task_name(domain, task)
-    expert, expert_name = make_expert(name)
+    expert, expert_name = make_expert(name, changed=True)
     return Task(
         id=f"dm-control-suite-random-{amount}/{name}",
         make_env=functools.partial(_make_env, domain, task, amount),

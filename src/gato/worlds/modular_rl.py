@@ -13,7 +13,8 @@ are mirror images one is listed.
 
 The reward is Gymnasium's (version 5): speed forwards, a bonus while the torso is up (none for cheetahs), less a cost of
 control. Unlike there an episode always has 1,000 steps: a fall costs the bonus and does not end it, so that returns of
-different bodies compare, and getting up can be learned. The expert is predictive control on the body's own physics.
+different bodies compare, and getting up can be learned. The expert is a small trained network (`actors.py`), or else
+predictive control on the body's own physics.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gato.worlds import MakeExpert, Task
+from gato.worlds import MakeExpert, Task, actors
 from gato.worlds.camera import Camera
 from gato.worlds.predictive import Future, Planning, PredictiveControl, ramp
 
@@ -92,11 +93,11 @@ def tasks() -> list[Task]:
         Task(
             id=f"modular-rl/{name}",
             make_env=functools.partial(ModularBody, family, kept),
-            make_expert=_expert(family),
+            make_expert=actors.expert(f"modular-rl/{name}") or _expert(family),
             requires=("mujoco", "gymnasium"),
             extra="mujoco",
             max_steps=MAX_STEPS,
-            expert_name="predictive control",
+            expert_name="trained actor" if actors.expert(f"modular-rl/{name}") else "predictive control",
             notes="1,000 steps, no end at a fall; which 38 bodies the paper took is not told, but their families are",
             meta={"family": family, "segments": kept},
         )

@@ -1,0 +1,123 @@
+"""Small trained actors: experts for bodies that run, where planning is weak or slow.
+
+An actor is a network of two hidden layers of 128 that PPO trained on the task's own physics (`benchmarks/train_actors.py`); its
+weights, some forty kilobytes, are in `actors/` beside this file. It reads positions and velocities from the environment, not
+what the task shows, so that it serves every sense of its world, and acts by the mean of its policy: a smooth function of the state,
+which is easier to imitate than a plan.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from gato.worlds import MakeExpert
+from gato.worlds.mjcf import Probe, probed
+
+GRID = 512  # actions are multiples of its inverse, as those of the planners
+TURN = {"tip": Probe("framepos", "site tip"), "aim": Probe("framepos", "site target")}
+SWIM = {"aim": Probe("framepos", "geom target", "xbody head")}
+AIMS: dict[str, Mapping[str, Probe]] = {  # where a task's target is: it is no joint of the body
+    "dm-control-suite/finger-turn-easy": TURN,
+    "dm-control-suite/finger-turn-hard": TURN,
+    "dm-control-suite/fish-swim": {"aim": Probe("framepos", "geom target", "xbody torso")},
+    "dm-control-suite/swimmer-swimmer6": SWIM,
+    "dm-control-suite/swimmer-swimmer15": SWIM,
+}
+
+
+def expert(task: str) -> MakeExpert | None:
+    """Of `dm-control-suite/walker-run`; None where no actor was trained."""
+    file = resources.files("gato.worlds") / "actors" / f"{task.replace('/', '--')}.safetensors"
+    return functools.partial(_make, task) if file.is_file() else None
+
+
+def _make(task: str, env: Any, seed: int) -> Actor:
+    return Actor(weights(task), env, AIMS.get(task, {}))
+
+
+@functools.cache
+def weights(task: str) -> Mapping[str, np.ndarray]:
+    """Three layers ("0.weight", float16 (128, features), …) and what the features are normalised by ("mean", "scale")."""
+    from safetensors.numpy import load
+
+    return load((resources.files("gato.worlds") / "actors" / f"{task.replace('/', '--')}.safetensors").read_bytes())
+
+
+def body_state(model: Any, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    """(N, nq) and (N, nv) of an MjModel → float32 (N, features): the same wherever on the ground the body is.
+
+    A hinge with limits is its angle, one without sine and cosine; a slide is its place unless it is horizontal and without limits,
+    and so goes anywhere; a free body is its height, its rotation matrix and its velocities in its own frame.
+    """
+    import mujoco
+
+    kinds, parts, moving = mujoco.mjtJoint, [], velocity.copy()
+    for joint in range(model.njnt):
+        kind, at, dof = model.jnt_type[joint], model.jnt_qposadr[joint], model.jnt_dofadr[joint]
+        value = position[:, at : at + 1]
+        if kind == kinds.mjJNT_HINGE:
+            parts += [value] if model.jnt_limited[joint] else [np.sin(value), np.cos(value)]
+        elif kind == kinds.mjJNT_SLIDE:
+            goes_anywhere = not model.jnt_limited[joint] and model.jnt_axis[joint, 2] == 0
+            parts += [] if goes_anywhere else [value]
+        elif kind == kinds.mjJNT_FREE:
+            turn = rotation(position[:, at + 3 : at + 7])
+            parts += [position[:, at + 2 : at + 3], turn.reshape(-1, 9)]
+            moving[:, dof : dof + 3] = np.einsum("nij,ni->nj", turn, velocity[:, dof : dof + 3])
+        else:
+            parts += [position[:, at : at + 4]]
+    return np.concatenate([*parts, moving], axis=1).astype(np.float32)
+
+
+def rotation(quaternion: np.ndarray) -> np.ndarray:
+    """(N, 4), scalar first → (N, 3, 3), body to world."""
+    w, x, y, z = np.moveaxis(quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True), 1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.moveaxis(np.array(rows), 2, 0)
+
+
+def aimed(model: Any, columns: Mapping[str, slice], position: np.ndarray) -> np.ndarray:
+    """What these probes tell of a body in this position, (nq,)."""
+    import mujoco
+
+    data = mujoco.MjData(model)
+    data.qpos[:] = position
+    mujoco.mj_forward(model, data)
+    return np.concatenate([data.sensordata[c] for c in columns.values()]).astype(np.float32)
+
+
+class Actor:
+    """policy(observation, info) → action, the same for the same state. `env` has what planners ask of it (`predictive.py`)."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray], env: Any, aims: Mapping[str, Probe]):
+        self._layers = [
+            (weights[f"{i}.weight"].astype(np.float32), weights[f"{i}.bias"].astype(np.float32)) for i in range(3)
+        ]
+        self._mean, self._scale = weights["mean"], weights["scale"]
+        self._physics, self._low, self._high = env.physics, env.action_space.low, env.action_space.high
+        self._probed: tuple[Any, dict[str, slice]] | None = None
+        if aims:
+            self._probed = probed(env.description.spec(), aims, like=env.physics.model.ptr)
+
+    def _senses(self) -> np.ndarray:
+        model, data = self._physics.model.ptr, self._physics.data.ptr
+        aims = [aimed(*self._probed, data.qpos)] if self._probed else []
+        return np.concatenate([body_state(model, data.qpos[None], data.qvel[None])[0], *aims])
+
+    def __call__(self, observation: Any, info: Mapping[str, Any] | None = None) -> np.ndarray:
+        x = np.clip((self._senses() - self._mean) * self._scale, -10.0, 10.0)
+        for weight, bias in self._layers[:-1]:
+            x = weight @ x + bias
+            x = np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
+        weight, bias = self._layers[-1]
+        action = self._low + (np.clip(weight @ x + bias, -1.0, 1.0) + 1) / 2 * (self._high - self._low)
+        return np.clip(np.round(action * GRID) / GRID, self._low, self._high).astype(np.float32)
