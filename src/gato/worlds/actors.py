@@ -17,8 +17,8 @@ import numpy as np
 
 from gato.worlds import MakeExpert
 from gato.worlds.mjcf import Probe, probed
+from gato.worlds.predictive import GRID
 
-GRID = 512  # actions are multiples of its inverse, as those of the planners
 TURN = {"tip": Probe("framepos", "site tip"), "aim": Probe("framepos", "site target")}
 SWIM = {"aim": Probe("framepos", "geom target", "xbody head")}
 AIMS: dict[str, Mapping[str, Probe]] = {  # where a task's target is: it is no joint of the body
@@ -55,6 +55,7 @@ def body_state(model: Any, position: np.ndarray, velocity: np.ndarray) -> np.nda
     and so goes anywhere; a free body is its height, its rotation matrix and its velocities in its own frame.
     """
     import mujoco
+    from scipy.spatial.transform import Rotation
 
     kinds, parts, moving = mujoco.mjtJoint, [], velocity.copy()
     for joint in range(model.njnt):
@@ -66,23 +67,12 @@ def body_state(model: Any, position: np.ndarray, velocity: np.ndarray) -> np.nda
             goes_anywhere = not model.jnt_limited[joint] and model.jnt_axis[joint, 2] == 0
             parts += [] if goes_anywhere else [value]
         elif kind == kinds.mjJNT_FREE:
-            turn = rotation(position[:, at + 3 : at + 7])
+            turn = Rotation.from_quat(position[:, at + 3 : at + 7], scalar_first=True).as_matrix()
             parts += [position[:, at + 2 : at + 3], turn.reshape(-1, 9)]
             moving[:, dof : dof + 3] = np.einsum("nij,ni->nj", turn, velocity[:, dof : dof + 3])
         else:
             parts += [position[:, at : at + 4]]
     return np.concatenate([*parts, moving], axis=1).astype(np.float32)
-
-
-def rotation(quaternion: np.ndarray) -> np.ndarray:
-    """(N, 4), scalar first → (N, 3, 3), body to world."""
-    w, x, y, z = np.moveaxis(quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True), 1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(rows), 2, 0)
 
 
 def aimed(model: Any, columns: Mapping[str, slice], position: np.ndarray) -> np.ndarray:
@@ -98,11 +88,11 @@ def aimed(model: Any, columns: Mapping[str, slice], position: np.ndarray) -> np.
 class Actor:
     """policy(observation, info) → action, the same for the same state. `env` has what planners ask of it (`predictive.py`)."""
 
-    def __init__(self, weights: Mapping[str, np.ndarray], env: Any, aims: Mapping[str, Probe]):
+    def __init__(self, trained: Mapping[str, np.ndarray], env: Any, aims: Mapping[str, Probe]):
         self._layers = [
-            (weights[f"{i}.weight"].astype(np.float32), weights[f"{i}.bias"].astype(np.float32)) for i in range(3)
+            (trained[f"{i}.weight"].astype(np.float32), trained[f"{i}.bias"].astype(np.float32)) for i in range(3)
         ]
-        self._mean, self._scale = weights["mean"], weights["scale"]
+        self._mean, self._scale = trained["mean"], trained["scale"]
         self._physics, self._low, self._high = env.physics, env.action_space.low, env.action_space.high
         self._probed: tuple[Any, dict[str, slice]] | None = None
         if aims:
