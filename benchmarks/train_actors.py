@@ -37,7 +37,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from gato.rollouts import episode_seed
-from gato.worlds import Task, actors, gym_mujoco, modular_rl, select
+from gato.worlds import Task, actors, modular_rl, select
 from gato.worlds.mjcf import probed
 from gato.worlds.predictive import PLANNING, Future, Planning
 
@@ -49,18 +49,12 @@ PPO_SETTINGS = {"n_steps": 64, "batch_size": 1024, "n_epochs": 6, "learning_rate
                 "clip_range": 0.2, "ent_coef": 0.0}  # fmt: skip
 
 
-def physics_of(task: Task, env: Any) -> Any:
-    """What actors act in, of the task's environment."""
-    return gym_mujoco.as_planned(env, env.model) if task.domain == "gym-mujoco" else env
-
-
 def planning_of(task: Task, env: Any) -> Planning:
     """What the actor is rewarded by."""
-    name = task.id.split("/")[1]
     if task.domain == "modular-rl":
         reward = functools.partial(modular_rl._objective, env.family, env.start_height, env._control_unit)
         return Planning(reward, horizon=1, knots=1, samples=1)
-    return gym_mujoco.PLANNING[name][0] if task.domain == "gym-mujoco" else PLANNING[name]
+    return PLANNING[task.id.split("/")[1]]
 
 
 class Bodies(VecEnv):
@@ -68,55 +62,32 @@ class Bodies(VecEnv):
 
     def __init__(self, task: Task, seed: int):
         self._rng, self._max_steps = np.random.default_rng(seed), task.max_steps
-        world = task.make()
-        env = physics_of(task, world.unwrapped)
+        env = task.make().unwrapped
         self._planning = planning_of(task, env)
-        self._healthy = gym_mujoco.HEALTHY.get(task.id.split("/")[1]) if task.domain == "gym-mujoco" else None
-        self._aims, self._columns = actors.AIMS.get(task.id, {}), {}
-        self._models, self._starts, self._aimed = [], [], []
-        for i in range(STARTS):
-            world.reset(
-                seed=episode_seed(task.id, int(self._rng.integers(2**31)), "train"), options={"wide": i % 2 == 1}
-            )
-            self._add(env)
+        self._columns: dict[str, slice] = {}
+        self._model = copy.copy(env.physics.model.ptr)
+        if self._planning.probes:
+            self._model, self._columns = probed(env.description.spec(), self._planning.probes, like=self._model)
+        kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
+        self._starts = np.empty((STARTS, mujoco.mj_stateSize(self._model, kind)))
+        for i, start in enumerate(self._starts):
+            seed = episode_seed(task.id, int(self._rng.integers(2**31)), "train")
+            env.reset(seed=seed, options={"wide": i % 2 == 1})
+            mujoco.mj_getState(self._model, env.physics.data.ptr, start, kind)
+        self._starts[:, 0] = 0.0  # their time
         self._low, self._high = (b.astype(np.float64) for b in (env.action_space.low, env.action_space.high))
-        self._substeps, self._nq, self._nv = env.num_substeps, self._models[0].nq, self._models[0].nv
-        self._roller, self._data = rollout.Rollout(nthread=0), mujoco.MjData(self._models[0])
-        self._which = np.zeros(COPIES, int)
-        self._states = np.empty((COPIES, len(self._starts[0])))
-        self._now_aimed = np.empty((COPIES, len(self._aimed[0])), np.float32)
-        for i in range(COPIES):
-            self._begin(i)
+        self._substeps, self._nq, self._nv = env.num_substeps, self._model.nq, self._model.nv
+        self._roller, self._data = rollout.Rollout(nthread=0), mujoco.MjData(self._model)
+        self._states = self._starts[self._rng.integers(STARTS, size=COPIES)]
         self._age = self._rng.integers(0, self._max_steps, COPIES)  # so that they do not all end at once
         shape = self._senses().shape[1:]
         super().__init__(
             COPIES, Box(-np.inf, np.inf, shape, np.float32), Box(-1.0, 1.0, env.action_space.shape, np.float32)
         )
 
-    def _add(self, env: Any) -> None:
-        """One more start: the state that this environment is in. A target's place is a number of the model, so it has its own."""
-        kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
-        if self._aims or not self._models:
-            model = copy.copy(env.physics.model.ptr)
-            if probes := {**self._planning.probes, **self._aims}:
-                model, self._columns = probed(env.description.spec(), probes, like=model)
-        else:
-            model = self._models[0]
-        state = np.empty(mujoco.mj_stateSize(model, kind))
-        mujoco.mj_getState(model, env.physics.data.ptr, state, kind)
-        state[0] = 0.0  # its time
-        told = {name: self._columns[name] for name in self._aims}
-        self._models.append(model)
-        self._starts.append(state)
-        self._aimed.append(actors.aimed(model, told, state[1 : 1 + model.nq]) if told else np.empty(0, np.float32))
-
-    def _begin(self, i: int) -> None:
-        self._which[i] = which = self._rng.integers(STARTS)
-        self._states[i], self._now_aimed[i] = self._starts[which], self._aimed[which]
-
     def _senses(self) -> np.ndarray:
         position, velocity = self._states[:, 1 : 1 + self._nq], self._states[:, 1 + self._nq : 1 + self._nq + self._nv]
-        return np.concatenate([actors.body_state(self._models[0], position, velocity), self._now_aimed], axis=1)
+        return actors.body_state(self._model, position, velocity)
 
     def reset(self) -> np.ndarray:
         return self._senses()
@@ -127,32 +98,25 @@ class Bodies(VecEnv):
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         began, nq, nv = self._states[:, 0].copy(), self._nq, self._nv
         controls = np.repeat(self._actions[:, None], self._substeps, axis=1)
-        models = [self._models[k] for k in self._which] if self._aims else self._models[0]
-        states, sensors = self._roller.rollout(models, self._data, self._states, controls)
+        states, sensors = self._roller.rollout(self._model, self._data, self._states, controls)
         states, sensors = states[:, -1:], sensors[:, -1:]
         self._states = states[:, 0].copy()
-        if self._aims:
-            self._now_aimed = np.concatenate(
-                [sensors[:, 0, self._columns[name]] for name in self._aims], axis=1
-            ).astype(np.float32)
         future = Future(
             states[:, :, 1 : 1 + nq], states[:, :, 1 + nq : 1 + nq + nv], sensors, self._actions[:, None],
-            {name: sensors[:, :, c] for name, c in self._columns.items()}, self._models[0],
+            {name: sensors[:, :, c] for name, c in self._columns.items()}, self._model,
         )  # fmt: skip
         rewards = self._planning.objective(future)[:, 0]
         # MuJoCo begins again from its reference state, at time 0, where the numbers explode.
         diverged = (self._states[:, 0] < began) | ~np.isfinite(self._states).all(axis=1) | ~np.isfinite(rewards)
-        rewards[diverged], self._states[diverged], self._now_aimed[diverged] = 0.0, self._starts[0], 0.0
+        rewards[diverged], self._states[diverged] = 0.0, self._starts[0]
         self._age += 1
-        fell = diverged if self._healthy is None else diverged | ~self._healthy(future)[:, 0]
-        done = (self._age >= self._max_steps) | fell
+        done = (self._age >= self._max_steps) | diverged
         infos: list[dict[str, Any]] = [{} for _ in range(COPIES)]
         if done.any():
             seen = self._senses()
             for i in np.flatnonzero(done):
-                infos[i] = {"TimeLimit.truncated": not fell[i], "terminal_observation": seen[i]}
-                self._begin(i)
-                self._age[i] = 0
+                infos[i] = {"TimeLimit.truncated": not diverged[i], "terminal_observation": seen[i]}
+                self._states[i], self._age[i] = self._starts[self._rng.integers(STARTS)], 0
         return self._senses(), rewards.astype(np.float32), done, infos
 
     def close(self) -> None:
@@ -186,11 +150,7 @@ def play(task: Task, weights: dict[str, np.ndarray], episodes: int) -> list[floa
     env, returns = task.make(), []
     for i in range(episodes):
         observation, info = env.reset(seed=episode_seed(task.id, 3_000_000 + i, "train"))
-        policy, total, over = (
-            actors.Actor(weights, physics_of(task, env.unwrapped), actors.AIMS.get(task.id, {})),
-            0.0,
-            False,
-        )
+        policy, total, over = actors.Actor(weights, env.unwrapped), 0.0, False
         while not over:
             observation, reward, terminated, truncated, info = env.step(policy(observation, info))
             total, over = total + float(reward), terminated or truncated
@@ -305,7 +265,7 @@ def publish(tasks: list[Task], state: Path) -> None:
             rows = read_rows(path)
             best = max(rows, key=lambda row: np.mean(row["returns"]))
             trained[task.id] = {
-                "timesteps": best["timesteps"], "core_seconds": rows[-1]["seconds"], "returns": best["returns"]
+                "timesteps": best["timesteps"], "seconds": rows[-1]["seconds"], "returns": best["returns"]
             }  # fmt: skip
     record.write_text(json.dumps(trained, indent=1, sort_keys=True) + "\n")
 

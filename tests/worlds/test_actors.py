@@ -14,8 +14,7 @@ import mujoco
 from gato.rollouts import ExpertPolicy, LocalSlot, Unit, rollout
 from gato.worlds import actors, find, select
 
-TRAINED = [task.id for task in select("*") if task.expert_name == "trained actor" and not task.same_world]
-OWN = [name for name in TRAINED if actors.expert(name)]  # not those of a changed body
+OWN = [task.id for task in select("*") if task.expert_name == "trained actor" and not task.same_world]
 
 BODY = """
 <mujoco>
@@ -91,14 +90,3 @@ def test_a_changed_body_is_planned_for():
     """An actor knows one body."""
     for task in select("dm-control-suite-random-*/*"):
         assert task.expert_name != "trained actor"
-
-
-def test_a_target_is_seen_as_the_suite_tells_it():
-    """From a swimmer's head; the suite tells it from its nose, six centimetres ahead."""
-    task = "dm-control-suite/swimmer-swimmer6"
-    env = find(task).make()
-    for seed in range(3):
-        observation, _ = env.reset(seed=seed)
-        probed = actors.probed(env.description.spec(), actors.AIMS[task], like=env.physics.model.ptr)
-        aim = actors.aimed(*probed, env.physics.data.qpos)
-        np.testing.assert_allclose(observation["to_target"] - aim[:2], [0.0, 0.06], atol=1e-5)

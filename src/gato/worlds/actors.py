@@ -16,18 +16,7 @@ from typing import Any
 import numpy as np
 
 from gato.worlds import MakeExpert
-from gato.worlds.mjcf import Probe, probed
-from gato.worlds.predictive import GRID
-
-TURN = {"tip": Probe("framepos", "site tip"), "aim": Probe("framepos", "site target")}
-SWIM = {"aim": Probe("framepos", "geom target", "xbody head")}
-AIMS: dict[str, Mapping[str, Probe]] = {  # where a task's target is: it is no joint of the body
-    "dm-control-suite/finger-turn-easy": TURN,
-    "dm-control-suite/finger-turn-hard": TURN,
-    "dm-control-suite/fish-swim": {"aim": Probe("framepos", "geom target", "xbody torso")},
-    "dm-control-suite/swimmer-swimmer6": SWIM,
-    "dm-control-suite/swimmer-swimmer15": SWIM,
-}
+from gato.worlds.predictive import on_grid
 
 
 def expert(task: str) -> MakeExpert | None:
@@ -37,7 +26,7 @@ def expert(task: str) -> MakeExpert | None:
 
 
 def _make(task: str, env: Any, seed: int) -> Actor:
-    return Actor(weights(task), env, AIMS.get(task, {}))
+    return Actor(weights(task), env)
 
 
 @functools.cache
@@ -75,39 +64,23 @@ def body_state(model: Any, position: np.ndarray, velocity: np.ndarray) -> np.nda
     return np.concatenate([*parts, moving], axis=1).astype(np.float32)
 
 
-def aimed(model: Any, columns: Mapping[str, slice], position: np.ndarray) -> np.ndarray:
-    """What these probes tell of a body in this position, (nq,)."""
-    import mujoco
-
-    data = mujoco.MjData(model)
-    data.qpos[:] = position
-    mujoco.mj_forward(model, data)
-    return np.concatenate([data.sensordata[c] for c in columns.values()]).astype(np.float32)
-
-
 class Actor:
     """policy(observation, info) → action, the same for the same state. `env` has what planners ask of it (`predictive.py`)."""
 
-    def __init__(self, trained: Mapping[str, np.ndarray], env: Any, aims: Mapping[str, Probe]):
+    def __init__(self, trained: Mapping[str, np.ndarray], env: Any):
         self._layers = [
             (trained[f"{i}.weight"].astype(np.float32), trained[f"{i}.bias"].astype(np.float32)) for i in range(3)
         ]
         self._mean, self._scale = trained["mean"], trained["scale"]
         self._physics, self._low, self._high = env.physics, env.action_space.low, env.action_space.high
-        self._probed: tuple[Any, dict[str, slice]] | None = None
-        if aims:
-            self._probed = probed(env.description.spec(), aims, like=env.physics.model.ptr)
-
-    def _senses(self) -> np.ndarray:
-        model, data = self._physics.model.ptr, self._physics.data.ptr
-        aims = [aimed(*self._probed, data.qpos)] if self._probed else []
-        return np.concatenate([body_state(model, data.qpos[None], data.qvel[None])[0], *aims])
 
     def __call__(self, observation: Any, info: Mapping[str, Any] | None = None) -> np.ndarray:
-        x = np.clip((self._senses() - self._mean) * self._scale, -10.0, 10.0)
+        model, data = self._physics.model.ptr, self._physics.data.ptr
+        senses = body_state(model, data.qpos[None], data.qvel[None])[0]
+        x = np.clip((senses - self._mean) * self._scale, -10.0, 10.0)
         for weight, bias in self._layers[:-1]:
             x = weight @ x + bias
             x = np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
         weight, bias = self._layers[-1]
         action = self._low + (np.clip(weight @ x + bias, -1.0, 1.0) + 1) / 2 * (self._high - self._low)
-        return np.clip(np.round(action * GRID) / GRID, self._low, self._high).astype(np.float32)
+        return on_grid(action, self._low, self._high)

@@ -3,9 +3,8 @@
     float64 (17,) joint angles and velocities  →  float32 (6,) torques, within the bounds of the action space
 
 Half Cheetah is `gym-mujoco/half-cheetah-v5`. Unlike the DM Control Suite these have rewards without a ceiling, and some end when
-the body falls. The experts are predictive control (`predictive.py`) on the environment's own model, or a small trained network
-where there is one (`actors.py`); the two pendulums on a cart are held by linear-quadratic feedback, whose gains come from
-the model's own derivatives.
+the body falls. The experts are predictive control (`predictive.py`) on the environment's own model; the two pendulums on
+a cart are held by linear-quadratic feedback, whose gains come from the model's own derivatives.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.worlds import MakeExpert, Policy, Task, actors
+from gato.worlds import MakeExpert, Policy, Task
 from gato.worlds.gym import named_task
 from gato.worlds.predictive import Future, Planning, PredictiveControl
 
@@ -35,20 +34,12 @@ def planner(planning: Planning, points: Mapping[str, str], env: Any, seed: int) 
     model = _with_sensors(env.fullpath, points) if points else copy.copy(env.model)
     # Half of these models are integrated by Runge-Kutta, four times the work; a plan is remade before the difference shows.
     model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    return PredictiveControl(planning, as_planned(env, model), seed)
-
-
-def as_planned(env: Any, model: Any) -> SimpleNamespace:
-    """A Gymnasium environment under the names of dm_control's, which planners and actors look for."""
-    return SimpleNamespace(
+    seen = SimpleNamespace(
         physics=SimpleNamespace(model=SimpleNamespace(ptr=model), data=SimpleNamespace(ptr=env.data)),
         num_substeps=env.frame_skip,
         action_space=env.action_space,
     )
-
-
-def _act(actor: MakeExpert, env: Any, seed: int) -> Policy:
-    return actor(as_planned(env, env.model), seed)
+    return PredictiveControl(planning, seen, seed)
 
 
 def _with_sensors(path: str, points: Mapping[str, str]) -> Any:
@@ -78,42 +69,29 @@ def half_cheetah(future: Future) -> np.ndarray:
     return future.velocity[:, :, 0] - 0.1 * _effort(future) - 2.0 * upside_down
 
 
-def hopper_up(future: Future) -> np.ndarray:
-    z, angle = future.position[:, :, 1], future.position[:, :, 2]
-    return (z > 0.7) & (np.abs(angle) < 0.2) & (np.abs(future.velocity) < 100).all(axis=2)
-
-
 def hopper(future: Future) -> np.ndarray:
-    leaning = np.clip(np.abs(future.position[:, :, 2]) - 0.1, 0, 1)
-    reward = 1 + future.velocity[:, :, 0] - 0.001 * _effort(future) - 5 * leaning
-    return _while_healthy(reward, hopper_up(future))
-
-
-def walker_up(future: Future) -> np.ndarray:
     z, angle = future.position[:, :, 1], future.position[:, :, 2]
-    return (z > 0.8) & (z < 2.0) & (np.abs(angle) < 1.0)
+    healthy = (z > 0.7) & (np.abs(angle) < 0.2) & (np.abs(future.velocity) < 100).all(axis=2)
+    leaning = np.clip(np.abs(angle) - 0.1, 0, 1)
+    return _while_healthy(1 + future.velocity[:, :, 0] - 0.001 * _effort(future) - 5 * leaning, healthy)
 
 
 def walker(future: Future) -> np.ndarray:
     z, angle = future.position[:, :, 1], future.position[:, :, 2]
     leaning = np.clip(np.abs(angle) - 0.3, 0, 1) + np.clip(1.1 - z, 0, 1)
     reward = 1 + future.velocity[:, :, 0] - 0.001 * _effort(future) - 3 * leaning
-    return _while_healthy(reward, walker_up(future))
+    return _while_healthy(reward, (z > 0.8) & (z < 2.0) & (np.abs(angle) < 1.0))
 
 
 def swimmer(future: Future) -> np.ndarray:
     return future.velocity[:, :, 0] - 0.0001 * _effort(future)
 
 
-def between(low: float, high: float, future: Future) -> np.ndarray:
-    """Whether the height of a free body is."""
-    return (future.position[:, :, 2] > low) & (future.position[:, :, 2] < high)
-
-
 def ant(future: Future) -> np.ndarray:
+    z = future.position[:, :, 2]
     upright = 1 - 2 * (future.position[:, :, 4] ** 2 + future.position[:, :, 5] ** 2)  # the torso's z axis, up
     reward = 1 + future.velocity[:, :, 0] - 0.5 * _effort(future) - 0.5 * (1 - upright)
-    return _while_healthy(reward, ANT_UP(future))
+    return _while_healthy(reward, (z > 0.2) & (z < 1.0))
 
 
 def humanoid(future: Future) -> np.ndarray:
@@ -122,7 +100,7 @@ def humanoid(future: Future) -> np.ndarray:
     reward = (
         5 + 1.25 * future.velocity[:, :, 0] - 0.1 * _effort(future) - 8 * (1 - upright) - 10 * np.clip(1.2 - z, 0, 1)
     )
-    return _while_healthy(reward, HUMANOID_UP(future))
+    return _while_healthy(reward, (z > 1.0) & (z < 2.0))
 
 
 def humanoid_standup(future: Future) -> np.ndarray:
@@ -143,11 +121,6 @@ def pusher(future: Future) -> np.ndarray:
     near, far = np.linalg.norm(tip - thing, axis=2), np.linalg.norm(thing - goal, axis=2)
     return -0.5 * near - far - 0.1 * _effort(future)
 
-
-ANT_UP, HUMANOID_UP = functools.partial(between, 0.2, 1.0), functools.partial(between, 1.0, 2.0)
-HEALTHY: dict[str, Callable[[Future], np.ndarray]] = {  # an episode ends where it is not
-    "hopper-v5": hopper_up, "walker2d-v5": walker_up, "ant-v5": ANT_UP, "humanoid-v5": HUMANOID_UP,
-}  # fmt: skip
 
 PUSHER = {"tips_arm": "body", "object": "body", "goal": "body"}
 
@@ -229,8 +202,6 @@ def _noisier(scale: float, env: Any, rng: np.random.Generator) -> np.ndarray:
 
 
 def _expert(name: str) -> tuple[MakeExpert, str]:
-    if actor := actors.expert(f"gym-mujoco/{name}"):
-        return functools.partial(_act, actor), "trained actor"
     if name in PLANNING:
         return functools.partial(planner, *PLANNING[name]), "predictive control"
     return balance, "linear-quadratic feedback"

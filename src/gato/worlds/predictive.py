@@ -28,6 +28,11 @@ from gato.worlds.mjcf import Probe, probed
 GRID = 512  # actions are multiples of its inverse: half a bin of the agent's tokens, and traces pack well
 
 
+def on_grid(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The nearest action of the grid, float32, within the bounds: those need not be on it."""
+    return np.clip(np.round(action * GRID) / GRID, low, high).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Future:
     """What the samples met: N samples, T control steps. Each reward belongs to the state that its action led to."""
@@ -99,8 +104,7 @@ class PredictiveControl:
         if self._age % self._planning.replan == 0:
             for _ in range(self._planning.rounds):
                 self._improve()
-        on_grid = np.round(self._plan[0] * GRID) / GRID
-        action = np.clip(on_grid, self._low, self._high).astype(np.float32)  # a bound need not be on the grid
+        action = on_grid(self._plan[0], self._low, self._high)
         self._plan = np.concatenate([self._plan[1:], self._plan[-1:]])
         self._age += 1
         return action
