@@ -16,13 +16,14 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from gato.episodes import Dataset, Episode, find_datasets
+from gato.episodes import Dataset, Episode, TaskSpec, find_datasets
 from gato.errors import GatoError, UsageError
 from gato.evaluation.charts import percent
 from gato.evaluation.evaluate import evaluate_task
@@ -270,10 +271,16 @@ def draw_tsne(panels: Mapping[str, np.ndarray], tasks: Sequence[str], file: Path
 
 
 def stranger(bundle: Bundle, task: str) -> str | None:
-    """Another task with a prompt whose observations and actions have the same form, of the same domain if there is one."""
-    spec, domain = bundle.tasks[task].spec, task.split("/", 1)[0]
-    alike = [t for t, c in bundle.tasks.items() if t != task and c.prompt is not None and c.spec == spec]
-    return min(alike, key=lambda t: (t.split("/", 1)[0] != domain, list(bundle.tasks).index(t)), default=None)
+    """Another task with a prompt whose observations and actions have the same form: of them the one that is called most like it,
+    so that the door that is to be opened gets the prompt of the door that is to be closed."""
+    asked = form(bundle.tasks[task].spec)
+    alike = [t for t, c in bundle.tasks.items() if t != task and c.prompt is not None and form(c.spec) == asked]
+    return max(alike, key=lambda t: SequenceMatcher(None, task, t).ratio(), default=None)
+
+
+def form(spec: TaskSpec) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Names, kinds and shapes: what is seen and done, whatever its bounds are."""
+    return [(name, leaf.kind, leaf.shape) for side in (spec.observation, spec.action) for name, leaf in side.items()]
 
 
 def with_prompt(bundle: Bundle, task: str, prompt: Episode | None) -> Bundle:

@@ -28,7 +28,7 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,18 @@ def measure(task: Task, policy: Any, episodes: int, slot: LocalSlot, seconds: fl
             yield None
 
 
-def clean_scores(task: Task, data: Path) -> list[float]:
-    """Scores of the expert's episodes in DATA without noise and from the task's own starts; none where it has none."""
+def clean_play(task: Task, data: Path) -> tuple[list[float], list[float]]:
+    """Of the expert's episodes in DATA without noise and from the task's own starts, scores and seconds; those only of traces."""
     folder, file = dataset_folder(data, task.id), trace_path(task.id, data)
-    played = [(e.info, score_of(task, e)) for e in Dataset.open(folder)] if folder.is_dir() else []
-    if file.is_file():
-        traces = read_traces(task.id, file)
-        played += [(t.facts, float(t.facts["success"]) if task.score == "success" else t.total_return) for t in traces]
-    return [
-        score for info, score in played if info["source"] == "expert" and not info.get("noise") and not info.get("wide")
-    ]
+    episodes = list(Dataset.open(folder)) if folder.is_dir() else []
+    traces = [t for t in read_traces(task.id, file) if clean(t.facts)] if file.is_file() else []
+    scores = [score_of(task, e) for e in episodes if clean(e.info)]
+    scores += [float(t.facts["success"]) if task.score == "success" else t.total_return for t in traces]
+    return scores, [t.seconds for t in traces]
+
+
+def clean(info: Mapping[str, Any]) -> bool:
+    return info["source"] == "expert" and not info.get("noise") and not info.get("wide")
 
 
 def summary(scores: list[float]) -> dict[str, Any]:
@@ -101,9 +103,13 @@ def measure_task(
         if num_random:
             scores = list(measure(task, RandomPolicy(), num_random, slot, seconds_per_episode * num_random))
             record["random"] = summary([s for s in scores if s is not None])
-        if num_expert and demonstrations and len(scores := clean_scores(task, demonstrations)) >= FEWEST:
-            record["expert"] = summary(scores)
-        elif num_expert and not demonstrations and task.make_expert is not None:
+        if num_expert and demonstrations:
+            returns, seconds = clean_play(task, demonstrations)
+            if len(returns) >= FEWEST:
+                record["expert"] = summary(returns)
+            if len(seconds) >= FEWEST:
+                record["seconds_per_episode"] = round(float(np.mean(seconds)), 4)
+        elif num_expert and task.make_expert is not None:
             begun = time.monotonic()
             scores = list(measure(task, ExpertPolicy(), num_expert, slot, seconds_per_episode * num_expert))
             record["seconds_per_episode"] = round((time.monotonic() - begun) / len(scores), 4)

@@ -102,7 +102,7 @@ def published(task: Task) -> str:
         return f"{number(task.published['score'])} ({task.published['agent']})"
     name = task.id.partition("/")[2]
     if task.domain == "ale-atari" and name in LITERATURE:
-        return f"{number(LITERATURE[name][1])} (human)"
+        return f"{number(human(task))} (human)"
     if task.domain == "procgen":
         least, most = task.meta["published_range"]
         return f"{number(least)} (blind) … {number(most)} (greatest)"
@@ -281,7 +281,34 @@ def how_measured(domain: str) -> str:
         text += f" The scores are those {senses}: the same world, played by the same expert, which does not look at the observation."
     if measured_with := versions(domain):
         text += f" Measured with {measured_with}."
-    return f"{text} {sources(domain)}".strip()
+    return " ".join(filter(None, (text, sources(domain), beside_published(tasks))))
+
+
+def beside_published(tasks: list[Task]) -> str:
+    """On how many tasks the expert comes up to what was published: the human, half of Procgen's range, 80 % of an agent."""
+    told = [task for task in tasks if published(task)]
+    measured = [(task, task.references["expert"].mean) for task in told if "expert" in task.references]
+    if not measured:
+        return ""
+    if tasks[0].domain == "ale-atari":
+        come = f"it is above the human on {sum(ours > human(task) for task, ours in measured)}"
+    elif tasks[0].domain == "procgen":
+        come = (
+            f"its normalised return is 0.5 or more on {sum(normalised(task, ours) >= 0.5 for task, ours in measured)}"
+        )
+    else:
+        come = f"it has 80 % of that or more on {sum(ours >= 0.8 * task.published['score'] for task, ours in measured)}"
+    return f"{counted(len(told), 'task')} have a published score; the expert is measured on {len(measured)} of them, and {come}."
+
+
+def human(task: Task) -> float:
+    return LITERATURE[task.id.partition("/")[2]][1]
+
+
+def normalised(task: Task, score: float) -> float:
+    """Of a Procgen game: 0 for who sees nothing, 1 for the most that can be had."""
+    least, most = task.meta["published_range"]
+    return (score - least) / (most - least)
 
 
 def special_notes(tasks: list[Task]) -> str:
