@@ -10,7 +10,8 @@
 A task is a file in --state, written as its episodes end (after 20, and when all are there), so that the whole goes on
 where it was stopped; --seconds begins nothing after that time. Domains take turns, so that a part of the tasks is
 already a part of every domain. Every run writes results/generalist.json from all that is in --state: the form of
-`gato evaluate`'s results.json, with `progress` (what is in and what is not) and `baselines`.
+`gato evaluate`'s results.json, with `progress` (what is in and what is not) and `baselines`. Where the state is gone (another
+machine), --restore begins it from the published results, so that more episodes are added to those.
 
 Episodes are those of `gato evaluate`: the evaluation split's seeds, --episodes a task, or 20 where one takes over a
 minute. Random play is 0 % by definition; its raw scores are the tasks' references.
@@ -122,6 +123,20 @@ def begin(folder: Path, facts: Mapping[str, Any]) -> None:
     write_whole(file, json.dumps(facts, indent=1) + "\n")
 
 
+def restore(record: Mapping[str, Any], protocol: Mapping[str, Any], state: Path) -> None:
+    """Begin a state that has nothing of a task from what was published of it. Raises UsageError for another bundle's results."""
+    same = ("parameters", "training_tokens", "training_steps", "seeds", "acting")
+    if other := [name for name in same if record["protocol"].get(name) != protocol.get(name)]:
+        told = ", ".join(f"{name} {record['protocol'].get(name)}, not {protocol.get(name)}" for name in other)
+        raise UsageError(f"the published results are something else's: {told}", fix="without --restore, from the start")
+    for task in record["tasks"]:
+        if not (file := file_of(state / "gato", task["id"])).is_file():
+            kept = {name: task[name] for name in ("id", "facts", "measure", "teacher_forced") if name in task}
+            write_whole(file, json.dumps({**kept, "episodes": task["episode_scores"]}) + "\n")
+    if "language" in record and not (state / LANGUAGE).is_file():
+        write_whole(state / LANGUAGE, json.dumps(record["language"], indent=1) + "\n")
+
+
 def play(agent: Agent | Retrieval, task: Task, file: Path, episodes: int, workers: int, seed: int) -> dict[str, Any]:
     """All episodes of a task that are not yet in its file; returns what is in it then."""
     held = json.loads(file.read_text()) if file.is_file() else {"id": task.id, "episodes": [], "facts": {}}
@@ -174,15 +189,18 @@ def evaluate_all(args: argparse.Namespace) -> None:
         agent = load(args.bundle)
         identity = ((bundle_in(args.bundle) or args.bundle) / "MANIFEST.json").read_text()
     known = [find(task) for task in agent.tasks if task in registry() or task.startswith("gym/")]
+    protocol = _without_data(protocol_of(agent, args.episodes, args.seed, 0.0))
     begin(
         folder,
         {
             "identity": hashlib.sha256(f"{identity} seed {args.seed}".encode()).hexdigest(),
-            "protocol": _without_data(protocol_of(agent, args.episodes, args.seed, 0.0)),
+            "protocol": protocol,
             "known": sorted(agent.tasks),
             "not_installed": sorted({*agent.tasks} - {task.id for task in known if task.installed}),
         },
     )
+    if args.restore:
+        restore(read_results(args.results), json.loads(json.dumps(protocol)), args.state)
     if args.language and isinstance(agent, Agent):
         if not (args.state / LANGUAGE).is_file():
             found = tell(agent, held_out(agent, SCENES), args.state / "media")
@@ -233,8 +251,9 @@ def scores_of(held: Mapping[str, Any]) -> TaskScores:
     )
 
 
-def assemble(state: Path) -> dict[str, Any]:
-    """All that --state holds, as one results.json. Raises UsageError where there is no agent in it."""
+def assemble(state: Path, published: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All that --state holds, as one results.json; a baseline that it does not hold is the published one. Raises UsageError
+    where there is no agent in it."""
     run, held = _read(state / "gato")
     if run is None:
         raise UsageError("no agent has been evaluated here", where=str(state), fix=COMMAND)
@@ -257,11 +276,11 @@ def assemble(state: Path) -> dict[str, Any]:
     }  # fmt: skip
     if (state / LANGUAGE).is_file():
         record["language"] = json.loads((state / LANGUAGE).read_text())
-    record["baselines"] = {}
+    record["baselines"] = dict(published["baselines"]) if published else {}
     run, held = _read(state / "retrieve")
     if run is not None:
         baseline = results(run["protocol"], [scores_of(h) for h in held if h["episodes"]])
-        kept = ("id", "domain", "score", "expert_normalised", "interval", "episodes")
+        kept = ("id", "domain", "score", "expert_normalised", "interval", "episodes", "episode_scores")
         record["baselines"]["retrieve"] = {
             "protocol": baseline["protocol"],
             "tasks": [{k: task[k] for k in kept} for task in baseline["tasks"]],
@@ -612,6 +631,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--language", action="store_true", help="captions, replies and text, in place of play")
     parser.add_argument("--held-out", action="store_true", help="say that training saw nothing of --data")
+    parser.add_argument("--restore", action="store_true", help="begin --state from the scores in --results")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", action="store_true", help="write the page from the results")
     parser.add_argument("--card", default="", metavar="NAME", help="write the model card of BUNDLE, under this name")
@@ -628,7 +648,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.bundle or args.policy == "retrieve":
             evaluate_all(args)
         if (args.state / "gato/run.json").is_file():
-            write_results(assemble(args.state), args.results)
+            published = read_results(args.results) if args.results.is_file() else None
+            write_results(assemble(args.state, published), args.results)
             print(f"results: {args.results}")
     elif not (args.page or args.card):
         parser.error("--state, --page, --card, or several of them")

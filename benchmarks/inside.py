@@ -421,6 +421,15 @@ def _and_chance(shares: Sequence[float] | None) -> str:
     return "–" if shares is None else f"{percent(100 * shares[0])} ({percent(100 * shares[1])})"
 
 
+# A network whose tasks nothing but a prompt (and where the goal is) tells apart, half an hour of one core.
+PROMPTED = """\
+for task in reach push pick-place {door,drawer,faucet,window}-{open,close}
+do gato collect meta-world/$task --episodes 60 --coverage --out DIR; done
+gato train demo --data DIR --out RUN --seconds 1500 --processes 1 \\
+    --set 'weights={"*":1.0}' 'window_timesteps={}' prompt_share=0.25 window_tokens=1024 continuous=mean
+"""
+
+
 def _prompt_words(found: Mapping[str, Any] | None) -> str:
     head = f"## What the prompt changes\n\n{_command('prompts BUNDLE --tasks GLOB')}"
     told = (
@@ -438,8 +447,14 @@ def _prompt_words(found: Mapping[str, Any] | None) -> str:
     return (
         f"{head}\n\n![Percent of expert by prompt](images/inside-prompts.png)\n\n{told} {found['episodes']} episodes a task; "
         f"percent of expert.\n\n| task | {' | '.join(KINDS)} | the other task |\n|" + " --- |" * (len(KINDS) + 2)
-        + "\n" + "\n".join(cells) + f"\n\n{_network(found['bundle'])}"
+        + "\n" + "\n".join([*cells, _means(found["tasks"])]) + f"\n\n{_network(found['bundle'])}\n\n```bash\n{PROMPTED}```"
     )  # fmt: skip
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table's last line."""
+    means = {kind: [r["percent"][kind] for r in rows if r["percent"].get(kind) is not None] for kind in KINDS}
+    return "| mean | " + " | ".join(percent(float(np.mean(v)) if v else None, 1) for v in means.values()) + " | |"
 
 
 # -- the command ------------------------------------------------------------------------------------------------------

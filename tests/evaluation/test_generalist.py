@@ -67,6 +67,26 @@ def test_what_was_stopped_goes_on_to_the_same_scores(bundle, tmp_path, monkeypat
         generalist.main([*words, "--seed", "1"])
 
 
+def test_where_the_state_is_gone_the_published_results_are_gone_on_from(bundle, tmp_path):
+    words = [str(bundle), "--workers", "0", "--results", str(tmp_path / "r.json"), "--state"]
+    generalist.main([*words, str(tmp_path / "whole"), "--episodes", "4"])
+    whole = read_results(tmp_path / "r.json")
+    generalist.main([*words, str(tmp_path / "first"), "--episodes", "2"])
+    found = read_results(tmp_path / "r.json")
+    baseline = {"protocol": {}, "tasks": [], "aggregates": {}, "failed": {}}
+    told = {**found, "language": {"scenes": 3}, "baselines": {"retrieve": baseline}}
+    told["tasks"][0]["teacher_forced"] = {"of_half_range": 0.5}
+    (tmp_path / "r.json").write_text(json.dumps(told))
+    generalist.main([*words, str(tmp_path / "elsewhere"), "--episodes", "4", "--restore"])
+    record = read_results(tmp_path / "r.json")
+    assert record["tasks"][0]["episode_scores"] == whole["tasks"][0]["episode_scores"]
+    assert record["tasks"][0]["facts"]["environment_steps"] == whole["tasks"][0]["facts"]["environment_steps"]
+    assert record["tasks"][0]["teacher_forced"] == {"of_half_range": 0.5}
+    assert record["language"] == {"scenes": 3} and record["baselines"] == {"retrieve": baseline}
+    with pytest.raises(UsageError, match="something else's: seeds"):
+        generalist.main([*words, str(tmp_path / "other"), "--restore", "--seed", "1"])
+
+
 def test_twenty_episodes_are_enough_of_a_slow_task():
     held = {"episodes": [0.0] * 20, "facts": {"seconds": 20 * 61.0}}
     assert generalist._left(held, 50) == 0
