@@ -3,7 +3,8 @@
     python benchmarks/inside.py attention BUNDLE --data DIR      attention of the first layer over pictures (section 6)
     python benchmarks/inside.py tsne BUNDLE --data DIR           embeddings of tasks, coloured by domain (section 6)
     python benchmarks/inside.py prompts BUNDLE [--tasks GLOB]    own prompt, another task's, none; needs a bundle with prompts
-    python benchmarks/inside.py page                             docs/inside.md from what the three have written
+    python benchmarks/inside.py names BUNDLE [--tasks GLOB]      own name, another task's, nobody's; needs one with task tokens
+    python benchmarks/inside.py page                             docs/inside.md from what the others have written
 
 --data is a folder of demonstrations of the bundle's tasks. Pictures go to --out (docs/images/inside-*.png), numbers to
 results/inside.json; what one command measured stays there when another runs.
@@ -42,7 +43,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS, PAGE, IMAGES = ROOT / "results/inside.json", ROOT / "docs/inside.md", ROOT / "docs/images"
 COLOURS = ("#0d6e8c", "#c9622b", "#5b8c2a", "#8c3f7a", "#b58a00", "#3a4fa3", "#a83232", "#2f8f7f", "#7a5c3e", "#666666",
            "#d07fb0", "#69a2d6", "#9bb84a", "#e0a05a", "#4b3f72", "#94b0a8")  # fmt: skip
-KINDS = ("own prompt", "another task's prompt", "no prompt")
+PROMPTS = ("own prompt", "another task's prompt", "no prompt")
+NAMES = ("own name", "another task's name", "a name that no task has")
 
 
 def of_bundle(bundle: Bundle, path: Path) -> dict[str, Any]:
@@ -267,14 +269,18 @@ def draw_tsne(panels: Mapping[str, np.ndarray], tasks: Sequence[str], file: Path
     _save(figure, file)
 
 
-# -- what a prompt changes --------------------------------------------------------------------------------------------
+# -- what a prompt or a name changes ----------------------------------------------------------------------------------
 
 
-def stranger(bundle: Bundle, task: str) -> str | None:
-    """Another task with a prompt whose observations and actions have the same form: of them the one that is called most like it,
-    so that the door that is to be opened gets the prompt of the door that is to be closed."""
+def stranger(bundle: Bundle, task: str, prompted: bool) -> str | None:
+    """Another task whose observations and actions have the same form: of them the one that is called most like it, so that the
+    door that is to be opened gets the prompt of the door that is to be closed. None where there is none, or none with a prompt."""
     asked = form(bundle.tasks[task].spec)
-    alike = [t for t, c in bundle.tasks.items() if t != task and c.prompt is not None and form(c.spec) == asked]
+    alike = [
+        t
+        for t, card in bundle.tasks.items()
+        if t != task and form(card.spec) == asked and (card.prompt or not prompted)
+    ]
     return max(alike, key=lambda t: SequenceMatcher(None, task, t).ratio(), default=None)
 
 
@@ -283,30 +289,52 @@ def form(spec: TaskSpec) -> list[tuple[str, str, tuple[int, ...]]]:
     return [(name, leaf.kind, leaf.shape) for side in (spec.observation, spec.action) for name, leaf in side.items()]
 
 
-def with_prompt(bundle: Bundle, task: str, prompt: Episode | None) -> Bundle:
-    """The same network, with another prompt of one task."""
-    cards = {**bundle.tasks, task: dataclasses.replace(bundle.tasks[task], prompt=prompt)}
-    return dataclasses.replace(bundle, tasks=cards, prefixes={})
-
-
-def prompt_effects(bundle: Bundle, tasks: Sequence[str], episodes: int, workers: int) -> list[dict[str, Any]]:
-    """Each task played in three ways, on the same seeds. Raises UsageError for a bundle without prompts."""
-    prompted = [t for t in tasks if t in bundle.tasks and bundle.tasks[t].prompt is not None]
-    if not prompted:
+def with_prompts(bundle: Bundle, task: str, other: str | None) -> dict[str, Bundle]:
+    """The same network behind other prompts of one task. Raises UsageError for a bundle without prompts."""
+    cards = bundle.tasks
+    if cards[task].prompt is None:
         raise UsageError(
             "this bundle has no prompts, so there is nothing to take away or to swap",
-            fix="train with --set prompt_share=0.25: its bundle keeps a demonstration of every task",
+            where=task, fix="train with --set prompt_share=0.25: its bundle keeps a demonstration of every task",
+        )  # fmt: skip
+    prompts = (cards[task].prompt, cards[other].prompt if other else None, None)
+    return {
+        kind: dataclasses.replace(
+            bundle, tasks={**cards, task: dataclasses.replace(cards[task], prompt=prompt)}, prefixes={}
         )
+        for kind, prompt in zip(PROMPTS, prompts, strict=True)
+        if other or kind != PROMPTS[1]
+    }
+
+
+def with_names(bundle: Bundle, task: str, other: str | None) -> dict[str, Bundle]:
+    """The same network, told that one task is another. A name is the task's number among the bundle's, so who is called
+    otherwise stands at another place. Raises UsageError for a bundle whose tasks have no names."""
+    if not bundle.config.task_token:
+        raise UsageError("this bundle was trained without task tokens", fix="train with --set model.task_token=true")
+    card, order = bundle.tasks[task], list(bundle.tasks)
+    named = {NAMES[0]: bundle}
+    if other:
+        i, j = order.index(task), order.index(other)
+        order[i], order[j] = order[j], order[i]
+        named[NAMES[1]] = dataclasses.replace(bundle, tasks={t: bundle.tasks[t] for t in order}, prefixes={})
+    others = {t: c for t, c in bundle.tasks.items() if t != task}
+    named[NAMES[2]] = dataclasses.replace(bundle, tasks={**others, "nobody": card, task: card}, prefixes={})
+    return named
+
+
+WAYS = {"prompts": (PROMPTS, with_prompts), "names": (NAMES, with_names)}
+
+
+def effects(way: str, bundle: Bundle, tasks: Sequence[str], episodes: int, workers: int) -> list[dict[str, Any]]:
+    """Each task played in three ways, on the same seeds. Raises UsageError for a bundle that cannot be asked in that way."""
     found = []
-    for name in prompted:
-        task, other = find(name), stranger(bundle, name)
-        prompts = {KINDS[0]: bundle.tasks[name].prompt, KINDS[2]: None}
-        if other is not None:
-            prompts[KINDS[1]] = bundle.tasks[other].prompt
+    for name in (t for t in tasks if t in bundle.tasks):
+        task, other = find(name), stranger(bundle, name, way == "prompts")
         record: dict[str, Any] = {"task": name, "other": other, "episodes": episodes, "scores": {}, "percent": {}}
         with WorkerPool(workers) as pool:
-            for kind, prompt in prompts.items():
-                scores, _ = evaluate_task(Agent(with_prompt(bundle, name, prompt)), task, episodes, pool)
+            for kind, asked in WAYS[way][1](bundle, name, other).items():
+                scores, _ = evaluate_task(Agent(asked), task, episodes, pool)
                 record["scores"][kind] = scores.score
                 record["percent"][kind] = expert_normalised(scores.score, scores.random, scores.expert)
         print(f"{name}: {record['scores']}", flush=True)
@@ -314,14 +342,14 @@ def prompt_effects(bundle: Bundle, tasks: Sequence[str], episodes: int, workers:
     return found
 
 
-def draw_prompts(found: Sequence[Mapping[str, Any]], file: Path) -> None:
+def draw_effects(found: Sequence[Mapping[str, Any]], kinds: Sequence[str], file: Path) -> None:
     """Bars in percent of expert, three a task."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 0.8 + 0.55 * len(found)), dpi=130, layout="constrained")
     ax = figure.subplots()
     at = np.arange(len(found))[::-1]
-    for n, kind in enumerate(KINDS):
+    for n, kind in enumerate(kinds):
         values = [r["percent"].get(kind) for r in found]
         ax.barh(at + 0.25 * (1 - n), [np.nan if v is None else v for v in values], 0.22, color=COLOURS[n], label=kind)
     ax.set_yticks(at, [r["task"] for r in found], fontsize=7)
@@ -346,7 +374,8 @@ def page(record: Mapping[str, Any]) -> str:
         "# Looking inside",
         "<!-- written by benchmarks/inside.py page: change it there -->\n\n"
         "Three looks at a trained network, one command each; `DIR` is a folder of demonstrations of its tasks.",
-        _attention_words(record.get("attention")), _tsne_words(record.get("tsne")), _prompt_words(record.get("prompts")),
+        _attention_words(record.get("attention")), _tsne_words(record.get("tsne")), _effect_words("prompts", record.get("prompts")),
+        _effect_words("names", record.get("names")),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -421,40 +450,46 @@ def _and_chance(shares: Sequence[float] | None) -> str:
     return "–" if shares is None else f"{percent(100 * shares[0])} ({percent(100 * shares[1])})"
 
 
-# A network whose tasks nothing but a prompt (and where the goal is) tells apart, half an hour of one core.
+# A network whose tasks a prompt tells apart, and where the goal is: half an hour of one core.
 PROMPTED = """\
 for task in reach push pick-place {door,drawer,faucet,window}-{open,close}
 do gato collect meta-world/$task --episodes 60 --coverage --out DIR; done
 gato train demo --data DIR --out RUN --seconds 1500 --processes 1 \\
     --set 'weights={"*":1.0}' 'window_timesteps={}' prompt_share=0.25 window_tokens=1024 continuous=mean
 """
+TOLD = {
+    "prompts": "The same network plays the same episodes three times: behind its own task's prompt, behind another's whose "
+    "observations and actions have the same form, and behind none. It needs a bundle that was trained with prompts "
+    "(`prompt_share` above 0), and says so of any other.",
+    "names": "Where a window is one timestep there is no room for a prompt, and a token at the head of each timestep names the task in "
+    "its place. The same network plays the same episodes under the task's own name, under that of another task whose observations "
+    "and actions have the same form, and under one that training never used.",
+}
 
 
-def _prompt_words(found: Mapping[str, Any] | None) -> str:
-    head = f"## What the prompt changes\n\n{_command('prompts BUNDLE --tasks GLOB')}"
-    told = (
-        "The same network plays the same episodes three times: behind its own task's prompt, behind another's whose "
-        "observations and actions have the same form, and behind none. It needs a bundle that was trained with prompts "
-        "(`prompt_share` above 0), and says so of any other."
-    )
+def _effect_words(way: str, found: Mapping[str, Any] | None) -> str:
+    kinds = WAYS[way][0]
+    head = f"## What the {way.removesuffix('s')} changes\n\n{_command(f'{way} BUNDLE --tasks GLOB')}"
     if found is None:
-        return f"{head}\n\n{told} Not measured yet."
+        return f"{head}\n\n{TOLD[way]} Not measured yet."
     cells = [
-        f"| `{r['task']}` | " + " | ".join(percent(r["percent"].get(kind), 1) for kind in KINDS)
+        f"| `{r['task']}` | " + " | ".join(percent(r["percent"].get(kind), 1) for kind in kinds)
         + f" | {'`' + r['other'] + '`' if r['other'] else '–'} |"
         for r in found["tasks"]
     ]  # fmt: skip
+    made = f"\n\n```bash\n{PROMPTED}```" if way == "prompts" else ""
     return (
-        f"{head}\n\n![Percent of expert by prompt](images/inside-prompts.png)\n\n{told} {found['episodes']} episodes a task; "
-        f"percent of expert.\n\n| task | {' | '.join(KINDS)} | the other task |\n|" + " --- |" * (len(KINDS) + 2)
-        + "\n" + "\n".join([*cells, _means(found["tasks"])]) + f"\n\n{_network(found['bundle'])}\n\n```bash\n{PROMPTED}```"
+        f"{head}\n\n![Percent of expert by {way.removesuffix('s')}](images/inside-{way}.png)\n\n{TOLD[way]} {found['episodes']} "
+        f"episodes a task; percent of expert.\n\n| task | {' | '.join(kinds)} | the other task |\n|" + " --- |" * (len(kinds) + 2)
+        + "\n" + "\n".join([*cells, _means(found["tasks"], kinds)]) + f"\n\n{_network(found['bundle'])}{made}"
     )  # fmt: skip
 
 
-def _means(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table's last line."""
-    means = {kind: [r["percent"][kind] for r in rows if r["percent"].get(kind) is not None] for kind in KINDS}
-    return "| mean | " + " | ".join(percent(float(np.mean(v)) if v else None, 1) for v in means.values()) + " | |"
+def _means(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:
+    """The table's last line: of the tasks that have another, so that the columns compare."""
+    whole = [r["percent"] for r in rows if all(r["percent"].get(kind) is not None for kind in kinds)]
+    means = [percent(float(np.mean([w[kind] for w in whole])) if whole else None, 1) for kind in kinds]
+    return f"| mean of {len(whole)} | {' | '.join(means)} | |"
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
@@ -465,10 +500,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     agent = load(args.bundle)
     bundle = agent.bundle
     facts = {"bundle": of_bundle(bundle, args.bundle)}
-    if args.command == "prompts":
+    if args.command in WAYS:
         tasks = [t.id for t in select(args.tasks)] if args.tasks else agent.tasks
-        found = prompt_effects(bundle, tasks, args.episodes, args.workers)
-        draw_prompts(found, args.out / "inside-prompts.png")
+        found = effects(args.command, bundle, tasks, args.episodes, args.workers)
+        draw_effects(found, WAYS[args.command][0], args.out / f"inside-{args.command}.png")
         return {**facts, "episodes": args.episodes, "tasks": found}
     datasets = known(bundle, args.data)
     if args.command == "attention":
@@ -509,7 +544,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("attention", "tsne", "prompts", "page"))
+    parser.add_argument("command", choices=("attention", "tsne", *WAYS, "page"))
     parser.add_argument("bundle", nargs="?", type=Path)
     parser.add_argument("--data", type=Path, nargs="+", default=[])
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures")
@@ -522,8 +557,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--points", type=int, default=6, help="tsne: a task")
     parser.add_argument("--windows", type=int, default=16, help="tsne: a point")
     parser.add_argument("--tokens", type=int, default=128, help="tsne: a window, at most")
-    parser.add_argument("--tasks", default="", help="prompts: globs, comma-separated")
-    parser.add_argument("--episodes", type=int, default=20, help="prompts: a task and prompt")
+    parser.add_argument("--tasks", default="", help="prompts, names: globs, comma-separated")
+    parser.add_argument("--episodes", type=int, default=20, help="prompts, names: a task and way")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args(argv)
     record = json.loads(args.results.read_text()) if args.results.is_file() else {}
@@ -533,7 +568,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.bundle is None:
         parser.error("which bundle?")
-    if args.command != "prompts" and not args.data:
+    if args.command not in WAYS and not args.data:
         parser.error(f"{args.command} needs --data")
     try:
         write_results({**record, args.command: run(args)}, args.results)

@@ -137,7 +137,7 @@ def test_own_anothers_and_no_prompt(tokenizer, data, monkeypatch):
     """The other prompt is of the same form, and each way of playing has the prompt it says."""
     left, right, count = (Dataset.open(data / task)[0] for task in ("own/left", "own/right", TASK))
     bundle = make(tokenizer, {"own/left": left, "own/right": right, TASK: count}.items())
-    assert inside.stranger(bundle, "own/left") == "own/right" and inside.stranger(bundle, TASK) is None
+    assert inside.stranger(bundle, "own/left", True) == "own/right" and inside.stranger(bundle, TASK, True) is None
     given = []
 
     def watched(agent, task, episodes, pool):
@@ -146,9 +146,9 @@ def test_own_anothers_and_no_prompt(tokenizer, data, monkeypatch):
 
     evaluate_task = inside.evaluate_task
     monkeypatch.setattr(inside, "evaluate_task", watched)
-    (record,) = inside.prompt_effects(bundle, [TASK], 1, 0)
+    (record,) = inside.effects("prompts", bundle, [TASK], 1, 0)
     assert given == [count, None] and set(record["scores"]) == {"own prompt", "no prompt"}
-    swapped = inside.with_prompt(bundle, "own/left", right)
+    swapped = inside.with_prompts(bundle, "own/left", "own/right")["another task's prompt"]
     assert (
         swapped.tasks["own/left"].prompt is right
         and swapped.model is bundle.model
@@ -157,7 +157,23 @@ def test_own_anothers_and_no_prompt(tokenizer, data, monkeypatch):
     mine, other = (Agent(b).session("own/left").act({"x": np.zeros(2, np.float32)}) for b in (bundle, swapped))
     assert not np.array_equal(mine, other)  # what stands before changes what is done
     with pytest.raises(UsageError, match="no prompts"):
-        inside.prompt_effects(make(tokenizer), [TASK], 1, 0)
+        inside.effects("prompts", make(tokenizer), [TASK], 1, 0)
+
+
+def test_own_anothers_and_nobodys_name(tokenizer):
+    """What stands at the head of a timestep is that name's token, and the rest is as before."""
+    bundle = make(tokenizer, task_token=True)
+    assert inside.stranger(bundle, "own/left", False) == "own/right"
+    asked = inside.with_names(bundle, "own/left", "own/right")
+    assert list(asked) == ["own name", "another task's name", "a name that no task has"]
+    seen = {"x": np.zeros(2, np.float32)}
+    left, right, nobody = (b.codec("own/left").encode_observation(seen).ids for b in asked.values())
+    assert (left[1:] == right[1:]).all() and (left[1:] == nobody[1:]).all()
+    assert [int(rows[0] - left[0]) for rows in (left, right, nobody)] == [0, 1, 3]
+    assert right[0] == bundle.codec("own/right").encode_observation(seen).ids[0]
+    assert list(inside.with_names(bundle, TASK, None)) == ["own name", "a name that no task has"]
+    with pytest.raises(UsageError, match="without task tokens"):
+        inside.effects("names", make(tokenizer), [TASK], 1, 0)
 
 
 def test_the_commands_write_pictures_numbers_and_a_page(tokenizer, data, tmp_path, capsys):
@@ -171,11 +187,13 @@ def test_the_commands_write_pictures_numbers_and_a_page(tokenizer, data, tmp_pat
     assert "Not measured yet" in (tmp_path / "inside.md").read_text().split("## What the prompt")[1]
     prompted = make(tokenizer, [(TASK, Dataset.open(data / TASK)[0])]).save(tmp_path / "prompted")
     inside.main(["prompts", str(prompted), "--episodes", "2", "--workers", "0", "--tasks", TASK, *words])
+    named = make(tokenizer, task_token=True).save(tmp_path / "named")
+    inside.main(["names", str(named), "--episodes", "2", "--workers", "0", "--tasks", TASK, *words])
     inside.main(["page", *words])
     record = json.loads((tmp_path / "r.json").read_text())
     assert {g["task"] for g in record["attention"]["gazes"]} == {TASK, "seen/pictures"}
     assert record["tsne"]["tasks"] == 4 and set(record["tsne"]["neighbours"]) == {"trained", "before training"}
-    for name in ("attention", "tsne", "prompts"):
+    for name in ("attention", "tsne", "prompts", "names"):
         assert (tmp_path / f"i/inside-{name}.png").read_bytes()[:4] == b"\x89PNG"
     page = (tmp_path / "inside.md").read_text()
     assert page == inside.page(record) and "`seen/pictures`" in page and "Not measured" not in page
@@ -184,5 +202,5 @@ def test_the_commands_write_pictures_numbers_and_a_page(tokenizer, data, tmp_pat
 def test_the_page_in_the_documentation_is_current():
     record = json.loads(inside.RESULTS.read_text()) if inside.RESULTS.is_file() else {}
     assert (ROOT / "docs/inside.md").read_text() == inside.page(record), "python benchmarks/inside.py page"
-    for name in ("attention", "tsne", "prompts"):
+    for name in ("attention", "tsne", "prompts", "names"):
         assert (name in record) == (ROOT / f"docs/images/inside-{name}.png").is_file()
