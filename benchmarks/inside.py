@@ -7,7 +7,8 @@
     python benchmarks/inside.py page                             docs/inside.md from what the others have written
 
 --data is a folder of demonstrations of the bundle's tasks. Pictures go to --out (docs/images/inside-*.png), numbers to
-results/inside.json; what one command measured stays there when another runs.
+results/inside.json; what one command measured stays there when another runs. `prompts` and `names` write as they go: killed, the
+same command goes on behind the tasks that it has.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -326,20 +327,18 @@ def with_names(bundle: Bundle, task: str, other: str | None) -> dict[str, Bundle
 WAYS = {"prompts": (PROMPTS, with_prompts), "names": (NAMES, with_names)}
 
 
-def effects(way: str, bundle: Bundle, tasks: Sequence[str], episodes: int, workers: int) -> list[dict[str, Any]]:
+def effects(way: str, bundle: Bundle, tasks: Sequence[str], episodes: int, workers: int) -> Iterator[dict[str, Any]]:
     """Each task played in three ways, on the same seeds. Raises UsageError for a bundle that cannot be asked in that way."""
-    found = []
-    for name in (t for t in tasks if t in bundle.tasks):
+    for name in tasks:
         task, other = find(name), stranger(bundle, name, way == "prompts")
-        record: dict[str, Any] = {"task": name, "other": other, "episodes": episodes, "scores": {}, "percent": {}}
+        record: dict[str, Any] = {"task": name, "other": other, "scores": {}, "percent": {}}
         with WorkerPool(workers) as pool:
             for kind, asked in WAYS[way][1](bundle, name, other).items():
                 scores, _ = evaluate_task(Agent(asked), task, episodes, pool)
                 record["scores"][kind] = scores.score
                 record["percent"][kind] = expert_normalised(scores.score, scores.random, scores.expert)
         print(f"{name}: {record['scores']}", flush=True)
-        found.append(record)
-    return found
+        yield record
 
 
 def draw_effects(found: Sequence[Mapping[str, Any]], kinds: Sequence[str], file: Path) -> None:
@@ -495,16 +494,21 @@ def _means(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """What one command found, and its picture."""
+def run(args: argparse.Namespace, earlier: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """What one command found, and its picture: once, or whenever another task is done. `earlier`: what the same command had found."""
     agent = load(args.bundle)
     bundle = agent.bundle
     facts = {"bundle": of_bundle(bundle, args.bundle)}
     if args.command in WAYS:
-        tasks = [t.id for t in select(args.tasks)] if args.tasks else agent.tasks
-        found = effects(args.command, bundle, tasks, args.episodes, args.workers)
-        draw_effects(found, WAYS[args.command][0], args.out / f"inside-{args.command}.png")
-        return {**facts, "episodes": args.episodes, "tasks": found}
+        facts["episodes"] = args.episodes
+        found = [*earlier["tasks"]] if earlier and facts.items() <= earlier.items() else []
+        asked = [t.id for t in select(args.tasks)] if args.tasks else agent.tasks
+        left = [t for t in asked if t in bundle.tasks and t not in {r["task"] for r in found}]
+        for record in effects(args.command, bundle, left, args.episodes, args.workers):
+            found.append(record)
+            draw_effects(found, WAYS[args.command][0], args.out / f"inside-{args.command}.png")
+            yield {**facts, "tasks": found}
+        return
     datasets = known(bundle, args.data)
     if args.command == "attention":
         if not 0 <= args.layer < bundle.config.num_transformer_blocks:
@@ -515,7 +519,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             {"task": g.task, "share": g.share, "even": g.even, "top_patch": float(g.weights.mean(0).max())}
             for g in gazes
         ]
-        return {**facts, "layer": args.layer, "gazes": told}
+        yield {**facts, "layer": args.layer, "gazes": told}
+        return
     blocks = bundle.config.num_transformer_blocks
     layer = blocks if args.behind is None else args.behind
     if not 0 <= layer <= blocks:
@@ -536,7 +541,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         panels[name] = flat(x, args.seed)
         print(f"{name}: {near[name]}", flush=True)
     draw_tsne(panels, tasks, args.out / "inside-tsne.png")
-    return {
+    yield {
         **facts, "tasks": len(set(tasks)), "points": args.points, "windows": args.windows, "tokens": args.tokens,
         "layer": layer, "neighbours": near,
     }  # fmt: skip
@@ -571,7 +576,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command not in WAYS and not args.data:
         parser.error(f"{args.command} needs --data")
     try:
-        write_results({**record, args.command: run(args)}, args.results)
+        for found in run(args, record.get(args.command)):
+            write_results({**record, args.command: found}, args.results)
     except GatoError as error:
         sys.exit(str(error))
     print(f"results: {args.results}; python benchmarks/inside.py page writes the page")

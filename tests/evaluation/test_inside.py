@@ -157,7 +157,7 @@ def test_own_anothers_and_no_prompt(tokenizer, data, monkeypatch):
     mine, other = (Agent(b).session("own/left").act({"x": np.zeros(2, np.float32)}) for b in (bundle, swapped))
     assert not np.array_equal(mine, other)  # what stands before changes what is done
     with pytest.raises(UsageError, match="no prompts"):
-        inside.effects("prompts", make(tokenizer), [TASK], 1, 0)
+        list(inside.effects("prompts", make(tokenizer), [TASK], 1, 0))
 
 
 def test_own_anothers_and_nobodys_name(tokenizer):
@@ -173,7 +173,7 @@ def test_own_anothers_and_nobodys_name(tokenizer):
     assert right[0] == bundle.codec("own/right").encode_observation(seen).ids[0]
     assert list(inside.with_names(bundle, TASK, None)) == ["own name", "a name that no task has"]
     with pytest.raises(UsageError, match="without task tokens"):
-        inside.effects("names", make(tokenizer), [TASK], 1, 0)
+        list(inside.effects("names", make(tokenizer), [TASK], 1, 0))
 
 
 def test_the_commands_write_pictures_numbers_and_a_page(tokenizer, data, tmp_path, capsys):
@@ -197,6 +197,25 @@ def test_the_commands_write_pictures_numbers_and_a_page(tokenizer, data, tmp_pat
         assert (tmp_path / f"i/inside-{name}.png").read_bytes()[:4] == b"\x89PNG"
     page = (tmp_path / "inside.md").read_text()
     assert page == inside.page(record) and "`seen/pictures`" in page and "Not measured" not in page
+
+
+def test_what_was_asked_before_is_not_asked_again(tokenizer, tmp_path, monkeypatch):
+    """The same command again goes on behind the tasks that it has; with another number of episodes it has none."""
+    folder = make(tokenizer, task_token=True).save(tmp_path / "named")
+    words = ["names", str(folder), "--out", str(tmp_path), "--results", str(tmp_path / "r.json"), "--workers", "0"]
+    asked = []
+    effects = inside.effects
+
+    def watched(way, bundle, tasks, *rest):
+        asked.append(list(tasks))
+        return effects(way, bundle, tasks, *rest)
+
+    monkeypatch.setattr(inside, "effects", watched)
+    for episodes in ("1", "1", "2"):
+        inside.main([*words, "--tasks", TASK, "--episodes", episodes])
+    assert asked == [[TASK], [], [TASK]]
+    found = json.loads((tmp_path / "r.json").read_text())["names"]
+    assert found["episodes"] == 2 and [r["task"] for r in found["tasks"]] == [TASK]
 
 
 def test_the_page_in_the_documentation_is_current():
