@@ -352,6 +352,7 @@ def draw_effects(found: Sequence[Mapping[str, Any]], kinds: Sequence[str], file:
         values = [r["percent"].get(kind) for r in found]
         ax.barh(at + 0.25 * (1 - n), [np.nan if v is None else v for v in values], 0.22, color=COLOURS[n], label=kind)
     ax.set_yticks(at, [r["task"] for r in found], fontsize=7)
+    ax.set_ylim(-0.6, len(found) - 0.4)
     ax.set_xlabel("% of expert")
     ax.legend(frameon=False, fontsize=7)
     for side in ("top", "right"):
@@ -480,8 +481,17 @@ def _effect_words(way: str, found: Mapping[str, Any] | None) -> str:
     return (
         f"{head}\n\n![Percent of expert by {way.removesuffix('s')}](images/inside-{way}.png)\n\n{TOLD[way]} {found['episodes']} "
         f"episodes a task; percent of expert.\n\n| task | {' | '.join(kinds)} | the other task |\n|" + " --- |" * (len(kinds) + 2)
-        + "\n" + "\n".join([*cells, _means(found["tasks"], kinds)]) + f"\n\n{_network(found['bundle'])}{made}"
+        + "\n" + "\n".join([*cells, _means(found["tasks"], kinds)]) + f"\n\n{_worth(found['tasks'], kinds)}{_network(found['bundle'])}{made}"
     )  # fmt: skip
+
+
+def _worth(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:
+    """How many tasks are played better by their own than in every other way, and how many worse than in some: by over ten points."""
+    whole = [[r["percent"].get(kind) for kind in kinds] for r in rows]
+    whole = [w for w in whole if None not in w]
+    better = sum(own > max(others) + 10 for own, *others in whole)
+    worse = sum(own < max(others) - 10 for own, *others in whole)
+    return f"By more than ten points its own is the best of the three on {better} of {len(whole)} tasks, and behind the best on {worse}. "
 
 
 def _means(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ import functools
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from gato.rollouts import episode_seed
-from gato.worlds import Task, actors, modular_rl, select
+from gato.worlds import Task, actors, gym_mujoco, modular_rl, select
 from gato.worlds.mjcf import probed
 from gato.worlds.predictive import PLANNING, Future, Planning
 
@@ -49,12 +50,23 @@ PPO_SETTINGS = {"n_steps": 64, "batch_size": 1024, "n_epochs": 6, "learning_rate
                 "clip_range": 0.2, "ent_coef": 0.0}  # fmt: skip
 
 
-def planning_of(task: Task, env: Any) -> Planning:
-    """What the actor is rewarded by."""
+def planned(task: Task, env: Any) -> tuple[Any, Planning]:
+    """The environment as planners look at it, and what the actor is rewarded by. Where a fall is the end of all reward it is the
+    end of the episode, and worth FALLEN: a body that lies on the ground teaches nothing about walking."""
+    name, env = task.id.split("/")[1], env.unwrapped
+    if task.domain == "gym-mujoco":
+        return gym_mujoco.as_planned(env), gym_mujoco.PLANNING[name][0]
     if task.domain == "modular-rl":
         reward = functools.partial(modular_rl._objective, env.family, env.start_height, env._control_unit)
-        return Planning(reward, horizon=1, knots=1, samples=1)
-    return PLANNING[task.id.split("/")[1]]
+        if env.family.bonus:
+            reward = functools.partial(_while_up, env, reward)
+        return env, Planning(reward, horizon=1, knots=1, samples=1)
+    return env, PLANNING[name]
+
+
+def _while_up(env: Any, reward: Callable[[Future], np.ndarray], future: Future) -> np.ndarray:
+    up = modular_rl.is_up(env.family, env.start_height, future.position)
+    return np.where(up, reward(future), gym_mujoco.FALLEN)
 
 
 class Bodies(VecEnv):
@@ -62,18 +74,25 @@ class Bodies(VecEnv):
 
     def __init__(self, task: Task, seed: int):
         self._rng, self._max_steps = np.random.default_rng(seed), task.max_steps
-        env = task.make().unwrapped
-        self._planning = planning_of(task, env)
+        world = task.make()
+        env, self._planning = planned(task, world)
         self._columns: dict[str, slice] = {}
         self._model = copy.copy(env.physics.model.ptr)
+        if task.domain == "gym-mujoco":  # some are integrated by Runge-Kutta, four times the work
+            self._model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         if self._planning.probes:
             self._model, self._columns = probed(env.description.spec(), self._planning.probes, like=self._model)
         kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
         self._starts = np.empty((STARTS, mujoco.mj_stateSize(self._model, kind)))
         for i, start in enumerate(self._starts):
             seed = episode_seed(task.id, int(self._rng.integers(2**31)), "train")
-            env.reset(seed=seed, options={"wide": i % 2 == 1})
-            mujoco.mj_getState(self._model, env.physics.data.ptr, start, kind)
+            world.reset(seed=seed, options={"wide": i % 2 == 1})
+            data = env.physics.data.ptr
+            if (
+                self._model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
+            ):  # it can go where it is told if it has looked everywhere
+                data.qpos[:], data.qvel[:] = actors.turned(data.qpos, data.qvel, self._rng.uniform(-np.pi, np.pi))
+            mujoco.mj_getState(self._model, data, start, kind)
         self._starts[:, 0] = 0.0  # their time
         self._low, self._high = (b.astype(np.float64) for b in (env.action_space.low, env.action_space.high))
         self._substeps, self._nq, self._nv = env.num_substeps, self._model.nq, self._model.nv
@@ -109,13 +128,14 @@ class Bodies(VecEnv):
         # MuJoCo begins again from its reference state, at time 0, where the numbers explode.
         diverged = (self._states[:, 0] < began) | ~np.isfinite(self._states).all(axis=1) | ~np.isfinite(rewards)
         rewards[diverged], self._states[diverged] = 0.0, self._starts[0]
+        fallen = diverged | (rewards <= gym_mujoco.FALLEN)
         self._age += 1
-        done = (self._age >= self._max_steps) | diverged
+        done = (self._age >= self._max_steps) | fallen
         infos: list[dict[str, Any]] = [{} for _ in range(COPIES)]
         if done.any():
             seen = self._senses()
             for i in np.flatnonzero(done):
-                infos[i] = {"TimeLimit.truncated": not diverged[i], "terminal_observation": seen[i]}
+                infos[i] = {"TimeLimit.truncated": not fallen[i], "terminal_observation": seen[i]}
                 self._states[i], self._age[i] = self._starts[self._rng.integers(STARTS)], 0
         return self._senses(), rewards.astype(np.float32), done, infos
 
@@ -150,7 +170,7 @@ def play(task: Task, weights: dict[str, np.ndarray], episodes: int) -> list[floa
     env, returns = task.make(), []
     for i in range(episodes):
         observation, info = env.reset(seed=episode_seed(task.id, 3_000_000 + i, "train"))
-        policy, total, over = actors.Actor(weights, env.unwrapped), 0.0, False
+        policy, total, over = actors.Actor(weights, planned(task, env)[0]), 0.0, False
         while not over:
             observation, reward, terminated, truncated, info = env.step(policy(observation, info))
             total, over = total + float(reward), terminated or truncated

@@ -64,6 +64,17 @@ def body_state(model: Any, position: np.ndarray, velocity: np.ndarray) -> np.nda
     return np.concatenate([*parts, moving], axis=1).astype(np.float32)
 
 
+def turned(position: np.ndarray, velocity: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """(nq,) and (nv,) of a free body, turned about the vertical by so many radians: where it looks and where it is moving to."""
+    from scipy.spatial.transform import Rotation
+
+    turn = Rotation.from_euler("z", angle)
+    position, velocity = position.copy(), velocity.copy()
+    position[3:7] = (turn * Rotation.from_quat(position[3:7], scalar_first=True)).as_quat(scalar_first=True)
+    velocity[:3] = turn.apply(velocity[:3])  # that of turning is in the body's own frame
+    return position, velocity
+
+
 class Actor:
     """policy(observation, info) → action, the same for the same state. `env` has what planners ask of it (`predictive.py`)."""
 
@@ -75,8 +86,12 @@ class Actor:
         self._physics, self._low, self._high = env.physics, env.action_space.low, env.action_space.high
 
     def __call__(self, observation: Any, info: Mapping[str, Any] | None = None) -> np.ndarray:
-        model, data = self._physics.model.ptr, self._physics.data.ptr
-        senses = body_state(model, data.qpos[None], data.qvel[None])[0]
+        data = self._physics.data.ptr
+        return self.act(data.qpos, data.qvel)
+
+    def act(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        """What it does in this state, (nq,) and (nv,), which need not be the simulator's."""
+        senses = body_state(self._physics.model.ptr, position[None], velocity[None])[0]
         x = np.clip((senses - self._mean) * self._scale, -10.0, 10.0)
         for weight, bias in self._layers[:-1]:
             x = weight @ x + bias

@@ -101,7 +101,8 @@ _RANDOM = DomainCard(
     done="The state task's.",
     score="Return, at most 1,000 in 1,000 steps.",
     how="Feedback laws for cartpole, pendulum, point mass and reacher, which keep their constants; for the others predictive "
-    "control, which plans on the changed physics. The state tasks' trained actors know one body only.",
+    "control, which plans on the changed physics. The state tasks' trained actors know one body only; that of `cheetah-run` bears "
+    "the small changes and has them.",
     fails="Feedback laws do not know the body they have been given, so they lose more the larger the draw. That is not all: on twelve "
     "large draws of pendulum a law that was told the body scored the same on eleven, of which two are 0, for some motors are "
     "too weak for their poles.",
@@ -254,9 +255,9 @@ CARDS: dict[str, DomainCard] = {
         done="One number a motor, in [−1, 1].",
         score="Return: speed forwards, a bonus while the torso is up (not for cheetahs), less a cost of control, with Gymnasium's "
         "weights. A fall does not end the episode, which always has 1,000 steps, so that returns of different bodies compare.",
-        how="A trained actor where the table says so (`benchmarks/train_actors.py`): four minutes of PPO on 128 copies of the body at "
-        "once. For the other bodies predictive control on their own physics.",
-        fails="What is planned is not measured. The actors were trained for minutes, not hours: there are faster ways to run, and one "
+        how="A trained actor where the table says so (`benchmarks/train_actors.py`): four to ten minutes of PPO on 128 copies of the "
+        "body at once. For the other bodies predictive control on their own physics.",
+        fails="What is planned is not measured: the humanoids, and what has a foot or less to stand on. The actors were trained for minutes, not hours: there are faster ways to run, and one "
         "that is thrown on its back by noise may stay there.",
         wide="Bent limbs, tilted, moving.",
         differs="The paper names the families (Walker2d, Humanoid, Hopper) and the count, 38, not the bodies. There D4PG agents, one "
@@ -502,13 +503,15 @@ CARDS: dict[str, DomainCard] = {
         what="The eleven MuJoCo tasks of Gymnasium, fifth version: `gym-mujoco/half-cheetah-v5`.",
         observation="4 to 348 numbers",
         action="1 to 17 numbers",
-        expert="predictive control, linear-quadratic feedback",
+        expert="trained actors, linear-quadratic feedback, predictive control",
         simulator="[Gymnasium](https://gymnasium.farama.org), MIT; [MuJoCo](https://mujoco.org), Apache-2.0",
         seen="Gymnasium's own vector: joint positions and velocities, and contact forces and inertias for some.",
         done="Torques within the bounds of the action space.",
         score="Return, without a ceiling; some tasks end with a fall.",
-        how="Predictive control on the environment's own model, planned with a cheaper integrator where the model uses "
-        "Runge-Kutta; linear-quadratic feedback for the two pendulums on a cart.",
+        how="Four runners have trained actors (`benchmarks/train_actors.py`): `ant-v5` and `hopper-v5` their own, `half-cheetah-v5` and "
+        "`walker2d-v5` those of `modular-rl/cheetah-3-3` and `modular-rl/walker-3-3`, which are the same bodies. Linear-quadratic "
+        "feedback for the two pendulums on a cart. For the others predictive control on the environment's own model, planned with a "
+        "cheaper integrator where the model uses Runge-Kutta.",
         fails="Not measured on every body: planning takes long for the larger ones.",
         wide="The environment's own start noise, several times larger (not Reacher and Pusher).",
         differs=_NOT_IN_PAPER + " [modular-rl](modular-rl.md) takes the same bodies apart.",
@@ -525,8 +528,9 @@ CARDS: dict[str, DomainCard] = {
         done="The package's own, in [−1, 1].",
         score="Success. For Fetch and the hands at the last step; the mazes and the kitchen end at the first success.",
         how="Scripts for Fetch (sliding tries its one hit on the simulator first); a shortest path over the maze's cells for ball "
-        "and ant, followed by the ball with a spring and by the ant with predictive control.",
-        fails="The hands and the kitchen have none.",
+        "and ant, followed by the ball with a spring, and by the ant with the actor of `gym-mujoco/ant-v5`, which runs along the first axis and "
+        "is shown the world turned so that this is the way.",
+        fails="The hands and the kitchen have none. An ant that runs into a corner may be thrown on its back, and stays there.",
         wide="The same as the tasks' own.",
         differs=_NOT_IN_PAPER,
         pictures=("gymnasium-robotics/fetch-pick-and-place-v4", "gymnasium-robotics/hand-block-rotate-z-v1",

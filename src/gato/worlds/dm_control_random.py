@@ -8,7 +8,7 @@ joint damping, size of the body's geoms, and their density. They multiply the mo
 again, so masses and inertias follow from sizes and densities. The reset's info holds them under `drawn`; the observation
 shows none of them. Floors, targets and meshes stay as they are, and so do the lengths of limbs that are told by their two
 ends. The expert is predictive control, which plans on the changed physics, or the state task's feedback law, which does not
-know it; trained actors know one body only.
+know it. Trained actors know one body only; that of `cheetah-run` bears the small changes, better than a plan that knows them.
 
 The paper counts 26 tasks and does not name them; these are the suite's benchmark tasks without manipulator bring_ball and
 acrobot swingup_sparse. Its intervals are taken as it tells them; whether it drew one factor for all of a kind is open.
@@ -32,6 +32,7 @@ INTERVALS = {
     "small": ((0.9, 0.95), (1.05, 1.1)),
     "large": ((0.6, 0.8), (1.2, 1.4)),
 }
+BORNE = {("small", "cheetah-run")}  # by the actor of the unchanged body
 KINDS = ("gear", "range", "stiffness", "damping", "size", "density")
 
 
@@ -42,7 +43,7 @@ def tasks() -> list[Task]:
 
 def _task(amount: str, domain: str, task: str) -> Task:
     name = task_name(domain, task)
-    expert, expert_name = make_expert(name, changed=True)
+    expert, expert_name = make_expert(name, changed=(amount, name) not in BORNE)
     return Task(
         id=f"dm-control-suite-random-{amount}/{name}",
         make_env=functools.partial(_make_env, domain, task, amount),

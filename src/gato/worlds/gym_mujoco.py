@@ -4,7 +4,8 @@
 
 Half Cheetah is `gym-mujoco/half-cheetah-v5`. Unlike the DM Control Suite these have rewards without a ceiling, and some end when
 the body falls. The experts are predictive control (`predictive.py`) on the environment's own model; the two pendulums on
-a cart are held by linear-quadratic feedback, whose gains come from the model's own derivatives.
+a cart are held by linear-quadratic feedback, whose gains come from the model's own derivatives; and four runners have
+trained actors (`actors.py`), two of them those of Modular RL's whole cheetah and walker, which are the same bodies.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.worlds import MakeExpert, Policy, Task
+from gato.worlds import MakeExpert, Policy, Task, actors
 from gato.worlds.gym import named_task
 from gato.worlds.predictive import Future, Planning, PredictiveControl
 
@@ -34,12 +35,16 @@ def planner(planning: Planning, points: Mapping[str, str], env: Any, seed: int) 
     model = _with_sensors(env.fullpath, points) if points else copy.copy(env.model)
     # Half of these models are integrated by Runge-Kutta, four times the work; a plan is remade before the difference shows.
     model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    seen = SimpleNamespace(
-        physics=SimpleNamespace(model=SimpleNamespace(ptr=model), data=SimpleNamespace(ptr=env.data)),
+    return PredictiveControl(planning, as_planned(env, model), seed)
+
+
+def as_planned(env: Any, model: Any = None) -> Any:
+    """A Gymnasium environment as planners and actors look at one: with a model of theirs, or its own."""
+    return SimpleNamespace(
+        physics=SimpleNamespace(model=SimpleNamespace(ptr=model or env.model), data=SimpleNamespace(ptr=env.data)),
         num_substeps=env.frame_skip,
         action_space=env.action_space,
     )
-    return PredictiveControl(planning, seen, seed)
 
 
 def _with_sensors(path: str, points: Mapping[str, str]) -> Any:
@@ -53,20 +58,18 @@ def _with_sensors(path: str, points: Mapping[str, str]) -> Any:
     return spec.compile()
 
 
+FALLEN = -8.0  # what the step of a fall earns
+
+
 def _while_healthy(reward: np.ndarray, healthy: np.ndarray) -> np.ndarray:
     """Rewards up to the first fall; a fall costs what a few good steps earn."""
     alive = np.cumprod(healthy, axis=1)
     fell = np.diff(alive, axis=1, prepend=1.0) < 0
-    return reward * alive - 3.0 * (1 - alive) - 5.0 * fell
+    return reward * alive - 3.0 * (1 - alive) + (FALLEN + 3.0) * fell
 
 
 def _effort(future: Future) -> np.ndarray:
     return (future.actions**2).sum(axis=2)
-
-
-def half_cheetah(future: Future) -> np.ndarray:
-    upside_down = np.clip(-np.cos(future.position[:, :, 2]), 0, 1)
-    return future.velocity[:, :, 0] - 0.1 * _effort(future) - 2.0 * upside_down
 
 
 def hopper(future: Future) -> np.ndarray:
@@ -74,13 +77,6 @@ def hopper(future: Future) -> np.ndarray:
     healthy = (z > 0.7) & (np.abs(angle) < 0.2) & (np.abs(future.velocity) < 100).all(axis=2)
     leaning = np.clip(np.abs(angle) - 0.1, 0, 1)
     return _while_healthy(1 + future.velocity[:, :, 0] - 0.001 * _effort(future) - 5 * leaning, healthy)
-
-
-def walker(future: Future) -> np.ndarray:
-    z, angle = future.position[:, :, 1], future.position[:, :, 2]
-    leaning = np.clip(np.abs(angle) - 0.3, 0, 1) + np.clip(1.1 - z, 0, 1)
-    reward = 1 + future.velocity[:, :, 0] - 0.001 * _effort(future) - 3 * leaning
-    return _while_healthy(reward, (z > 0.8) & (z < 2.0) & (np.abs(angle) < 1.0))
 
 
 def swimmer(future: Future) -> np.ndarray:
@@ -125,9 +121,7 @@ def pusher(future: Future) -> np.ndarray:
 PUSHER = {"tips_arm": "body", "object": "body", "goal": "body"}
 
 PLANNING: dict[str, tuple[Planning, Mapping[str, str]]] = {
-    "half-cheetah-v5": (Planning(half_cheetah, horizon=20, knots=10, samples=64, scales=(0.8, 0.4, 0.15)), {}),
     "hopper-v5": (Planning(hopper, horizon=60, knots=10, samples=64, scales=(0.8, 0.3, 0.1)), {}),
-    "walker2d-v5": (Planning(walker, horizon=40, knots=8, samples=64, scales=(0.8, 0.3, 0.1)), {}),
     "swimmer-v5": (Planning(swimmer, horizon=60, knots=8, samples=32, replan=2), {}),
     "ant-v5": (Planning(ant, horizon=24, knots=8, samples=48, scales=(0.5, 0.2, 0.1)), {}),
     "humanoid-v5": (Planning(humanoid, horizon=30, knots=6, samples=48, scales=(0.15, 0.06)), {}),
@@ -135,6 +129,21 @@ PLANNING: dict[str, tuple[Planning, Mapping[str, str]]] = {
     "reacher-v5": (Planning(reacher, horizon=16, knots=5, samples=32, scales=(0.5, 0.1, 0.03)), {}),
     "pusher-v5": (Planning(pusher, horizon=30, knots=6, samples=48, scales=(0.5, 0.2, 0.1)), PUSHER),
 }
+
+# -- trained actors ---------------------------------------------------------------------------------------------------
+
+# Whose weights: its own, or those of the same body elsewhere.
+ACTORS = {
+    "ant-v5": "gym-mujoco/ant-v5",
+    "half-cheetah-v5": "modular-rl/cheetah-3-3",
+    "hopper-v5": "gym-mujoco/hopper-v5",
+    "walker2d-v5": "modular-rl/walker-3-3",
+}
+
+
+def actor(trained: str, env: Any, seed: int = 0) -> Policy:
+    return actors.Actor(actors.weights(trained), as_planned(env))
+
 
 # -- linear-quadratic feedback ----------------------------------------------------------------------------------------
 
@@ -202,6 +211,8 @@ def _noisier(scale: float, env: Any, rng: np.random.Generator) -> np.ndarray:
 
 
 def _expert(name: str) -> tuple[MakeExpert, str]:
+    if name in ACTORS:
+        return functools.partial(actor, ACTORS[name]), "trained actor"
     if name in PLANNING:
         return functools.partial(planner, *PLANNING[name]), "predictive control"
     return balance, "linear-quadratic feedback"

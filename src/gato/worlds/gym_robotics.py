@@ -6,8 +6,8 @@ Goals stay in the observation as the package delivers them, and the score is suc
 whether the goal is met at the last of 50 or 100 steps, for Adroit too (200 steps); the mazes and the kitchen end at the
 first success. The kitchen comes as its seven single tasks and the four-in-a-row of the literature (`kitchen-complete`).
 
-Experts: scripts for Fetch; for the mazes a shortest path over the cells, followed by the ball with a spring and by the ant
-with predictive control. The hands and the kitchen have none.
+Experts: scripts for Fetch; for the mazes a shortest path over the cells, followed by the ball with a spring and by the
+ant that was trained to run (`actors.py`). The hands and the kitchen have none.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from gato.worlds import MakeExpert, Policy, Task
+from gato.worlds import MakeExpert, Policy, Task, actors
 from gato.worlds.gym import named_task
-from gato.worlds.predictive import Future, Planning, PredictiveControl
+from gato.worlds.gym_mujoco import as_planned
 
 Observation = Mapping[str, np.ndarray]
 
@@ -191,31 +190,14 @@ def ball(env: Any, seed: int = 0) -> Policy:
 
 
 def ant(env: Any, seed: int = 0) -> Policy:
-    """Predictive control that wants to be fast towards the next cell's middle, and upright."""
-    import copy
-
-    import mujoco
-
+    """The ant that was trained to run along the first axis, told that the next cell lies there."""
     following = maze_steps(env.maze, env.goal)
-    target = np.zeros(2)
-
-    def objective(future: Future) -> np.ndarray:
-        z, tilt = future.position[:, :, 2], future.position[:, :, 4] ** 2 + future.position[:, :, 5] ** 2
-        distance = np.linalg.norm(future.position[:, :, :2] - target, axis=2)
-        return -distance - 2.0 * tilt - 2.0 * (z < 0.3) - 0.02 * (future.actions**2).sum(axis=2)
-
-    model = copy.copy(env.model)
-    model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    seen = SimpleNamespace(
-        physics=SimpleNamespace(model=SimpleNamespace(ptr=model), data=SimpleNamespace(ptr=env.data)),
-        num_substeps=env.ant_env.frame_skip,
-        action_space=env.action_space,
-    )
-    control = PredictiveControl(Planning(objective, 24, 8, 48, scales=(0.5, 0.2, 0.1)), seen, seed)
+    runner = actors.Actor(actors.weights("gym-mujoco/ant-v5"), as_planned(env.ant_env))
 
     def policy(observation: Observation, info: Any = None) -> np.ndarray:
-        target[:] = waypoint(env.maze, following, observation["achieved_goal"], observation["desired_goal"])
-        return control(observation, info)
+        here = observation["achieved_goal"]
+        x, y = waypoint(env.maze, following, here, observation["desired_goal"]) - here
+        return runner.act(*actors.turned(env.data.qpos, env.data.qvel, -np.arctan2(y, x)))
 
     return policy
 
@@ -283,7 +265,7 @@ def tasks() -> list[Task]:
         found.append(
             _named(
                 f"ant-maze-{name}-v5", f"AntMaze_{layout}-v5", ant_steps, settings=ends, success="success",
-                make_expert=ant, expert_name="shortest path and predictive control",
+                make_expert=ant, expert_name="shortest path and trained actor",
             )
         )  # fmt: skip
         found.append(
