@@ -481,17 +481,21 @@ def _effect_words(way: str, found: Mapping[str, Any] | None) -> str:
     return (
         f"{head}\n\n![Percent of expert by {way.removesuffix('s')}](images/inside-{way}.png)\n\n{TOLD[way]} {found['episodes']} "
         f"episodes a task; percent of expert.\n\n| task | {' | '.join(kinds)} | the other task |\n|" + " --- |" * (len(kinds) + 2)
-        + "\n" + "\n".join([*cells, _means(found["tasks"], kinds)]) + f"\n\n{_worth(found['tasks'], kinds)}{_network(found['bundle'])}{made}"
+        + "\n" + "\n".join([*cells, _means(found["tasks"], kinds)]) + f"\n\n{_worth(found['tasks'], kinds)}\n\n"
+        f"{_network(found['bundle'])}{made}"
     )  # fmt: skip
 
 
 def _worth(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:
-    """How many tasks are played better by their own than in every other way, and how many worse than in some: by over ten points."""
+    """How many tasks are played best by their own, and how many better in another way, where it is more than ten points."""
     whole = [[r["percent"].get(kind) for kind in kinds] for r in rows]
     whole = [w for w in whole if None not in w]
     better = sum(own > max(others) + 10 for own, *others in whole)
     worse = sum(own < max(others) - 10 for own, *others in whole)
-    return f"By more than ten points its own is the best of the three on {better} of {len(whole)} tasks, and behind the best on {worse}. "
+    return (
+        f"By more than ten points its own is the best of the three on {better} of {len(whole)} tasks, and behind the best on "
+        f"{worse}."
+    )
 
 
 def _means(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:

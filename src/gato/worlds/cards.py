@@ -257,7 +257,8 @@ CARDS: dict[str, DomainCard] = {
         "weights. A fall does not end the episode, which always has 1,000 steps, so that returns of different bodies compare.",
         how="A trained actor where the table says so (`benchmarks/train_actors.py`): four to ten minutes of PPO on 128 copies of the "
         "body at once. For the other bodies predictive control on their own physics.",
-        fails="What is planned is not measured: the humanoids, and what has a foot or less to stand on. The actors were trained for minutes, not hours: there are faster ways to run, and one "
+        fails="What is planned is not measured: the humanoids, and what has a foot or less to stand on. The actors were trained for "
+        "minutes, not hours: there are faster ways to run, and one "
         "that is thrown on its back by noise may stay there.",
         wide="Bent limbs, tilted, moving.",
         differs="The paper names the families (Walker2d, Humanoid, Hopper) and the count, 38, not the bodies. There D4PG agents, one "
@@ -528,8 +529,8 @@ CARDS: dict[str, DomainCard] = {
         done="The package's own, in [−1, 1].",
         score="Success. For Fetch and the hands at the last step; the mazes and the kitchen end at the first success.",
         how="Scripts for Fetch (sliding tries its one hit on the simulator first); a shortest path over the maze's cells for ball "
-        "and ant, followed by the ball with a spring, and by the ant with the actor of `gym-mujoco/ant-v5`, which runs along the first axis and "
-        "is shown the world turned so that this is the way.",
+        "and ant, followed by the ball with a spring, and by the ant with the actor of `gym-mujoco/ant-v5`, which runs along the "
+        "first axis and is shown the world turned so that this is the way.",
         fails="The hands and the kitchen have none. An ant that runs into a corner may be thrown on its back, and stays there.",
         wide="The same as the tasks' own.",
         differs=_NOT_IN_PAPER,

@@ -8,7 +8,7 @@ joint damping, size of the body's geoms, and their density. They multiply the mo
 again, so masses and inertias follow from sizes and densities. The reset's info holds them under `drawn`; the observation
 shows none of them. Floors, targets and meshes stay as they are, and so do the lengths of limbs that are told by their two
 ends. The expert is predictive control, which plans on the changed physics, or the state task's feedback law, which does not
-know it. Trained actors know one body only; that of `cheetah-run` bears the small changes, better than a plan that knows them.
+know it. Trained actors know one body only; that of `cheetah-run` bears the small changes.
 
 The paper counts 26 tasks and does not name them; these are the suite's benchmark tasks without manipulator bring_ball and
 acrobot swingup_sparse. Its intervals are taken as it tells them; whether it drew one factor for all of a kind is open.
