@@ -31,8 +31,8 @@ from gato.worlds import Task, select
 from gato.worlds.traces import Trace, read_traces, record, replay, trace_path
 
 TASKS = (  # a planner of every kind that renders nothing
-    "dm-control-suite/walker-walk,dm-control-suite/cheetah-run,modular-rl/walker-3-3,modular-rl/hopper-3,"
-    "gym-mujoco/half-cheetah-v5,classic-control/acrobot-v1,dm-manipulation-playground/place-brick-features,"
+    "dm-control-suite/walker-walk,dm-control-suite/finger-turn-hard,modular-rl/hopper-2,modular-rl/walker-1-0,"
+    "gym-mujoco/pusher-v5,classic-control/acrobot-v1,dm-manipulation-playground/place-brick-features,"
     "rgb-stacking/triplet-1-state"
 )
 GOAL, WORTH_SECONDS = 20.0, 10.0
