@@ -98,6 +98,8 @@ def test_wide_starts_reach_further(name):
         ("reacher-hard", 900),
         ("point-mass-easy", 820),
         ("point-mass-hard", 700),
+        ("swimmer-swimmer6", 100),
+        ("swimmer-swimmer15", 100),
     ],
 )
 def test_feedback_experts(name, least):

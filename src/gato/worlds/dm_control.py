@@ -61,6 +61,9 @@ def formula(law: Any) -> MakeExpert:
 
 BALANCE = (formula(feedback.cartpole), "energy shaping and linear-quadratic feedback")
 REACH = (formula(feedback.reacher), "transposed-Jacobian feedback")
+# Names of the numbers: `feedback.swimmer`.
+SWIM_6 = functools.partial(feedback.swimmer, 0.958, 6.152, 1.366, 6.201, 0.144, -0.388, 0.693, 0.646, 0.649)
+SWIM_15 = functools.partial(feedback.swimmer, 1.104, 7.271, 1.678, 4.712, 0.25, -2.27, 1.101, 1.497, 1.003)
 FEEDBACK: dict[str, tuple[MakeExpert, str]] = {
     "cartpole-balance": BALANCE,
     "cartpole-balance-sparse": BALANCE,
@@ -73,6 +76,8 @@ FEEDBACK: dict[str, tuple[MakeExpert, str]] = {
     "point-mass-hard": (feedback.point_mass_mixed, "a damped spring that knows the gains"),
     "reacher-easy": REACH,
     "reacher-hard": REACH,
+    "swimmer-swimmer6": (SWIM_6, "a travelling wave that steers"),
+    "swimmer-swimmer15": (SWIM_15, "a travelling wave that steers"),
 }
 
 
@@ -282,5 +287,6 @@ WIDE: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "cheetah": _velocities,
     "finger": _velocities,
     "lqr": _velocities,
+    "swimmer": _velocities,
     "walker": _walker,
 }

@@ -21,6 +21,7 @@ import numpy as np
 from gato.worlds import MakeExpert, Policy, Task, actors
 from gato.worlds.gym import named_task
 from gato.worlds.predictive import Future, Planning, PredictiveControl
+from gato.worlds.regulator import Regulator
 
 # -- predictive control -----------------------------------------------------------------------------------------------
 
@@ -151,36 +152,8 @@ def actor(trained: str, env: Any, seed: int = 0) -> Policy:
 def balance(env: Any, seed: int = 0) -> Policy:
     """Feedback that holds the model where it stands upright, at zero. Reads the state; the observation holds the same."""
     low, high = env.action_space.low.astype(np.float64), env.action_space.high.astype(np.float64)
-    gains = _gains(env)
-
-    def policy(observation: np.ndarray, info: Any = None) -> np.ndarray:
-        state = np.concatenate([env.data.qpos, env.data.qvel])
-        return np.clip(-gains @ state, low, high).astype(np.float32)
-
-    return policy
-
-
-def _gains(env: Any) -> np.ndarray:
-    """(nu, 2 nv): the regulator of the linearised control step, with all costs one but the effort's, a hundredth."""
-    import mujoco
-    from scipy.linalg import solve_discrete_are
-
-    model, data = env.model, mujoco.MjData(env.model)
-    size, small = 2 * model.nv, 1e-4
-
-    def after(state: np.ndarray, action: np.ndarray) -> np.ndarray:
-        mujoco.mj_resetData(model, data)
-        data.qpos[:], data.qvel[:], data.ctrl[:] = state[: model.nv], state[model.nv :], action
-        for _ in range(env.frame_skip):
-            mujoco.mj_step(model, data)
-        return np.concatenate([data.qpos, data.qvel])
-
-    still, idle = np.zeros(size), np.zeros(model.nu)
-    step_a = np.stack([(after(d, idle) - after(-d, idle)) / (2 * small) for d in small * np.eye(size)], axis=1)
-    step_b = np.stack([(after(still, d) - after(still, -d)) / (2 * small) for d in small * np.eye(model.nu)], axis=1)
-    costs, effort = np.eye(size), 0.01 * np.eye(model.nu)
-    future = solve_discrete_are(step_a, step_b, costs, effort)
-    return np.linalg.solve(effort + step_b.T @ future @ step_b, step_b.T @ future @ step_a)
+    hold = Regulator(env.model, env.frame_skip, low, high, position=1.0, velocity=1.0, effort=0.01)
+    return lambda observation, info=None: hold(env.data).astype(np.float32)
 
 
 # -- the tasks --------------------------------------------------------------------------------------------------------

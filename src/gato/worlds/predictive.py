@@ -4,7 +4,8 @@ A plan is one action per control step up to the horizon. Each decision draws `sa
 present plan at several scales (linear splines through `knots` points), rolls all of them out from the environment's
 exact state in one call into MuJoCo, scores them with the task's reward, and moves the plan to the average of the
 samples, weighted by the exponential of their scores: an average jumps less from step to step than the best sample, so
-it is a better target to imitate. The undisturbed plan is always among the samples.
+it is a better target to imitate. The undisturbed plan is always among the samples; where poles balance, so are
+continuations of it by feedback (`regulator.py`).
 
 It reads the environment's state at every decision, so it also works where noise was executed instead of its actions,
 and it plans on its own MjData, so the environment is left as it was. The rewards are the suite's own; where those are
@@ -24,6 +25,7 @@ import numpy as np
 from gato.errors import ExpertError
 from gato.worlds import MakeExpert
 from gato.worlds.mjcf import Probe, probed
+from gato.worlds.regulator import Regulator
 
 GRID = 512  # actions are multiples of its inverse: half a bin of the agent's tokens, and traces pack well
 
@@ -47,9 +49,6 @@ class Future:
 
 
 Objective = Callable[[Future], np.ndarray]  # → reward (N, T)
-Disturb = Callable[
-    [np.random.Generator, tuple[int, int, int]], np.ndarray
-]  # (rng, (N, T, nu)) → that, of about unit size
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class Planning:
     replan: int = 1  # control steps between two decisions
     rounds: int = 1  # refinements of the plan in one decision
     coarse: int = 1  # physics steps of the plan are this much longer than the environment's
+    hold: int = 0  # control steps between the moments where feedback to the zero position may end the plan; 0: nowhere
     probes: Mapping[str, Probe] = field(default_factory=dict)  # needs `env.description`
-    noise: Disturb | None = None  # what the disturbances look like, where not splines
 
 
 class PredictiveControl:
@@ -94,6 +93,7 @@ class PredictiveControl:
         self._state = np.empty(mujoco.mj_stateSize(self._model, self._state_kind))
         self._get_state = mujoco.mj_getState
         self._low, self._high = env.action_space.low.astype(np.float64), env.action_space.high.astype(np.float64)
+        self._regulator = Regulator(self._model, self._substeps, self._low, self._high) if planning.hold else None
         self._rng = np.random.default_rng(seed)
         self._plan = np.zeros((planning.horizon, self._model.nu))
         self._age = 0  # steps since the last decision
@@ -113,12 +113,12 @@ class PredictiveControl:
         """Move the plan to the weighted average of its disturbed copies."""
         p, half_range = self._planning, (self._high - self._low) / 2
         scale = np.resize(p.scales, p.samples)[:, None, None] * half_range
-        if p.noise is None:
-            noise = self._spline @ self._rng.normal(size=(p.samples, p.knots, self._model.nu))
-        else:
-            noise = p.noise(self._rng, (p.samples, p.horizon, self._model.nu))
+        noise = self._spline @ self._rng.normal(size=(p.samples, p.knots, self._model.nu))
         noise[0] = 0.0
         candidates = np.clip(self._plan + noise * scale, self._low, self._high)  # (N, T, nu)
+        self._get_state(self._model, self._physics.data.ptr, self._state, self._state_kind)
+        if self._regulator is not None:
+            candidates = np.concatenate([candidates, self._regulator.endings(self._state, self._plan, p.hold)])
         future = self._imagine(candidates)
         scores = np.where(future.diverged, -np.inf, p.objective(future).mean(axis=1))
         if not np.isfinite(scores).any():
@@ -128,7 +128,6 @@ class PredictiveControl:
         self._plan = np.tensordot(weights / weights.sum(), candidates, axes=1)
 
     def _imagine(self, candidates: np.ndarray) -> Future:
-        self._get_state(self._model, self._physics.data.ptr, self._state, self._state_kind)
         controls = np.repeat(candidates, self._substeps, axis=1)
         start = np.broadcast_to(self._state, (len(candidates), self._state.size))
         states, sensors = self._rollout.rollout(self._model, self._data, start, controls)
@@ -193,8 +192,14 @@ def finger_turn(radius: float, future: Future) -> np.ndarray:
 
 
 def acrobot(future: Future) -> np.ndarray:
-    """The bare reward: far from the target it is tiny, but what comes nearest at any time is by far the largest of all."""
-    return bell(norm(future.probes["tip"] - [0.0, 0.0, 4.0]) - 0.2, 1.0)
+    """The reward, which far from the target is tiny, and a slope towards the energy of standing up."""
+    import mujoco
+
+    upright = mujoco.MjData(future.model)
+    mujoco.mj_forward(future.model, upright)
+    mujoco.mj_energyPos(future.model, upright)
+    energy = (future.probes["potential"] + future.probes["kinetic"])[:, :, 0]  # J; hanging has 39 less than standing
+    return bell(norm(future.probes["tip"] - [0.0, 0.0, 4.0]) - 0.2, 1.0) - 0.3 * np.abs(energy - upright.energy[0]) / 39
 
 
 def poles(future: Future) -> np.ndarray:
@@ -217,12 +222,6 @@ def fish_swim(future: Future) -> np.ndarray:
     ahead, there = probes["mouth"] - probes["torso"], probes["target"] - probes["torso"]
     facing = (ahead * there).sum(axis=2) / (norm(ahead) * norm(there) + 1e-9)
     return (7 * bell(distance - 0.05, 0.1) + upright) / 8 - 3 * distance + 0.2 * facing * ramp(distance, 0.0, 0.2)
-
-
-def swimmer(future: Future) -> np.ndarray:
-    """The target's radius is 0.1 m; the reward has a long tail."""
-    distance = norm((future.probes["nose"] - future.probes["target"])[:, :, :2])
-    return 1 / (1 + (3 * np.maximum(distance - 0.1, 0.0) / 0.5) ** 2) - 0.5 * distance
 
 
 def hopper(speed: float, future: Future) -> np.ndarray:
@@ -254,24 +253,6 @@ def quadruped(speed: float, future: Future) -> np.ndarray:
     return upright * (1 + ramp(forward, -speed, speed)) / 2
 
 
-def waves(
-    seconds: float, rng: np.random.Generator, shape: tuple[int, int, int], chain: bool = True, fastest: float = 3.0
-) -> np.ndarray:
-    """Disturbances that swing, and lean to a side. `seconds` a control step; `fastest` in Hz.
-
-    In a chain of joints the swing travels along it, mostly from the first to the last; else each joint has its own phase.
-    """
-    samples, steps, joints = shape
-    frequency = np.exp(rng.uniform(np.log(0.4), np.log(fastest), (samples, 1, 1)))
-    phase = rng.uniform(0, 2 * np.pi, (samples, 1, 1 if chain else joints))
-    if chain:
-        lag = rng.uniform(0.5, 2.0, (samples, 1, 1)) * 2 * np.pi / (joints + 1)
-        phase = phase - np.arange(joints) * lag * rng.choice([-1, 1], (samples, 1, 1), p=[0.2, 0.8])
-    swing = np.sin(2 * np.pi * frequency * np.arange(steps)[:, None] * seconds + phase)
-    lean = rng.normal(0.0, 0.3, (samples, 1, 1 if chain else joints)) + rng.normal(0.0, 0.1, (samples, 1, joints))
-    return swing * rng.normal(1.0, 0.3, (samples, 1, 1 if chain else joints)) + lean
-
-
 def norm(vectors: np.ndarray) -> np.ndarray:
     return np.sqrt((vectors**2).sum(axis=-1))
 
@@ -283,7 +264,6 @@ FISH = {
     "mouth": Probe("framepos", "geom mouth"),
     "target": Probe("framepos", "geom target"),
 }
-SWIMMER = {"nose": Probe("framepos", "geom nose"), "target": Probe("framepos", "geom target")}
 HOPPER = {
     "torso": Probe("framepos", "body torso"),
     "foot": Probe("framepos", "body foot"),
@@ -296,30 +276,25 @@ HUMANOID = {
 }
 QUADRUPED = {"up": Probe("framezaxis", "xbody torso"), "velocity": Probe("velocimeter", "site torso")}
 
-ACROBOT = Planning(acrobot, horizon=220, knots=18, samples=48, replan=2, temperature=0.01, probes={"tip": TIP["tip"]})
-RUN = Planning(functools.partial(humanoid, 10.0), horizon=30, knots=6, samples=48, temperature=0.02, probes=HUMANOID)
-SWIM = Planning(
-    swimmer, horizon=40, knots=12, samples=48, replan=2, temperature=0.02, coarse=5, probes=SWIMMER,
-    noise=functools.partial(waves, 0.03),
+ACROBOT = Planning(
+    acrobot, horizon=220, knots=18, samples=48, replan=2, temperature=0.01, hold=20,
+    probes={"tip": TIP["tip"], "potential": Probe("e_potential"), "kinetic": Probe("e_kinetic")},
 )  # fmt: skip
+POLES = Planning(poles, horizon=160, knots=24, samples=48, replan=2, temperature=0.01, hold=16)
+HOP = functools.partial(Planning, samples=48, temperature=0.01, replan=2, coarse=2, probes=HOPPER)
+RUN = Planning(functools.partial(humanoid, 10.0), horizon=30, knots=6, samples=48, temperature=0.02, probes=HUMANOID)
 
 PLANNING: dict[str, Planning] = {
     "acrobot-swingup": ACROBOT,
     "acrobot-swingup-sparse": ACROBOT,
-    "cartpole-two-poles": Planning(poles, horizon=80, knots=16, samples=64, replan=2),
-    "cartpole-three-poles": Planning(poles, horizon=80, knots=16, samples=64, replan=2),
+    "cartpole-two-poles": POLES,
+    "cartpole-three-poles": POLES,
     "finger-turn-easy": Planning(functools.partial(finger_turn, 0.07), horizon=30, knots=10, samples=64, probes=TIP),
     "finger-turn-hard": Planning(functools.partial(finger_turn, 0.03), horizon=30, knots=10, samples=64, probes=TIP),
     "fish-upright": Planning(fish_upright, horizon=16, knots=8, samples=24, replan=2, probes=FISH),
     "fish-swim": Planning(fish_swim, horizon=30, knots=10, samples=40, replan=2, temperature=0.02, probes=FISH),
-    "swimmer-swimmer6": SWIM,
-    "swimmer-swimmer15": SWIM,
-    "hopper-stand": Planning(
-        functools.partial(hopper, 0.0), horizon=50, knots=8, samples=48, rounds=2, replan=2, probes=HOPPER
-    ),
-    "hopper-hop": Planning(
-        functools.partial(hopper, 2.0), horizon=60, knots=10, samples=64, rounds=2, replan=2, probes=HOPPER
-    ),
+    "hopper-stand": HOP(functools.partial(hopper, 0.0), horizon=80, knots=10),
+    "hopper-hop": HOP(functools.partial(hopper, 2.0), horizon=60, knots=15, rounds=2),
     "humanoid-stand": Planning(
         functools.partial(humanoid, 0.0), horizon=30, knots=6, samples=48, temperature=0.02, probes=HUMANOID
     ),
@@ -332,7 +307,7 @@ PLANNING: dict[str, Planning] = {
         functools.partial(quadruped, 0.5), horizon=30, knots=6, samples=32, replan=2, probes=QUADRUPED
     ),
     "quadruped-run": Planning(
-        functools.partial(quadruped, 5.0), horizon=30, knots=6, samples=32, replan=2, probes=QUADRUPED
+        functools.partial(quadruped, 5.0), horizon=30, knots=6, samples=32, temperature=0.01, replan=2, probes=QUADRUPED
     ),
     "ball-in-cup-catch": Planning(ball_in_cup, horizon=50, knots=6, samples=32, replan=2, coarse=2),
     "cheetah-run": Planning(cheetah, horizon=40, knots=8, samples=48, rounds=2),
