@@ -106,6 +106,7 @@ def test_the_driver_stays_on_the_road():
         ("inverted-double-pendulum-v5", 9300),
         ("reacher-v5", -12),
         ("half-cheetah-v5", 4500),
+        ("swimmer-v5", 340),
     ],
 )
 def test_mujoco_experts_that_cost_little(name, at_least):

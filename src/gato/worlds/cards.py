@@ -80,9 +80,9 @@ PAPER = (
 
 _DM_CONTROL = "[dm_control](https://github.com/google-deepmind/dm_control) and [MuJoCo](https://mujoco.org), Apache-2.0"
 _SUITE_HOW = (
-    "The state task's, which is shown the state: feedback laws for cartpole, pendulum, point mass and reacher, trained actors for "
-    "`cheetah-run`, `walker-run` and `finger-spin`, and predictive control, which samples plans on the simulator's own physics, for most "
-    "others."
+    "The state task's, which is shown the state: feedback laws for cartpole, pendulum, point mass, reacher and swimmers, trained "
+    "actors for `cheetah-run`, `walker-run` and `finger-spin`, and predictive control, which samples plans on the simulator's own "
+    "physics, for most others."
 )
 _SUITE_FAILS = (
     "What is known of the [state tasks](dm-control-suite.md) holds here too. A planner's action is no function of one "
@@ -100,7 +100,7 @@ _RANDOM = DomainCard(
     seen="The state task's. It does not show what was drawn.",
     done="The state task's.",
     score="Return, at most 1,000 in 1,000 steps.",
-    how="Feedback laws for cartpole, pendulum, point mass and reacher, which keep their constants; for the others predictive "
+    how="Feedback laws for cartpole, pendulum, point mass, reacher and swimmers, which keep their constants; for the others predictive "
     "control, which plans on the changed physics. The state tasks' trained actors know one body only; that of `cheetah-run` bears "
     "the small changes and has them.",
     fails="Feedback laws do not know the body they have been given, so they lose more the larger the draw. That is not all: on twelve "
@@ -192,14 +192,18 @@ CARDS: dict[str, DomainCard] = {
         done="Within the suite's bounds. `lqr`, which has none, gets [−1, 1], 1,000 steps and one fixed system.",
         score="Return, at most 1,000 in 1,000 steps.",
         how="For cartpole, pendulum, point mass and reacher a feedback law, which is a function of the observation and so easy to "
-        "imitate. For `cheetah-run`, `walker-run` and `finger-spin` a trained actor: a network of two hidden layers that PPO trained in "
-        "minutes on 128 copies of the physics at once (`benchmarks/train_actors.py`), and as smooth a function of the state. For most "
-        "others predictive control, which samples plans on the simulator's own physics and moves to their weighted mean.",
-        fails="Predictive control looks a fixed time ahead and learns nothing. Swimmers, hoppers, humanoids and quadrupeds were tried on "
-        "a few episodes and do not come near the published best. The manipulator, the dog, the "
-        "stacker, the motion-capture humanoid and two of the quadruped's tasks have no expert.",
+        "imitate; for the swimmers too, but theirs is a wave that travels down the body, and beats to a clock. For `cheetah-run`, "
+        "`walker-run` and `finger-spin` a trained actor: a network of two hidden layers that PPO trained in minutes on 128 copies of "
+        "the physics at once (`benchmarks/train_actors.py`), and as smooth a function of the state. For most others predictive control, "
+        "which samples plans on the simulator's own physics and moves to their weighted mean. Where a body is to be balanced (acrobot, "
+        "two and three poles), plans that end in linear-quadratic feedback are among the samples, so that what was swung up stays up.",
+        fails="Predictive control looks a fixed time ahead and learns nothing. Hopping and running quadrupeds stay behind the published best; "
+        "humanoids were tried on a few episodes and do not come near it. The manipulator, the dog, the "
+        "stacker, the motion-capture humanoid and two of the quadruped's tasks have no expert. Of the published scores those "
+        "of RPO and PPO are of agents that learned little: others have reported more for the fish and the point mass, in figures "
+        "that were not at hand.",
         wide="Positions and velocities well beyond the task's own, for pendulum, cartpole, reacher, point mass, ball in cup, "
-        "cheetah, finger, lqr and walker.",
+        "cheetah, finger, lqr, swimmer and walker.",
         differs="There 30 tasks, D4PG agents, and data from the whole of their training; `cartpole-swingup` was held out for "
         "fine-tuning.",
         pictures=("dm-control-suite/cartpole-swingup", "dm-control-suite/walker-walk", "dm-control-suite/ball-in-cup-catch",
@@ -504,16 +508,16 @@ CARDS: dict[str, DomainCard] = {
         what="The eleven MuJoCo tasks of Gymnasium, fifth version: `gym-mujoco/half-cheetah-v5`.",
         observation="4 to 348 numbers",
         action="1 to 17 numbers",
-        expert="trained actors, linear-quadratic feedback, predictive control",
+        expert="trained actors, feedback, predictive control",
         simulator="[Gymnasium](https://gymnasium.farama.org), MIT; [MuJoCo](https://mujoco.org), Apache-2.0",
         seen="Gymnasium's own vector: joint positions and velocities, and contact forces and inertias for some.",
         done="Torques within the bounds of the action space.",
         score="Return, without a ceiling; some tasks end with a fall.",
         how="Four runners have trained actors (`benchmarks/train_actors.py`): `ant-v5` and `hopper-v5` their own, `half-cheetah-v5` and "
         "`walker2d-v5` those of `modular-rl/cheetah-3-3` and `modular-rl/walker-3-3`, which are the same bodies. Linear-quadratic "
-        "feedback for the two pendulums on a cart. For the others predictive control on the environment's own model, planned with a "
-        "cheaper integrator where the model uses Runge-Kutta.",
-        fails="Not measured on every body: planning takes long for the larger ones.",
+        "feedback for the two pendulums on a cart; a wave that travels down the body, to a clock, for the swimmer. For the others "
+        "predictive control on the environment's own model, planned with a cheaper integrator where the model uses Runge-Kutta.",
+        fails="The humanoid's planner is not measured.",
         wide="The environment's own start noise, several times larger (not Reacher and Pusher).",
         differs=_NOT_IN_PAPER + " [modular-rl](modular-rl.md) takes the same bodies apart.",
         pictures=("gym-mujoco/ant-v5", "gym-mujoco/half-cheetah-v5", "gym-mujoco/pusher-v5", "gym-mujoco/walker2d-v5"),

@@ -1,8 +1,8 @@
 """Experts that are formulas of the observation: feedback laws for the DM Control tasks with known equations of motion.
 
 A learner sees the observation and nothing else, so the best teacher is a smooth function of it: no plan in mind, no
-samples, no memory but the clock of those that swim. Each law here reaches at least what a sampling planner reaches on the same task, at the speed of the
-simulator. Constants are those of the suite's models (SI units); actions are in [-1, 1].
+samples, no memory but the clock of those that swim. Each law here reaches at least what a sampling planner reaches on the
+same task, at the speed of the simulator. Constants are those of the suite's models (SI units); actions are in [-1, 1].
 
     policy(observation, info) → float32 (nu,)
 """
@@ -123,10 +123,11 @@ def swimmer(
 ) -> Policy:  # fmt: skip
     """A wave that travels from the head to the tail, and leans to the side on which the target is.
 
-    The constants of each body were found by random search on the return over training seeds. Each joint is a damped spring (`stiffness` per rad, `damping` per rad/s) towards `swing` rad times a sine of `frequency` rad/s
-    that comes `lag` rad later than that of the joint before, and towards `turn` rad for each rad that the target is off
-    the nose, at most `most`. The swing of the last joint is larger by `growth` than that of the first, about their mean; within
-    `near` metres of the target all of them fall off with the distance. The clock counts calls.
+    Each joint is a damped spring (`stiffness` per rad, `damping` per rad/s) towards `swing` rad times a sine of `frequency`
+    rad/s that comes `lag` rad later than that of the joint before, and towards `turn` rad for each rad that the target is
+    off the nose, at most `most`. The swing of the last joint is larger by `growth` than that of the first, about their
+    mean; within `near` metres of the target all of them fall off with the distance. The clock counts calls. The constants
+    of each body were found by random search on the return over training seeds.
     """
     step, control_timestep = 0, 0.03  # s
 
