@@ -225,10 +225,12 @@ def fish_swim(future: Future) -> np.ndarray:
 
 
 def hopper(speed: float, future: Future) -> np.ndarray:
-    """`speed` 0 stands, 2 hops."""
-    height = future.probes["torso"][:, :, 2] - future.probes["foot"][:, :, 2]
+    """`speed` 0 stands, 2 hops. One that sits with its leg in the air must give up an upright torso to stand up: hence the hip."""
+    torso = future.probes["torso"][:, :, 2]
+    height = torso - future.probes["foot"][:, :, 2]
+    pitch, hip = future.position[:, :, 2], future.position[:, :, 4]
     standing = ((height >= 0.6) & (height <= 2.0)) * 1.0
-    slope = 0.3 * ramp(height, 0.0, 0.7) + 0.1 * np.cos(future.position[:, :, 2])
+    slope = 0.5 * ramp(height, -0.8, 0.7) + 0.3 * ramp(torso, 0.0, 1.0) + 0.2 * np.cos(pitch) - 0.15 * np.abs(hip)
     if speed == 0:
         return standing * (4 + (1 - future.actions**2).mean(axis=2)) / 5 + slope
     return standing * (0.1 + ramp(future.probes["velocity"][:, :, 0], 0.0, speed)) + slope
@@ -281,7 +283,7 @@ ACROBOT = Planning(
     probes={"tip": TIP["tip"], "potential": Probe("e_potential"), "kinetic": Probe("e_kinetic")},
 )  # fmt: skip
 POLES = Planning(poles, horizon=160, knots=24, samples=48, replan=2, temperature=0.01, hold=16)
-HOP = functools.partial(Planning, samples=48, temperature=0.01, replan=2, coarse=2, probes=HOPPER)
+HOP = functools.partial(Planning, samples=48, temperature=0.01, replan=2, rounds=2, coarse=2, probes=HOPPER)
 RUN = Planning(functools.partial(humanoid, 10.0), horizon=30, knots=6, samples=48, temperature=0.02, probes=HUMANOID)
 
 PLANNING: dict[str, Planning] = {
@@ -294,7 +296,7 @@ PLANNING: dict[str, Planning] = {
     "fish-upright": Planning(fish_upright, horizon=16, knots=8, samples=24, replan=2, probes=FISH),
     "fish-swim": Planning(fish_swim, horizon=30, knots=10, samples=40, replan=2, temperature=0.02, probes=FISH),
     "hopper-stand": HOP(functools.partial(hopper, 0.0), horizon=80, knots=10),
-    "hopper-hop": HOP(functools.partial(hopper, 2.0), horizon=60, knots=15, rounds=2),
+    "hopper-hop": HOP(functools.partial(hopper, 2.0), horizon=60, knots=15),
     "humanoid-stand": Planning(
         functools.partial(humanoid, 0.0), horizon=30, knots=6, samples=48, temperature=0.02, probes=HUMANOID
     ),
