@@ -250,3 +250,15 @@ def test_the_task_names_what_it_needs():
     task = find("ale-atari/freeway")
     assert task.score == "return" and task.requires == ("ale_py",) and "atari" in task.pip_line
     assert task.spec.observation["observation"].kind == "image"
+
+
+@pytest.mark.parametrize("game", ["breakout", "carnival"])  # 210 and 250 lines
+def test_the_picture_is_the_brighter_of_the_last_two_frames_through_a_box_filter(game):
+    from PIL import Image
+
+    env = AtariEnv(game)
+    env.reset(seed=3)
+    for action in (0, 1, 2, 1) * 5:
+        seen, *_ = env.step(action)
+        screen = Image.fromarray(np.maximum(env._screen, env._screen_before))
+        assert np.array_equal(seen, np.array(screen.resize(IMAGE_SIZE[::-1], Image.Resampling.BOX)))

@@ -199,8 +199,10 @@ class AtariEnv(gymnasium.Env):
 
     @staticmethod
     def _image(screen: np.ndarray) -> np.ndarray:
+        """The box filter. Halving first, which is part of it, has a faster way through Pillow and gives the same to the bit."""
         height, width = IMAGE_SIZE
-        return np.array(Image.fromarray(screen).resize((width, height), Image.Resampling.BOX))
+        halved = Image.fromarray(screen).reduce((screen.shape[1] // width, 1))
+        return np.array(halved.resize((width, height), Image.Resampling.BOX))
 
     def clone(self) -> Any:
         """The emulator's state (not the screen, which the next frame draws)."""
