@@ -7,7 +7,7 @@ import gato
 
 ROOT = Path(gato.__file__).parent
 RANKS = {
-    "errors": 0, "installed": 0, "episodes": 1, "worlds": 2, "corpora": 2, "tokens": 2, "rollouts": 3, "sequences": 3, "scenes": 4, "model": 4,
+    "errors": 0, "installed": 0, "compiled": 0, "episodes": 1, "worlds": 2, "corpora": 2, "tokens": 2, "rollouts": 3, "sequences": 3, "scenes": 4, "model": 4,
     "training": 5, "policy": 5, "evaluation": 6, "serving": 6,
 }  # fmt: skip
 FREE = {"cli", "recipes", "testing", "client", "demo", "doctor", "paper", "__init__", "__main__"}

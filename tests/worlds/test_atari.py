@@ -252,13 +252,28 @@ def test_the_task_names_what_it_needs():
     assert task.spec.observation["observation"].kind == "image"
 
 
+@pytest.mark.parametrize("in_c", [True, False])
 @pytest.mark.parametrize("game", ["breakout", "carnival"])  # 210 and 250 lines
-def test_the_picture_is_the_brighter_of_the_last_two_frames_through_a_box_filter(game):
+def test_the_picture_is_the_brighter_of_the_last_two_screens_through_a_box_filter(game, in_c, monkeypatch):
     from PIL import Image
 
+    from gato.worlds import screen
+
+    if in_c and screen._load()[0] is None:
+        pytest.skip(screen._load()[1])
+    if not in_c:
+        monkeypatch.setattr(screen, "_load", lambda: (None, "not wanted"))
     env = AtariEnv(game)
     env.reset(seed=3)
+
+    def expected() -> np.ndarray:
+        brighter = Image.fromarray(np.maximum(env._screen, env._screen_before))
+        return np.array(brighter.resize(IMAGE_SIZE[::-1], Image.Resampling.BOX))
+
     for action in (0, 1, 2, 1) * 5:
         seen, *_ = env.step(action)
-        screen = Image.fromarray(np.maximum(env._screen, env._screen_before))
-        assert np.array_equal(seen, np.array(screen.resize(IMAGE_SIZE[::-1], Image.Resampling.BOX)))
+        assert np.array_equal(seen, expected())
+    rng = np.random.default_rng(0)
+    for _ in range(20):  # every rounding there is
+        env._screen[:], env._screen_before[:] = rng.integers(0, 256, (2, *env._screen.shape))
+        assert np.array_equal(env._picture(), expected())

@@ -8,26 +8,16 @@ Of a step of training a small network, a third is attention: segments of some te
 length a dozen calls of the library for each block, there and back. Here a block's attention is one call in either direction,
 with everything of a head of a segment in the nearest cache.
 
-`native.c` is compiled when it is first needed, with the C compiler that is there, for the processor that is there, into the
-user's cache. Where that cannot be, everything goes the library's way, and `gato doctor` says why. `GATO_NATIVE=0` switches it
-off.
+`native.c` is compiled when it is first needed (`gato.compiled`); where that cannot be, everything goes the library's way.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,15 +25,14 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from gato import compiled
 from gato.model.cache import RingCache
 
 if TYPE_CHECKING:
     from gato.model.transformer import Gato
 
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 WORTH_THREADS = 4_000_000  # multiplications; fewer are done sooner than a second thread wakes up
 LONGEST = 640  # tokens of a segment; attention over longer ones is as fast by the library, in bfloat16
-SECONDS = 60.0  # that a compiler may take
 
 
 class _Block(ctypes.Structure):
@@ -267,33 +256,9 @@ def _at(t: torch.Tensor | np.ndarray | None) -> int | None:
 @functools.cache
 def load() -> tuple[ctypes.CDLL | None, str]:
     """(the compiled library, where it is), or (None, why there is none)."""
-    if os.environ.get("GATO_NATIVE") == "0":
-        return None, "switched off by GATO_NATIVE=0"
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    source = resources.files("gato.model").joinpath("native.c").read_bytes()
-    key = hashlib.sha256(b"\0".join([source, " ".join(FLAGS).encode(), _processor()])).hexdigest()[:16]
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato"
-        made = folder / f"native-{key}.so"
-        if not made.exists():
-            if compiler is None:
-                return None, "no C compiler (cc) was found"
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as beside:
-                (Path(beside) / "native.c").write_bytes(source)
-                told = subprocess.run(
-                    [compiler, *FLAGS, "native.c", "-o", "native.so", "-lm"],
-                    cwd=beside,
-                    capture_output=True,
-                    text=True,
-                    timeout=SECONDS,
-                )
-                if told.returncode:
-                    return None, f"{compiler} could not compile it: {told.stderr.strip()[:200]}"
-                os.replace(Path(beside) / "native.so", made)
-        library = ctypes.CDLL(str(made))
-    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: there is no home
-        return None, str(error)
+    library, told = compiled.library("gato.model", "native.c")
+    if library is None:
+        return None, told
     library.gato_pass.restype = library.gato_logits.restype = None
     library.gato_pass.argtypes = (ctypes.c_void_p,) * 20
     at, number = ctypes.c_void_p, ctypes.c_int
@@ -301,13 +266,4 @@ def load() -> tuple[ctypes.CDLL | None, str]:
     library.gato_scratch.restype = library.gato_attention_room.restype = ctypes.c_int64
     library.gato_attention.restype = library.gato_attention_back.restype = None
     library.gato_attention.argtypes, library.gato_attention_back.argtypes = (at,) * 8, (at,) * 9
-    return library, str(made)
-
-
-def _processor() -> bytes:
-    """What `-march=native` depends on: a cache may be shared by machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}".encode()
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})).encode()
+    return library, told

@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 import gymnasium
 import numpy as np
-from PIL import Image
 
 from gato.errors import UnknownNameError, UsageError, nearest
 from gato.worlds import Task
+from gato.worlds.screen import picture_of
 
 GAMES = (
     "alien", "amidar", "assault", "asterix", "asteroids", "atlantis", "bank-heist", "battle-zone", "beam-rider",
@@ -116,6 +116,7 @@ class AtariEnv(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Box(0, 255, (*IMAGE_SIZE, 3), np.uint8)
         self._screen = np.zeros((*self.ale.getScreenDims(), 3), np.uint8)
         self._screen_before = np.zeros_like(self._screen)
+        self._picture = picture_of(self._screen, self._screen_before, IMAGE_SIZE[0])
         self._button = self.action_set[0]
         self._info: dict[str, Any] = {}
         self.steps = 0
@@ -162,7 +163,8 @@ class AtariEnv(gymnasium.Env):
             self._play_at_random(int(self.np_random.integers(0, MAX_WIDE_STEPS + 1)))
         self.steps, self._button = 0, self.action_set[0]
         self.ale.getScreenRGB(self._screen)
-        return self._image(self._screen), {"lives": self.ale.lives(), **self._info}
+        self._screen_before[:] = self._screen
+        return self._picture(), {"lives": self.ale.lives(), **self._info}
 
     def _play_at_random(self, steps: int) -> None:
         """Random actions, each held for up to eight steps; stops short of game over."""
@@ -188,21 +190,13 @@ class AtariEnv(gymnasium.Env):
         self.ale.getScreenRGB(self._screen)
         self.steps += 1
         over = self.ale.game_over()
-        observation = self._image(np.maximum(self._screen, self._screen_before))
         truncated = not over and self.steps >= self.max_steps
-        return observation, float(reward), over, truncated, {"lives": self.ale.lives(), **self._info}
+        return self._picture(), float(reward), over, truncated, {"lives": self.ale.lives(), **self._info}
 
     def _frame(self, action: int) -> float:
         if not (self.rules.sticky and self.np_random.random() < self.rules.sticky):
             self._button = self.action_set[int(action)]
         return self.ale.act(self._button)
-
-    @staticmethod
-    def _image(screen: np.ndarray) -> np.ndarray:
-        """The box filter. Halving first, which is part of it, has a faster way through Pillow and gives the same to the bit."""
-        height, width = IMAGE_SIZE
-        halved = Image.fromarray(screen).reduce((screen.shape[1] // width, 1))
-        return np.array(halved.resize((width, height), Image.Resampling.BOX))
 
     def clone(self) -> Any:
         """The emulator's state (not the screen, which the next frame draws)."""
