@@ -76,8 +76,11 @@ class Words(gymnasium.ObservationWrapper):
 
 def sentence(observation: Mapping[str, np.ndarray]) -> str:
     """`position -0.29 0.96; velocity -1.31.`, keys in their order, underscores as blanks."""
-    parts = [
-        f"{key.replace('_', ' ')} {' '.join(f'{value + 0.0:.2f}' for value in values)}"
-        for key, values in observation.items()
-    ]
-    return "; ".join(parts).replace("-0.00", "0.00") + "."
+    values = [value for vector in observation.values() for value in vector.tolist()]
+    form = _form(tuple((key, len(vector)) for key, vector in observation.items()))
+    return (form % tuple(values)).replace("-0.00", "0.00")
+
+
+@functools.cache
+def _form(vectors: tuple[tuple[str, int], ...]) -> str:
+    return "; ".join(" ".join([key.replace("_", " "), *["%.2f"] * length]) for key, length in vectors) + "."
