@@ -133,18 +133,6 @@ def test_mazes_of_two_seeds_differ_and_one_seed_is_one_maze():
     env.close()
 
 
-def test_vizdoom_pictures_are_pillows_to_the_bit():
-    from PIL import Image
-
-    from gato.worlds.vizdoom import IMAGE_SIZE, halved
-
-    for seed in range(5):
-        screen = np.random.default_rng(seed).integers(0, 256, (120, 160, 4), np.uint8)
-        height, width = IMAGE_SIZE
-        slow = Image.fromarray(screen[..., :3].copy()).resize((width, height), Image.Resampling.BOX)
-        assert np.array_equal(halved(screen), np.asarray(slow))
-
-
 def test_vizdoom_sees_the_same_in_both_pictures():
     """The observation is the rendered screen made small, red, green and blue in their places."""
     from PIL import Image

@@ -25,8 +25,7 @@ import gymnasium
 import numpy as np
 
 from gato.errors import UnknownNameError, UsageError, nearest
-from gato.worlds import Task
-from gato.worlds.screen import picture_of
+from gato.worlds import Task, screen
 
 GAMES = (
     "alien", "amidar", "assault", "asterix", "asteroids", "atlantis", "bank-heist", "battle-zone", "beam-rider",
@@ -116,7 +115,6 @@ class AtariEnv(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Box(0, 255, (*IMAGE_SIZE, 3), np.uint8)
         self._screen = np.zeros((*self.ale.getScreenDims(), 3), np.uint8)
         self._screen_before = np.zeros_like(self._screen)
-        self._picture = picture_of(self._screen, self._screen_before, IMAGE_SIZE[0])
         self._button = self.action_set[0]
         self._info: dict[str, Any] = {}
         self.steps = 0
@@ -164,7 +162,7 @@ class AtariEnv(gymnasium.Env):
         self.steps, self._button = 0, self.action_set[0]
         self.ale.getScreenRGB(self._screen)
         self._screen_before[:] = self._screen
-        return self._picture(), {"lives": self.ale.lives(), **self._info}
+        return screen.small(self._screen, self._screen_before, IMAGE_SIZE[0]), {"lives": self.ale.lives(), **self._info}
 
     def _play_at_random(self, steps: int) -> None:
         """Random actions, each held for up to eight steps; stops short of game over."""
@@ -191,7 +189,13 @@ class AtariEnv(gymnasium.Env):
         self.steps += 1
         over = self.ale.game_over()
         truncated = not over and self.steps >= self.max_steps
-        return self._picture(), float(reward), over, truncated, {"lives": self.ale.lives(), **self._info}
+        return (
+            screen.small(self._screen, self._screen_before, IMAGE_SIZE[0]),
+            float(reward),
+            over,
+            truncated,
+            {"lives": self.ale.lives(), **self._info},
+        )
 
     def _frame(self, action: int) -> float:
         if not (self.rules.sticky and self.np_random.random() < self.rules.sticky):

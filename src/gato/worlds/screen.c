@@ -1,4 +1,4 @@
-/* One picture of two screens: of each byte the larger, then Pillow's box filter, to the bit. */
+/* One picture of two screens: of each byte the larger, then Pillow's box filter, along the lines and then across them, to the bit. */
 
 #include <stdint.h>
 #include <string.h>
