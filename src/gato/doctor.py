@@ -40,9 +40,10 @@ def examine() -> dict[str, Any]:
         "yes" if torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no: float32 is used"
     )
     from gato.model import native
+    from gato.worlds import screen
 
-    library, told = native.load()
-    found["passes in C"] = told if library is not None else f"no: {told}"
+    for what, (compiled, told) in {"passes in C": native.load(), "screens in C": screen.load()}.items():
+        found[what] = told if compiled is not None else f"no: {told}"
     found |= _simulators()
     found["rendering"] = _render()
     found["training"] = _train()

@@ -162,7 +162,10 @@ class AtariEnv(gymnasium.Env):
         self.steps, self._button = 0, self.action_set[0]
         self.ale.getScreenRGB(self._screen)
         self._screen_before[:] = self._screen
-        return screen.small(self._screen, self._screen_before, IMAGE_SIZE[0]), {"lives": self.ale.lives(), **self._info}
+        return self._picture(), {"lives": self.ale.lives(), **self._info}
+
+    def _picture(self) -> np.ndarray:
+        return screen.small(self._screen, self._screen_before, IMAGE_SIZE[0])
 
     def _play_at_random(self, steps: int) -> None:
         """Random actions, each held for up to eight steps; stops short of game over."""
@@ -189,13 +192,7 @@ class AtariEnv(gymnasium.Env):
         self.steps += 1
         over = self.ale.game_over()
         truncated = not over and self.steps >= self.max_steps
-        return (
-            screen.small(self._screen, self._screen_before, IMAGE_SIZE[0]),
-            float(reward),
-            over,
-            truncated,
-            {"lives": self.ale.lives(), **self._info},
-        )
+        return self._picture(), float(reward), over, truncated, {"lives": self.ale.lives(), **self._info}
 
     def _frame(self, action: int) -> float:
         if not (self.rules.sticky and self.np_random.random() < self.rules.sticky):
