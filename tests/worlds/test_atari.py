@@ -252,6 +252,17 @@ def test_the_task_names_what_it_needs():
     assert task.spec.observation["observation"].kind == "image"
 
 
+def test_a_restored_state_brings_its_colours_with_it():
+    """Another environment of the game may not have met them yet, and the emulator cannot show them any more."""
+    env, fresh = AtariEnv("alien"), AtariEnv("alien")
+    _play(env, [5] * 200, seed=2)
+    fresh.reset(seed=3)
+    fresh.restore_state(env.save_state())
+    assert np.array_equal(fresh.render(), env.render())
+    for _ in range(30):
+        assert np.array_equal(fresh.step(3)[0], env.step(3)[0])
+
+
 def test_the_picture_is_of_the_last_two_screens():
     """Of each byte the larger, so that nothing flickers; the first picture is of one."""
     env = AtariEnv("breakout")

@@ -113,8 +113,8 @@ class AtariEnv(gymnasium.Env):
         self.action_set = self.ale.getMinimalActionSet()
         self.action_space = gymnasium.spaces.Discrete(len(self.action_set))
         self.observation_space = gymnasium.spaces.Box(0, 255, (*IMAGE_SIZE, 3), np.uint8)
-        self._screen = np.zeros((*self.ale.getScreenDims(), 3), np.uint8)
-        self._screen_before = np.zeros_like(self._screen)
+        self._screen, self._screen_before = np.zeros((2, *self.ale.getScreenDims()), np.uint8)  # numbers of colours
+        self._palette = screen.Palette()
         self._button = self.action_set[0]
         self._info: dict[str, Any] = {}
         self.steps = 0
@@ -160,12 +160,19 @@ class AtariEnv(gymnasium.Env):
         if (options or {}).get("wide"):
             self._play_at_random(int(self.np_random.integers(0, MAX_WIDE_STEPS + 1)))
         self.steps, self._button = 0, self.action_set[0]
-        self.ale.getScreenRGB(self._screen)
+        self.ale.getScreen(self._screen)
+        self._palette.learn(self._screen, self.ale.getScreenRGB())
         self._screen_before[:] = self._screen
         return self._picture(), {"lives": self.ale.lives(), **self._info}
 
+    def _look(self, into: np.ndarray, other: np.ndarray) -> None:
+        """Takes the emulator's screen, whose colours it can tell only while it is there; `other` is the one before it."""
+        self.ale.getScreen(into)
+        if not self._palette.knows(into, other):
+            self._palette.learn(into, self.ale.getScreenRGB())
+
     def _picture(self) -> np.ndarray:
-        return screen.small(self._screen, self._screen_before, IMAGE_SIZE[0])
+        return self._palette.small(self._screen, self._screen_before, IMAGE_SIZE[0])
 
     def _play_at_random(self, steps: int) -> None:
         """Random actions, each held for up to eight steps; stops short of game over."""
@@ -186,9 +193,9 @@ class AtariEnv(gymnasium.Env):
 
     def step(self, action):
         reward = sum(self._frame(action) for _ in range(FRAMES_PER_STEP - 1))
-        self.ale.getScreenRGB(self._screen_before)
+        self._look(self._screen_before, self._screen)
         reward += self._frame(action)
-        self.ale.getScreenRGB(self._screen)
+        self._look(self._screen, self._screen_before)
         self.steps += 1
         over = self.ale.game_over()
         truncated = not over and self.steps >= self.max_steps
@@ -208,10 +215,12 @@ class AtariEnv(gymnasium.Env):
 
     def save_state(self) -> Any:
         luck = self.np_random.bit_generator.state  # sticky buttons are drawn from it
-        return self.clone(), self.steps, self._screen.copy(), self._screen_before.copy(), self._button, luck
+        screens = self._screen.copy(), self._screen_before.copy(), self._palette.colours.copy()
+        return self.clone(), self.steps, screens, self._button, luck
 
     def restore_state(self, state: Any) -> None:
-        emulator, self.steps, self._screen[:], self._screen_before[:], self._button, luck = state
+        emulator, self.steps, (self._screen[:], self._screen_before[:], colours), self._button, luck = state
+        np.maximum(self._palette.colours, colours, out=self._palette.colours)  # another environment may have seen more
         self.np_random.bit_generator.state = luck
         self.restore(emulator)
 
@@ -221,7 +230,7 @@ class AtariEnv(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         """The console's own picture, uint8 (210 or 250, 160, 3)."""
-        return self._screen.copy()
+        return self._palette.shown(self._screen)
 
 
 def _make_env(game: str, max_steps: int, rules: Rules, *, render: bool = False) -> gymnasium.Env:
