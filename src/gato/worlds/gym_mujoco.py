@@ -149,7 +149,11 @@ def balance(env: Any, seed: int = 0) -> Policy:
     """Feedback that holds the model where it stands upright, at zero. Reads the state; the observation holds the same."""
     low, high = env.action_space.low.astype(np.float64), env.action_space.high.astype(np.float64)
     hold = Regulator(env.model, env.frame_skip, low, high, position=1.0, velocity=1.0, effort=0.01)
-    return lambda observation, info=None: hold(env.data).astype(np.float32)
+
+    def act(observation: Any, info: Any = None) -> np.ndarray:
+        return hold(env.data).astype(np.float32)
+
+    return act
 
 
 def swim(env: Any, seed: int = 0) -> Policy:
