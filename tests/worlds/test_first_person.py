@@ -91,6 +91,7 @@ def test_a_rehearsal_is_the_same_episode_and_is_repeated_until_disturbed():
 
     env = task.make()
     observation, info = env.reset(seed=5)
+    env.see_all()
     policy = Rehearsed(env, 5, Leader, 3, 2)
     rehearsed = policy._best
     for step in range(4):
@@ -103,6 +104,24 @@ def test_a_rehearsal_is_the_same_episode_and_is_repeated_until_disturbed():
     twin = env.rehearsal()
     assert (twin._seen["image"] == env.reset(seed=5)[0]["image"]).all()
     env.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"wide": True}])
+def test_an_engine_that_begins_to_see_all_comes_back_to_where_it_was(options):
+    task = needed("vizdoom/defend-the-center")
+    blind, seeing = task.make(), task.make()
+    actions = np.random.default_rng(0).integers(blind.action_space.n, size=40).tolist()
+    for env in (blind, seeing):
+        env.reset(seed=8, options=options)
+        for action in actions[:20]:
+            env.step(action)
+    seeing.see_all()
+    assert seeing.state.objects and blind.state.objects is None and seeing.state_bytes() == blind.state_bytes()
+    for action in actions[20:]:
+        one, other = blind.step(action), seeing.step(action)
+        assert np.array_equal(one[0]["image"], other[0]["image"]) and one[1:] == other[1:]
+    assert seeing.state_bytes() == blind.state_bytes()
+    blind.close(), seeing.close()
 
 
 def test_the_ball_does_not_pass_walls_and_the_expert_finds_every_apple():

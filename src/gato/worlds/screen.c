@@ -29,12 +29,11 @@ static void add(Row *row, int bytes) {
 
 static void finish(Row *row, int lines, int width, int depth, uint8_t *out) {
     uint32_t share = (uint32_t)((1 << BITS) / (double)lines + 0.5);
-    uint8_t mean[WIDEST + 4];
-    for (int i = 0; i < 2 * width * depth; i++)
-        mean[i] = (uint8_t)((row->sum[i] * share + (1u << (BITS - 1))) >> BITS);
-    for (int x = 0; x < width - 1; x++) /* a byte too many, which the next pixel covers */
-        memcpy(out + 3 * x, mean + 2 * depth * x, 4);
-    memcpy(out + 3 * (width - 1), mean + 2 * depth * (width - 1), 3);
+    uint16_t asked[WIDEST / 2 + 4];
+    for (int x = 0; x < width; x++) /* one too many, which the next pixel covers */
+        memcpy(asked + 3 * x, row->sum + 2 * depth * x, 4 * sizeof *asked);
+    for (int i = 0; i < 3 * width; i++)
+        out[i] = (uint8_t)((asked[i] * share + (1u << (BITS - 1))) >> BITS);
     memset(row->sum, 0, sizeof row->sum);
 }
 

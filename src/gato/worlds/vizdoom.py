@@ -64,7 +64,8 @@ SCENARIOS: dict[str, tuple[str, int, Buttons]] = {
 class VizdoomEnv(gymnasium.Env):
     """One scenario.
 
-    For experts: `game` (a DoomGame), its last `state`, `buttons`, the actions `taken` so far, `me()` and `rehearsal()`.
+    For experts: `see_all()`, and then `game` (a DoomGame), its last `state`, `buttons`, the actions `taken` so far, `me()` and
+    `rehearsal()`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 17}
@@ -89,33 +90,58 @@ class VizdoomEnv(gymnasium.Env):
         self._folder = tempfile.TemporaryDirectory(prefix="gato-vizdoom-", ignore_cleanup_errors=True)
         game.set_mode(vizdoom.Mode.PLAYER)
         game.set_episode_timeout(self._tics)
-        game.set_objects_info_enabled(True)
-        game.set_sectors_info_enabled(True)
         self.variables = [v for v in game.get_available_game_variables()]
         self.action_space = gymnasium.spaces.Discrete(len(self.buttons))
         seen: dict[str, gymnasium.Space] = {"image": gymnasium.spaces.Box(0, 255, (*IMAGE_SIZE, 3), np.uint8)}
         if self.variables:
             seen["variables"] = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.variables),), np.float32)
         self.observation_space = gymnasium.spaces.Dict(seen)
-        try:
-            with contextlib.chdir(self._folder.name):
-                game.init()
-        except Exception as error:  # the engine is a process of its own and may fail to start in many ways
-            raise WorldError(
-                f"the engine did not start: {type(error).__name__}: {error}",
-                where=f"vizdoom/{name}",
-                fix=pip_line("first-person"),
-            ) from error
+        self._start()
         self.state: Any = None
         self._rehearsal: VizdoomEnv | None = None
         self._seen: dict[str, np.ndarray] = {}
+        self._sees_all = False
+
+    def _start(self) -> None:
+        try:
+            with contextlib.chdir(self._folder.name):
+                self.game.init()
+        except Exception as error:  # the engine is a process of its own and may fail to start in many ways
+            raise WorldError(
+                f"the engine did not start: {type(error).__name__}: {error}",
+                where=f"vizdoom/{self.name}",
+                fix=pip_line("first-person"),
+            ) from error
+
+    def see_all(self) -> None:
+        """From now on `state` tells all objects and sectors too.
+
+        They cost 20 microseconds a step, so only experts get them; once, the engine starts anew and comes back to where it was.
+        """
+        if self._sees_all:
+            return
+        self._sees_all = True
+        self.game.close()
+        self.game.set_objects_info_enabled(True)
+        self.game.set_sectors_info_enabled(True)
+        self._start()
+        if self.state is not None:
+            taken, self.np_random.bit_generator.state = self.taken, self._luck
+            self._begin()
+            for action in taken:
+                self.step(action)
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
         super().reset(seed=seed)
         self.began_with = (seed, dict(options or {}))
+        self._luck = self.np_random.bit_generator.state
+        self._begin()
+        return dict(self._seen), {}
+
+    def _begin(self) -> None:
         self.taken: list[int] = []
         self._new_episode()
-        if (options or {}).get("wide"):
+        if self.began_with[1].get("wide"):
             steps = int(self.np_random.integers(MAX_WIDE_STEPS + 1))
             for action in self.np_random.integers(len(self.buttons), size=steps).tolist():
                 self.game.make_action(self._presses[action], TICS_PER_STEP)
@@ -124,7 +150,6 @@ class VizdoomEnv(gymnasium.Env):
                     break
         self.steps = 0
         self._look()
-        return self._copy(), {}
 
     def _new_episode(self) -> None:
         self.game.set_seed(int(self.np_random.integers(2**31)))
@@ -133,14 +158,12 @@ class VizdoomEnv(gymnasium.Env):
     def _look(self) -> None:
         state = self.game.get_state()
         if state is None:  # the end: there is no picture any more, and the last one stays
+            self._seen = {key: value.copy() for key, value in self._seen.items()}
             return
         self.state = state
         self._seen = {"image": screen.small(state.screen_buffer, state.screen_buffer, IMAGE_SIZE[0])}
         if self.variables:
             self._seen["variables"] = np.asarray(state.game_variables, np.float32)
-
-    def _copy(self) -> dict[str, np.ndarray]:
-        return {key: value.copy() for key, value in self._seen.items()}
 
     def step(self, action: int):
         reward = float(self.game.make_action(self._presses[int(action)], TICS_PER_STEP))
@@ -150,7 +173,7 @@ class VizdoomEnv(gymnasium.Env):
         late = self.game.is_episode_timeout_reached() or self.steps >= self.max_steps
         self._look()
         terminated = bool(over and not self.game.is_episode_timeout_reached())
-        return self._copy(), reward, terminated, bool(late and not terminated), {}
+        return dict(self._seen), reward, terminated, bool(late and not terminated), {}
 
     def me(self) -> tuple[float, float, float]:
         """The player's x, y, and direction in degrees, anticlockwise from the x axis."""
@@ -162,13 +185,13 @@ class VizdoomEnv(gymnasium.Env):
         seed, options = self.began_with
         assert seed is not None, "a start without a seed cannot be found again"
         self._rehearsal = self._rehearsal or VizdoomEnv(self.name)
+        self._rehearsal.see_all()
         self._rehearsal.reset(seed=seed, options=options)
         return self._rehearsal
 
     def state_bytes(self) -> bytes:
-        """Where everything is, to the bit: what traces compare."""
-        objects = [[o.position_x, o.position_y, o.position_z, o.angle] for o in self.state.objects]
-        return np.array(objects, "<f8").tobytes()
+        """Where the player is and what there is to be seen, to the bit: what traces compare, beside every frame."""
+        return np.array(self.me(), "<f8").tobytes() + self.state.screen_buffer.tobytes()
 
     def render(self) -> np.ndarray:
         """uint8 (120, 160, 3)."""
@@ -185,6 +208,7 @@ class VizdoomEnv(gymnasium.Env):
 def make_expert(env: VizdoomEnv, seed: int) -> Policy:
     from gato.worlds.vizdoom_scripts import make
 
+    env.see_all()
     return make(env, seed)
 
 
