@@ -475,6 +475,7 @@ LEVELS = {  # name → rows, columns, boxes, moves at least, steps at most
     "9x9-3-boxes": (9, 9, 3, 12, 120),
     "10x10-3-boxes": (10, 10, 3, 15, 120),
     "10x10-4-boxes": (10, 10, 4, 20, 120),
+    "12x12-4-boxes": (12, 12, 4, 20, 160),
 }
 NOTES = (
     "own levels and pictures; the expert is a solver, the paper's was a Muesli agent. Four actions where gym-sokoban "
