@@ -13,6 +13,8 @@ SOME = (
     "meta-world-physics-state/door-open",
     "dm-manipulation-playground/reach-site-vision",
     "rgb-stacking/triplet-2",
+    "gymnasium-robotics/hand-pen-boolean-touch-v1",
+    "gymnasium-robotics/hand-pen-full-v1",
 )
 
 
@@ -51,6 +53,7 @@ def test_scores_are_those_of_a_task_that_is_its_own_world(task) -> None:
 def test_every_domain_of_other_senses_says_so() -> None:
     domains = {task.domain for task in SHARED}
     assert domains == {
-        "dm-control-suite-pixels", "dm-control-suite-text", "meta-world-physics-state", "dm-manipulation-playground", "rgb-stacking"
+        "dm-control-suite-pixels", "dm-control-suite-text", "meta-world-physics-state", "dm-manipulation-playground",
+        "rgb-stacking", "gymnasium-robotics",
     }  # fmt: skip
     assert find("meta-world-physics-state/reach").references["expert"].episodes >= 20

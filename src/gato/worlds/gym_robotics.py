@@ -7,7 +7,8 @@ whether the goal is met at the last of 50 or 100 steps, for Adroit too (200 step
 first success. The kitchen comes as its seven single tasks and the four-in-a-row of the literature (`kitchen-complete`).
 
 Experts: scripts for Fetch; for the mazes a shortest path over the cells, followed by the ball with a spring and by the
-ant that was trained to run (`actors.py`). The hands and the kitchen have none.
+ant that was trained to run (`actors.py`); for the Shadow hand plans (`hands.py`), where its thing is to be turned, but none
+where a block or an egg has to be held in the air to the centimetre as well. Adroit and the kitchen have none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.worlds import MakeExpert, Policy, Task, actors
+from gato.worlds import MakeExpert, Policy, Task, actors, hands
 from gato.worlds.gym import named_task
 from gato.worlds.gym_mujoco import as_planned
 
@@ -210,19 +211,17 @@ FETCH: dict[str, tuple[str, MakeExpert, str]] = {
     "fetch-slide-v4": ("FetchSlide-v4", slide, "one hit, tried on the simulator"),
     "fetch-pick-and-place-v4": ("FetchPickAndPlace-v4", pick_and_place, "script"),
 }
-TOUCHING = ("BlockRotateZ", "BlockRotateParallel", "BlockRotateXYZ", "Block", "EggRotate", "Egg", "PenRotate", "Pen")
-HAND = {
-    "hand-reach-v3": ("HandReach-v3", 50),
-    **{
-        f"hand-{name}-v1": (f"HandManipulate{thing}-v1", 100)
-        for thing, name in (
-            ("BlockRotateZ", "block-rotate-z"), ("BlockRotateParallel", "block-rotate-parallel"),
-            ("BlockRotateXYZ", "block-rotate-xyz"), ("BlockFull", "block-full"), ("Block", "block"),
-            ("EggRotate", "egg-rotate"), ("EggFull", "egg-full"), ("Egg", "egg"),
-            ("PenRotate", "pen-rotate"), ("PenFull", "pen-full"), ("Pen", "pen"),
-        )
-    },
-}  # fmt: skip
+TURNED = "predictive control"
+HAND: dict[str, tuple[str, MakeExpert | None, str]] = {
+    "block-rotate-z": ("BlockRotateZ", hands.turn, TURNED),
+    "block-rotate-parallel": ("BlockRotateParallel", hands.turn, TURNED),
+    "block-rotate-xyz": ("BlockRotateXYZ", hands.turn, TURNED),
+    "block": ("Block", None, ""),
+    "egg-rotate": ("EggRotate", hands.turn, TURNED),
+    "egg": ("Egg", None, ""),
+    "pen-rotate": ("PenRotate", hands.turn_pen, TURNED),
+    "pen": ("Pen", hands.turn_pen, TURNED),
+}
 ADROIT = {f"adroit-{name.lower()}-v1": f"AdroitHand{name}-v1" for name in ("Door", "Hammer", "Pen", "Relocate")}
 LAYOUTS = {
     "UMaze": (700, 300), "Open": (700, 300), "Open_Diverse_G": (700, 300), "Open_Diverse_GR": (700, 300),
@@ -247,13 +246,21 @@ def tasks() -> list[Task]:
         _named(name, env_id, 50, success="is_success", make_expert=expert, expert_name=expert_name)
         for name, (env_id, expert, expert_name) in FETCH.items()
     ]
-    for name, (env_id, steps) in HAND.items():
-        found.append(_named(name, env_id, steps, success="is_success"))
-        thing = env_id.removeprefix("HandManipulate").removesuffix("-v1")
-        if thing in TOUCHING:  # 92 touch sensors more, as yes and no or as numbers
-            for kind in ("Boolean", "Continuous"):
-                touching = f"HandManipulate{thing}_{kind}TouchSensors-v1"
-                found.append(_named(f"{name[:-3]}-{kind.lower()}-touch-v1", touching, steps, success="is_success"))
+    found.append(
+        _named(
+            "hand-reach-v3", "HandReach-v3", 50, success="is_success",
+            make_expert=hands.reach, expert_name="least squares on the simulator",
+        )
+    )  # fmt: skip
+    for name, (thing, expert, expert_name) in HAND.items():
+        facts = {"success": "is_success", "make_expert": expert, "expert_name": expert_name}
+        found.append(_named(f"hand-{name}-v1", f"HandManipulate{thing}-v1", 100, **facts))
+        facts["same_world"] = found[-1].id
+        if thing in ("Block", "Egg", "Pen"):  # another name of the same
+            found.append(_named(f"hand-{name}-full-v1", f"HandManipulate{thing}Full-v1", 100, **facts))
+        for kind in ("Boolean", "Continuous"):  # 92 touch sensors more, as yes and no or as numbers
+            touching = f"HandManipulate{thing}_{kind}TouchSensors-v1"
+            found.append(_named(f"hand-{name}-{kind.lower()}-touch-v1", touching, 100, **facts))
     found += [_named(name, env_id, 200, success="success") for name, env_id in ADROIT.items()]
     for name, wanted in KITCHEN.items():
         settings = {"tasks_to_complete": list(wanted)}
