@@ -63,12 +63,14 @@ def manipulate(planning: Mapping[str, Any], stray: float, env: Any, seed: int = 
         position, turned = np.split(future.position[:, :, place : place + 7], [3], axis=2)
         angle = 2 * np.arccos(np.clip(((_spinless(turned) if spin else turned) * facing).sum(axis=2), -1.0, 1.0))
         away = np.linalg.norm(position - goal[:3], axis=2) if somewhere else np.zeros_like(angle)
+        near = np.exp(-((away / env.distance_threshold) ** 2))
         fallen = np.maximum(home[2] - LOW - position[:, :, 2], 0.0)
         moving = np.minimum(np.linalg.norm(future.velocity[:, :, speed : speed + 3], axis=2), 0.3)
-        reward = np.exp(-((angle / 0.1) ** 2) - (away / 0.01) ** 2) / 2 - angle
+        reward = near * np.exp(-((angle / env.rotation_threshold) ** 2)) / 2 - angle
         reward -= 50 * np.minimum(fallen, 0.05) + 2.0 * (fallen > 0.04) + 0.5 * moving * np.clip(1 - angle / 0.3, 0, 1)
         if somewhere:  # the place matters the more the nearer the rotation is
-            return reward - 4 * away + 2 * np.clip((1 - angle) / 0.9, 0, 1) * np.maximum(1 - away / 0.1, 0.0)
+            beyond = np.maximum(away - 0.7 * env.distance_threshold, 0.0)
+            return reward - 4 * beyond + 2 * np.clip((1 - angle) / 0.9, 0, 1) * np.maximum(1 - beyond / 0.1, 0.0)
         return reward - stray * np.maximum(np.linalg.norm(position - home, axis=2) - PALM, 0.0)
 
     return PredictiveControl(Planning(objective, **planning), _planned(env), seed)
