@@ -41,10 +41,13 @@ def planner(planning: Planning, points: Mapping[str, str], env: Any, seed: int) 
 
 
 def as_planned(env: Any, model: Any = None) -> Any:
-    """A Gymnasium environment as planners and actors look at one: with a model of theirs, or its own."""
+    """A Gymnasium environment as planners and actors look at one: with a model of theirs, or its own.
+
+    Its physics steps in a control step are `frame_skip`, or `n_substeps` where it is one of the older robots.
+    """
     return SimpleNamespace(
         physics=SimpleNamespace(model=SimpleNamespace(ptr=model or env.model), data=SimpleNamespace(ptr=env.data)),
-        num_substeps=env.frame_skip,
+        num_substeps=env.n_substeps if hasattr(env, "n_substeps") else env.frame_skip,
         action_space=env.action_space,
     )
 

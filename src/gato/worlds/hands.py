@@ -13,12 +13,12 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from gato.worlds import Policy
+from gato.worlds.gym_mujoco import as_planned
 from gato.worlds.predictive import Future, Planning, PredictiveControl, on_grid
 
 PALM = 0.03  # m that a thing may stray from where it lay
@@ -34,18 +34,6 @@ def taking_actions(env: Any) -> Any:
     model.actuator_gainprm[:, 0] = stiffness * half
     model.actuator_ctrlrange[:] = [-1.0, 1.0]
     return model
-
-
-def _planned(env: Any) -> Any:
-    """The environment as `PredictiveControl` looks at one."""
-    return SimpleNamespace(
-        physics=SimpleNamespace(
-            model=SimpleNamespace(ptr=taking_actions(env)),
-            data=SimpleNamespace(ptr=env.data),
-        ),
-        num_substeps=env.n_substeps,
-        action_space=env.action_space,
-    )
 
 
 # -- turning what lies in the palm ------------------------------------------------------------------------------------
@@ -73,7 +61,7 @@ def manipulate(planning: Mapping[str, Any], stray: float, env: Any, seed: int = 
             return reward - 4 * beyond + 2 * np.clip((1 - angle) / 0.9, 0, 1) * np.maximum(1 - beyond / 0.1, 0.0)
         return reward - stray * np.maximum(np.linalg.norm(position - home, axis=2) - PALM, 0.0)
 
-    return PredictiveControl(Planning(objective, **planning), _planned(env), seed)
+    return PredictiveControl(Planning(objective, **planning), as_planned(env, taking_actions(env)), seed)
 
 
 def _spinless(turned: np.ndarray) -> np.ndarray:
