@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gato.rollouts.loop import ExpertPolicy, LocalSlot, RandomPolicy, Unit, rollout
-from gato.worlds import find, select
+from gato.worlds import find, kitchen, select
 from gato.worlds.classic_control import acrobot_step, best_action
 
 
@@ -148,6 +148,14 @@ def test_planning_leaves_the_simulator_as_it_was():
 def test_robot_scripts_succeed(name):
     pytest.importorskip("gymnasium_robotics")
     assert _mean(f"gymnasium-robotics/{name}", ExpertPolicy()) == 1.0
+
+
+@pytest.mark.parametrize("thing", sorted(kitchen.STROKES))
+def test_the_kitchen_is_done(thing):
+    """Starts differ by noise alone: the search saw other seeds. The hinge needs 220 steps of 280, and one in five is missed."""
+    pytest.importorskip("gymnasium_robotics")
+    least = 0.5 if thing == "hinge cabinet" else 1.0
+    assert _mean(f"gymnasium-robotics/kitchen-{thing.replace(' ', '-')}-v1", ExpertPolicy()) >= least
 
 
 def test_the_ant_finds_its_way():

@@ -8,7 +8,8 @@ first success. The kitchen comes as its seven single tasks and the four-in-a-row
 
 Experts: scripts for Fetch; for the mazes a shortest path over the cells, followed by the ball with a spring and by the
 ant that was trained to run (`actors.py`); for the Shadow hand plans (`hands.py`), where its thing is to be turned, but none
-where a block or an egg has to be held in the air to the centimetre as well. Adroit and the kitchen have none.
+where a block or an egg has to be held in the air to the centimetre as well; for the kitchen strokes (`kitchen.py`). Adroit
+has none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.worlds import MakeExpert, Policy, Task, actors, hands
+from gato.worlds import MakeExpert, Policy, Task, actors, hands, kitchen
 from gato.worlds.gym import named_task
 from gato.worlds.gym_mujoco import as_planned
 
@@ -253,7 +254,7 @@ def tasks() -> list[Task]:
         )
     )  # fmt: skip
     for name, (thing, expert, expert_name) in HAND.items():
-        facts = {"success": "is_success", "make_expert": expert, "expert_name": expert_name}
+        facts: dict[str, Any] = {"success": "is_success", "make_expert": expert, "expert_name": expert_name}
         found.append(_named(f"hand-{name}-v1", f"HandManipulate{thing}-v1", 100, **facts))
         facts["same_world"] = found[-1].id
         if thing in ("Block", "Egg", "Pen"):  # another name of the same
@@ -264,8 +265,10 @@ def tasks() -> list[Task]:
     found += [_named(name, env_id, 200, success="success") for name, env_id in ADROIT.items()]
     for name, wanted in KITCHEN.items():
         settings = {"tasks_to_complete": list(wanted)}
-        done = functools.partial(_all_done, len(wanted))
-        found.append(_named(f"kitchen-{name}-v1", "FrankaKitchen-v1", 280, settings=settings, success=done))
+        facts = {"settings": settings, "success": functools.partial(_all_done, len(wanted))}
+        if len(wanted) == 1:
+            facts |= {"make_expert": kitchen.expert(wanted), "expert_name": "strokes by inverse kinematics"}
+        found.append(_named(f"kitchen-{name}-v1", "FrankaKitchen-v1", 280, **facts))
     ends = {"continuing_task": False}
     for layout, (ant_steps, ball_steps) in LAYOUTS.items():
         name = {"UMaze": "u"}.get(layout, layout.lower().replace("_", "-"))
