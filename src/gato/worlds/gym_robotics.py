@@ -266,8 +266,7 @@ def tasks() -> list[Task]:
     for name, wanted in KITCHEN.items():
         settings = {"tasks_to_complete": list(wanted)}
         facts = {"settings": settings, "success": functools.partial(_all_done, len(wanted))}
-        if len(wanted) == 1:
-            facts |= {"make_expert": kitchen.expert(wanted), "expert_name": "strokes by inverse kinematics"}
+        facts |= {"make_expert": kitchen.expert(wanted), "expert_name": "strokes by inverse kinematics"}
         found.append(_named(f"kitchen-{name}-v1", "FrankaKitchen-v1", 280, **facts))
     ends = {"continuing_task": False}
     for layout, (ant_steps, ball_steps) in LAYOUTS.items():

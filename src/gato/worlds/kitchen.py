@@ -44,7 +44,7 @@ STROKES: dict[str, Stroke] = {
     ),
     "microwave": Stroke(
         "microhandle_site",
-        ((-0.117, -0.141, -0.027), (0.084, 0.01, 0.053), (-0.274, 0.159, -0.264), (0.447, -0.422, 0.171)),
+        ((0.411, -0.206, 0.219), (-0.104, 0.045, 0.066), (-0.026, -0.485, -0.203), (0.361, -0.185, -0.075)),
         upright=0.3, fingers=1.0,
     ),
     "light switch": Stroke(
@@ -65,11 +65,27 @@ STROKES: dict[str, Stroke] = {
 }  # fmt: skip
 
 
-class Kitchen:
-    """A policy for one episode: the strokes for `things`, each until its thing is done."""
+ROW: dict[str, Stroke] = {  # one after another, each from where the one before leaves the hand
+    "microwave": STROKES["microwave"],
+    "kettle": Stroke(
+        "kettle_site", ((-0.037, -0.183, 0.08), (0.07, 0.038, 0.047), (-0.18, 0.151, -0.17), (-0.198, 0.146, -0.244)),
+        upright=0.3,
+    ),
+    "light switch": Stroke(
+        "light_site", ((0.146, -0.024, 0.317), (-0.011, 0.047, 0.058), (-0.251, -0.273, -0.182), (0.35, -0.27, -0.234))
+    ),
+    "slide cabinet": Stroke(
+        "slide_site", ((0.163, -0.094, 0.036), (-0.118, -0.072, 0.012), (-0.035, -0.122, -0.025), (0.4, 0.275, 0.381)),
+        upright=0.3,
+    ),
+}  # fmt: skip
 
-    def __init__(self, things: tuple[str, ...], env: Any, seed: int):
-        self._kitchen, self._things = env.unwrapped, things
+
+class Kitchen:
+    """A policy for one episode: one stroke after another, each until its thing is done."""
+
+    def __init__(self, strokes: Mapping[str, Stroke], env: Any, seed: int):
+        self._kitchen, self._strokes = env.unwrapped, strokes
         self._robot = self._kitchen.robot_env
         self._hand = self._robot.model.site("end_effector").id
         self._thing = ""  # being moved
@@ -77,12 +93,12 @@ class Kitchen:
 
     def __call__(self, observation: Any, info: Mapping[str, Any] | None = None) -> np.ndarray:
         done = self._kitchen.episode_task_completions
-        thing = next((thing for thing in self._things if thing not in done), self._things[-1])
+        thing = next((thing for thing in self._strokes if thing not in done), list(self._strokes)[-1])
         if thing != self._thing:
             self._begin(thing)
         if self._reached() or self._steps >= PATIENCE[min(self._place, 1)]:
             self._place, self._steps = self._place + 1, 0
-            if self._place == len(STROKES[thing].places):
+            if self._place == len(self._strokes[thing].places):
                 self._begin(thing)
         self._steps += 1
         return self._towards()
@@ -90,11 +106,11 @@ class Kitchen:
     def _begin(self, thing: str) -> None:
         data = self._robot.data
         self._thing, self._place, self._steps = thing, 0, 0
-        self._from = data.site(STROKES[thing].handle).xpos.copy()
+        self._from = data.site(self._strokes[thing].handle).xpos.copy()
         self._direction = data.site_xmat[self._hand].reshape(3, 3).copy()
 
     def _target(self) -> np.ndarray:
-        return self._from + STROKES[self._thing].places[self._place]
+        return self._from + self._strokes[self._thing].places[self._place]
 
     def _reached(self) -> bool:
         return bool(np.linalg.norm(self._target() - self._robot.data.site_xpos[self._hand]) < NEAR)
@@ -102,7 +118,7 @@ class Kitchen:
     def _towards(self) -> np.ndarray:
         import mujoco
 
-        stroke, model, data = STROKES[self._thing], self._robot.model, self._robot.data
+        stroke, model, data = self._strokes[self._thing], self._robot.model, self._robot.data
         jacobian = np.zeros((6, model.nv))
         mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], self._hand)
         linear = 8.0 * (self._target() - data.site_xpos[self._hand])
@@ -118,4 +134,5 @@ class Kitchen:
 
 
 def expert(things: tuple[str, ...]) -> MakeExpert:
-    return functools.partial(Kitchen, things)
+    """For one thing, or for the four in a row."""
+    return functools.partial(Kitchen, {things[0]: STROKES[things[0]]} if len(things) == 1 else ROW)
